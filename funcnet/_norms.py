@@ -1,0 +1,505 @@
+"""Normalisations, each layer with its rule directly under it.
+
+All standardise groups of numbers and then scale and shift them; they differ in what a group is.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Float
+
+from funcnet import _validate
+from funcnet._linear import affine_arguments, affine_cotangents, affine_sum
+from funcnet._params import AffineParams, BatchStats, NormParams
+from funcnet.kernels import wide
+
+
+@partial(jax.custom_vjp, nondiff_argnames=("eps",))
+def batch_norm(
+    params: NormParams, x: Float[Array, "*batch c"], eps: float = 1e-5
+) -> tuple[Float[Array, "*batch c"], BatchStats]:
+    r"""Batch normalisation with the statistics of this batch.
+
+    Forward: $\hat x = (x - \mu)/\sqrt{v + \epsilon}$ and $y = \gamma \hat x + \beta$ with the mean
+    $\mu$ and the biased variance $v$ of each channel over all axes but the last: rows and images
+    alike.
+    Backward, with N values a channel: $d\beta = \sum dy$, $d\gamma = \sum dy\,\hat x$,
+    $dx = \frac{\gamma}{\sqrt{v + \epsilon}}\,(dy - d\beta/N - \hat x\,d\gamma/N)$. The statistics
+    carry no gradient. Keeps x, which it has been given, and three numbers a channel.
+
+    Args:
+      params: `NormParams(gamma, beta)` of shapes (c,) and (c,).
+      x: (..., c) with at least two values a channel.
+      eps: a static number above 0, added to the variance.
+
+    Returns:
+      y, of x's shape and of the common dtype of x, gamma and beta; and `BatchStats(mean, var)` of
+      shape (c,) each, float32 at least.
+
+    Raises:
+      TypeError: an array is not of a floating dtype, or eps is not a Python number.
+      ValueError: shapes do not fit, there are fewer than two values a channel, or eps is not
+        above 0.
+
+    Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167; courses.md rows 2-14, 2-16,
+    2-24 and 2-25.
+
+    >>> y, stats = batch_norm(NormParams(jnp.ones(1), jnp.zeros(1)), jnp.array([[1.0], [3.0]]))
+    >>> y.ravel().round(4), stats.mean, stats.var
+    (Array([-1.,  1.], dtype=float64), Array([2.], dtype=float64), Array([1.], dtype=float64))
+    """
+    y, stats, _ = _batch_norm(params, x, eps)
+    return y, stats
+
+
+def _batch_norm(params, x, eps):
+    params, x, dtype = _norm_arguments("batch_norm", params, x, eps)
+    _check_batch("batch_norm", x)
+    axes = tuple(range(x.ndim - 1))
+    x_hat, centre, var, inv_std = _standardise(x, axes, eps)
+    y = _scale_and_shift(params, x_hat).astype(dtype)
+    return y, BatchStats(sum(centre).reshape(-1), var.reshape(-1)), (centre, inv_std)
+
+
+def _batch_norm_fwd(params, x, eps):
+    y, stats, (centre, inv_std) = _batch_norm(params, x, eps)
+    return (y, stats), (params, x, centre, inv_std)
+
+
+def _batch_norm_bwd(eps, residuals, cotangents):
+    params, x, centre, inv_std = residuals  # (c,) and (c,), (..., c), 2 of (1, ..., c), (1, ..., c)
+    dy, _ = cotangents
+    axes = tuple(range(x.ndim - 1))
+    x_hat = _centred(x, centre) * inv_std
+    return _batch_norm_cotangents(params, dy, x_hat, inv_std, axes, x.dtype)
+
+
+def _batch_norm_cotangents(params, dy, x_hat, inv_std, axes, dtype):
+    dy = wide(dy)
+    count = x_hat.size // x_hat.shape[-1]
+    dbeta = dy.sum(axes)
+    dgamma = (dy * x_hat).sum(axes)
+    scale = _last_axis(params.gamma, x_hat) * inv_std
+    dx = scale * (dy - _last_axis(dbeta / count, dy) - x_hat * _last_axis(dgamma / count, dy))
+    return _like(params, dgamma, dbeta), dx.astype(dtype)
+
+
+batch_norm.defvjp(_batch_norm_fwd, _batch_norm_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnames=("eps",))
+def batch_norm_inference(
+    params: NormParams, stats: BatchStats, x: Float[Array, "*batch c"], eps: float = 1e-5
+) -> Float[Array, "*batch c"]:
+    r"""Batch normalisation with statistics gathered in training.
+
+    Forward: $\hat x = (x - \mu)/\sqrt{v + \epsilon}$ and $y = \gamma \hat x + \beta$ with $\mu$ and
+    $v$ from `stats`.
+    Backward: $d\beta = \sum dy$, $d\gamma = \sum dy\,\hat x$,
+    $dx = \gamma\,dy/\sqrt{v + \epsilon}$, $d\mu = -\sum dx$,
+    $dv = -\frac{1}{2}\,\gamma\,d\gamma/(v + \epsilon)$. Keeps what it has been given.
+
+    Args:
+      params: `NormParams(gamma, beta)` of shapes (c,) and (c,).
+      stats: `BatchStats(mean, var)` of shapes (c,) and (c,); var is 0 or more.
+      x: (..., c), any number of rows.
+      eps: a static number above 0, added to the variance.
+
+    Returns:
+      y, of x's shape and of the common dtype of x, gamma and beta.
+
+    Raises:
+      TypeError: an array is not of a floating dtype, or eps is not a Python number.
+      ValueError: shapes do not fit, or eps is not above 0.
+
+    Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167; courses.md row 2-15.
+
+    >>> params, stats = norm_init(1, jnp.float64), BatchStats(jnp.ones(1), jnp.full(1, 4.0))
+    >>> batch_norm_inference(params, stats, jnp.array([[1.0], [3.0]])).ravel().round(4)
+    Array([0., 1.], dtype=float64)
+    """
+    return _batch_norm_inference(params, stats, x, eps)
+
+
+def _batch_norm_inference(params, stats, x, eps):
+    params, x, dtype = _norm_arguments("batch_norm_inference", params, x, eps)
+    for name, value in zip(("stats.mean", "stats.var"), stats, strict=True):
+        _validate.floating("batch_norm_inference", name, value)
+        _validate.shape(
+            "batch_norm_inference", name, value, x.shape[-1:], f"x has {x.shape[-1]} channels"
+        )
+    x_hat, _ = _inference_standardise(stats, x, eps)
+    return _scale_and_shift(params, x_hat).astype(dtype)
+
+
+def _inference_standardise(stats, x, eps):
+    x = wide(x)
+    mean, var = (_last_axis(s, x) for s in stats)
+    inv_std = lax.rsqrt(var + jnp.asarray(eps, var.dtype))
+    return (x - mean) * inv_std, inv_std
+
+
+def _batch_norm_inference_fwd(params, stats, x, eps):
+    return _batch_norm_inference(params, stats, x, eps), (params, stats, x)
+
+
+def _batch_norm_inference_bwd(eps, residuals, dy):
+    params, stats, x = residuals  # (c,) and (c,), (c,) and (c,), (..., c)
+    axes = tuple(range(x.ndim - 1))
+    x_hat, inv_std = _inference_standardise(stats, x, eps)
+    dy = wide(dy)
+    dbeta = dy.sum(axes)
+    dgamma = (dy * x_hat).sum(axes)
+    gamma_inv_std = _last_axis(params.gamma, x_hat) * inv_std
+    per_channel = gamma_inv_std.reshape(-1)
+    dmean = -per_channel * dbeta
+    dvar = -0.5 * per_channel * inv_std.reshape(-1) * dgamma
+    return (
+        _like(params, dgamma, dbeta),
+        BatchStats(dmean.astype(stats.mean.dtype), dvar.astype(stats.var.dtype)),
+        (dy * gamma_inv_std).astype(x.dtype),
+    )
+
+
+batch_norm_inference.defvjp(_batch_norm_inference_fwd, _batch_norm_inference_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnames=("eps",))
+def layer_norm(
+    params: NormParams, x: Float[Array, "*batch c"], eps: float = 1e-5
+) -> Float[Array, "*batch c"]:
+    r"""Layer normalisation over the last axis.
+
+    Forward: $\hat x = (x - \mu)/\sqrt{v + \epsilon}$ and $y = \gamma \hat x + \beta$ with the mean
+    $\mu$ and the biased variance $v$ of each row.
+    Backward, with $g = \gamma\,dy$ and means over the row: $d\beta = \sum dy$,
+    $d\gamma = \sum dy\,\hat x$,
+    $dx = \frac{1}{\sqrt{v + \epsilon}}\,(g - \overline{g} - \hat x\,\overline{g \hat x})$.
+    Keeps x, which it has been given, and three numbers a row.
+
+    Args:
+      params: `NormParams(gamma, beta)` of shapes (c,) and (c,).
+      x: (..., c), any number of rows.
+      eps: a static number above 0, added to the variance.
+
+    Returns:
+      y, of x's shape and of the common dtype of x, gamma and beta.
+
+    Raises:
+      TypeError: an array is not of a floating dtype, or eps is not a Python number.
+      ValueError: shapes do not fit, or eps is not above 0.
+
+    Source: Ba et al. 2016, https://arxiv.org/abs/1607.06450.
+
+    >>> layer_norm(norm_init(2, jnp.float64), jnp.array([[1.0, 3.0]])).round(4)
+    Array([[-1.,  1.]], dtype=float64)
+    """
+    y, _ = _layer_norm(params, x, eps)
+    return y
+
+
+def _layer_norm(params, x, eps):
+    params, x, dtype = _norm_arguments("layer_norm", params, x, eps)
+    x_hat, centre, _, inv_std = _standardise(x, (-1,), eps)
+    return _scale_and_shift(params, x_hat).astype(dtype), (centre, inv_std)
+
+
+def _layer_norm_fwd(params, x, eps):
+    y, (centre, inv_std) = _layer_norm(params, x, eps)
+    return y, (params, x, centre, inv_std)
+
+
+def _layer_norm_bwd(eps, residuals, dy):
+    params, x, centre, inv_std = residuals  # (c,) and (c,), (..., c), 2 of (..., 1), (..., 1)
+    dy = wide(dy)
+    x_hat = _centred(x, centre) * inv_std
+    dx_hat = dy * _last_axis(params.gamma, x_hat)
+    dx = _standardise_cotangent(dx_hat, x_hat, inv_std, (-1,))
+    axes = tuple(range(x.ndim - 1))
+    return _like(params, (dy * x_hat).sum(axes), dy.sum(axes)), dx.astype(x.dtype)
+
+
+layer_norm.defvjp(_layer_norm_fwd, _layer_norm_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnames=("groups", "eps"))
+def group_norm(
+    params: NormParams, x: Float[Array, "n *space c"], groups: int, eps: float = 1e-5
+) -> Float[Array, "n *space c"]:
+    r"""Group normalisation: each example, within each group of neighbouring channels.
+
+    Forward: $\hat x = (x - \mu)/\sqrt{v + \epsilon}$ and $y = \gamma \hat x + \beta$ with the mean
+    $\mu$ and the biased variance $v$ over all axes but the first, within each group of c / groups
+    channels. One group is layer normalisation of the whole example, c groups are instance
+    normalisation.
+    Backward: as in `layer_norm`, with means over the group. Keeps x, which it has been given, and
+    three numbers a group.
+
+    Args:
+      params: `NormParams(gamma, beta)` of shapes (c,) and (c,).
+      x: (n, ..., c), any number of examples.
+      groups: a static int that divides c.
+      eps: a static number above 0, added to the variance.
+
+    Returns:
+      y, of x's shape and of the common dtype of x, gamma and beta.
+
+    Raises:
+      TypeError: an array is not of a floating dtype, or an option is not of its type.
+      ValueError: shapes do not fit, the groups do not divide the channels, or eps is not above 0.
+
+    Source: Wu and He 2018, https://arxiv.org/abs/1803.08494.
+
+    >>> x = jnp.array([[1.0, 3.0, 10.0, 30.0]])
+    >>> group_norm(norm_init(4, jnp.float64), x, 2).round(4)
+    Array([[-1.,  1., -1.,  1.]], dtype=float64)
+    """
+    y, _ = _group_norm(params, x, groups, eps)
+    return y
+
+
+def _group_norm(params, x, groups, eps):
+    params, x, dtype = _norm_arguments("group_norm", params, x, eps)
+    _check_groups(x, groups)
+    x_hat, centre, _, inv_std = _standardise(_grouped(x, groups), (1, 3), eps)
+    return _scale_and_shift(params, x_hat.reshape(x.shape)).astype(dtype), (centre, inv_std)
+
+
+def _check_groups(x, groups):
+    groups, _ = _validate.pair("group_norm", "groups", groups)
+    if x.ndim < 2 or x.shape[-1] % groups:
+        raise ValueError(
+            f"group_norm: x has shape {x.shape} and groups is {groups}, expected (n, ..., c) with "
+            "channels that the groups divide."
+        )
+
+
+def _grouped(x, groups):
+    n, *space, c = x.shape
+    return x.reshape(n, math.prod(space), groups, c // groups)
+
+
+def _group_norm_fwd(params, x, groups, eps):
+    y, (centre, inv_std) = _group_norm(params, x, groups, eps)
+    return y, (params, x, centre, inv_std)
+
+
+def _group_norm_bwd(groups, eps, residuals, dy):
+    params, x, centre, inv_std = residuals  # (c,) and (c,), (n, ..., c), 2 of (n, 1, groups, 1), it
+    dy = wide(dy)
+    x_hat = _centred(_grouped(x, groups), centre) * inv_std
+    dx_hat = _grouped(dy * _last_axis(params.gamma, dy), groups)
+    dx = _standardise_cotangent(dx_hat, x_hat, inv_std, (1, 3))
+    axes = tuple(range(x.ndim - 1))
+    dgamma = (dy * x_hat.reshape(x.shape)).sum(axes)
+    return _like(params, dgamma, dy.sum(axes)), dx.reshape(x.shape).astype(x.dtype)
+
+
+group_norm.defvjp(_group_norm_fwd, _group_norm_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnames=("eps",))
+def rms_norm(
+    gamma: Float[Array, " c"], x: Float[Array, "*batch c"], eps: float = 1e-6
+) -> Float[Array, "*batch c"]:
+    r"""Root mean square normalisation over the last axis.
+
+    Forward: $\hat x = x r$ with $r = 1/\sqrt{\overline{x^2} + \epsilon}$, and $y = \gamma \hat x$.
+    Backward, with $g = \gamma\,dy$ and means over the row: $d\gamma = \sum dy\,\hat x$,
+    $dx = r\,(g - \hat x\,\overline{g \hat x})$. Keeps x, which it has been given, and r.
+
+    Args:
+      gamma: gains (c,).
+      x: (..., c), any number of rows.
+      eps: a static number above 0, added to the mean square.
+
+    Returns:
+      y, of x's shape and of the common dtype of x and gamma.
+
+    Raises:
+      TypeError: an array is not of a floating dtype, or eps is not a Python number.
+      ValueError: shapes do not fit, or eps is not above 0.
+
+    Source: Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467.
+
+    >>> rms_norm(jnp.ones(2), jnp.array([[3.0, -3.0]])).round(4)
+    Array([[ 1., -1.]], dtype=float64)
+    """
+    y, _ = _rms_norm(gamma, x, eps)
+    return y
+
+
+def _rms_norm(gamma, x, eps):
+    x = _validate.floating("rms_norm", "x", x)
+    gamma = _validate.floating("rms_norm", "gamma", gamma)
+    _check_channels("rms_norm", "gamma", gamma, x)
+    _check_eps("rms_norm", eps)
+    xw = wide(x)
+    r = lax.rsqrt(jnp.square(xw).mean(-1, keepdims=True) + jnp.asarray(eps, xw.dtype))
+    y = xw * r * _last_axis(gamma, xw)
+    return y.astype(jnp.result_type(x, gamma)), r
+
+
+def _rms_norm_fwd(gamma, x, eps):
+    y, r = _rms_norm(gamma, x, eps)
+    return y, (gamma, x, r)
+
+
+def _rms_norm_bwd(eps, residuals, dy):
+    gamma, x, r = residuals  # (c,), (..., c), (..., 1)
+    dy = wide(dy)
+    x_hat = wide(x) * r
+    dx_hat = dy * _last_axis(gamma, dy)
+    dx = r * (dx_hat - x_hat * (dx_hat * x_hat).mean(-1, keepdims=True))
+    dgamma = (dy * x_hat).sum(tuple(range(x.ndim - 1)))
+    return dgamma.astype(gamma.dtype), dx.astype(x.dtype)
+
+
+rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnames=("eps",))
+def affine_batch_norm_relu(
+    params: tuple[AffineParams, NormParams], x: Float[Array, n * features], eps: float = 1e-5
+) -> tuple[Float[Array, "n m"], BatchStats]:
+    r"""Affine map, batch normalisation and ReLU in one.
+
+    Forward: $z = x w + b$, then $\hat z$ and the statistics of z as in `batch_norm`, and
+    $y = \max(\gamma \hat z + \beta, 0)$.
+    Backward: dy where $\gamma \hat z + \beta > 0$, `batch_norm`'s rule to dz, `affine`'s to dw and
+    dx; $db = 0$ exactly, because batch normalisation takes out what b adds. The statistics carry
+    no gradient. Keeps z and three numbers a channel besides w, gamma, beta and x: neither
+    $\hat z$ nor what ReLU is given.
+
+    Args:
+      params: `(AffineParams(w, b), NormParams(gamma, beta))` of shapes (d, m), (m,), (m,), (m,).
+      x: (n, ...) with d features in each of at least two rows.
+      eps: a static number above 0, added to the variance.
+
+    Returns:
+      y, (n, m), in the common dtype of x and the parameters; and `BatchStats(mean, var)` of z,
+      (m,) each, float32 at least.
+
+    Raises:
+      TypeError: an array is not of a floating dtype, or eps is not a Python number.
+      ValueError: shapes do not fit, there are fewer than two rows, or eps is not above 0.
+
+    Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167; courses.md rows 2-17 and 2-19,
+    whose biases before batch normalisation have a gradient of exactly zero.
+
+    >>> params = AffineParams(jnp.ones((1, 1)), jnp.zeros(1)), norm_init(1, jnp.float64)
+    >>> y, stats = affine_batch_norm_relu(params, jnp.array([[1.0], [3.0]]))
+    >>> y.ravel().round(4), stats.mean
+    (Array([0., 1.], dtype=float64), Array([2.], dtype=float64))
+    """
+    y, stats, _ = _affine_batch_norm_relu(params, x, eps)
+    return y, stats
+
+
+def _affine_batch_norm_relu(params, x, eps):
+    affine, norm = params
+    affine, rows, dtype = affine_arguments("affine_batch_norm_relu", affine, x)
+    z = affine_sum(affine, rows).astype(dtype)
+    norm, z, dtype = _norm_arguments("affine_batch_norm_relu", norm, z, eps)
+    _check_batch("affine_batch_norm_relu", z)
+    z_hat, centre, var, inv_std = _standardise(z, (0,), eps)
+    y = _scale_and_shift(norm, z_hat)
+    y = jnp.maximum(y, jnp.zeros((), y.dtype)).astype(dtype)
+    return y, BatchStats(sum(centre).reshape(-1), var.reshape(-1)), (z, centre, inv_std)
+
+
+def _affine_batch_norm_relu_fwd(params, x, eps):
+    y, stats, (z, centre, inv_std) = _affine_batch_norm_relu(params, x, eps)
+    return (y, stats), (params, x, z, centre, inv_std)
+
+
+def _affine_batch_norm_relu_bwd(eps, residuals, cotangents):
+    # (d, m) to (m,), (n, ...), (n, m), 2 of (1, m), (1, m)
+    (affine, norm), x, z, centre, inv_std = residuals
+    dy, _ = cotangents
+    z_hat = _centred(z, centre) * inv_std
+    dy = jnp.where(_scale_and_shift(norm, z_hat) > 0, dy, jnp.zeros_like(dy))
+    dnorm, dz = _batch_norm_cotangents(norm, dy, z_hat, inv_std, (0,), z.dtype)
+    daffine, dx = affine_cotangents(affine, x, dz, bias=False)
+    return (daffine, dnorm), dx
+
+
+affine_batch_norm_relu.defvjp(_affine_batch_norm_relu_fwd, _affine_batch_norm_relu_bwd)
+
+
+def _standardise(x, axes, eps):
+    """Standardises over `axes`: returns x_hat, centre (in two parts), variance, its inverse root.
+
+    The mean is taken twice: the second time of what the first has left, which is what its rounding
+    has cost. So numbers far from zero keep their spread, and equal numbers become exact zeros. The
+    two parts stay apart, because their sum would round again.
+    """
+    x = wide(x)
+    mean = x.mean(axes, keepdims=True)
+    left = (x - mean).mean(axes, keepdims=True)
+    centred = _centred(x, (mean, left))
+    var = jnp.square(centred).mean(axes, keepdims=True)
+    inv_std = lax.rsqrt(var + jnp.asarray(eps, var.dtype))
+    return centred * inv_std, (mean, left), var, inv_std
+
+
+def _centred(x, centre):
+    mean, left = centre
+    return wide(x) - mean - left
+
+
+def _standardise_cotangent(dx_hat, x_hat, inv_std, axes):
+    mean = dx_hat.mean(axes, keepdims=True)
+    slope = (dx_hat * x_hat).mean(axes, keepdims=True)
+    return inv_std * (dx_hat - mean - x_hat * slope)
+
+
+def _scale_and_shift(params, x_hat):
+    return _last_axis(params.gamma, x_hat) * x_hat + _last_axis(params.beta, x_hat)
+
+
+def _last_axis(values, x):
+    """Values per channel, wide, with the axes that let them broadcast against x."""
+    return wide(values).astype(x.dtype).reshape((1,) * (x.ndim - 1) + values.shape)
+
+
+def _like(params, dgamma, dbeta):
+    return NormParams(dgamma.astype(params.gamma.dtype), dbeta.astype(params.beta.dtype))
+
+
+def _norm_arguments(function, params, x, eps):
+    """Checked parameters and x, and the dtype of the result."""
+    x = _validate.floating(function, "x", x)
+    gamma = _validate.floating(function, "params.gamma", params.gamma)
+    beta = _validate.floating(function, "params.beta", params.beta)
+    _check_channels(function, "params.gamma", gamma, x)
+    _check_channels(function, "params.beta", beta, x)
+    _check_eps(function, eps)
+    return NormParams(gamma, beta), x, jnp.result_type(x, gamma, beta)
+
+
+def _check_channels(function, name, values, x):
+    if x.ndim < 1 or not x.shape[-1]:
+        raise ValueError(f"{function}: x has shape {x.shape}, expected (..., c) with c channels.")
+    _validate.shape(
+        function, name, values, x.shape[-1:], f"x has shape {x.shape} with channels last"
+    )
+
+
+def _check_eps(function, eps):
+    _validate.number(function, "eps", eps, low=0.0, include_low=False)
+
+
+def _check_batch(function, x):
+    count = x.size // x.shape[-1]
+    if count < 2:
+        raise ValueError(
+            f"{function}: x has shape {x.shape}, which is {count} value(s) for each of the "
+            f"{x.shape[-1]} channels, expected at least 2: one value has no variance. Use a larger "
+            "batch, or batch_norm_inference with running statistics."
+        )

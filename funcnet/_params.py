@@ -1,0 +1,145 @@
+"""The parameters of layers, as NamedTuples of arrays, and how they start."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from funcnet import _validate
+
+Scale = float | Literal["he"]
+
+
+class AffineParams(NamedTuple):
+    """Weights `w` (d, m) and biases `b` (m,) of an affine layer."""
+
+    w: Float[Array, "d m"]
+    b: Float[Array, " m"]
+
+
+class ConvParams(NamedTuple):
+    """Kernels `w` (kh, kw, cin, cout) and biases `b` (cout,) of a convolution."""
+
+    w: Float[Array, "kh kw cin cout"]
+    b: Float[Array, " cout"]
+
+
+class NormParams(NamedTuple):
+    """Gains `gamma` (c,) and shifts `beta` (c,) of a normalisation."""
+
+    gamma: Float[Array, " c"]
+    beta: Float[Array, " c"]
+
+
+class BatchStats(NamedTuple):
+    """Mean and biased variance per channel, (c,) each, float32 or wider."""
+
+    mean: Float[Array, " c"]
+    var: Float[Array, " c"]
+
+
+def affine_init(
+    key: Array, d: int, m: int, scale: Scale = "he", dtype: Any = jnp.float32
+) -> AffineParams:
+    r"""Draws the parameters of an affine layer from d inputs to m outputs.
+
+    $w \sim \sigma\,\mathcal N(0, 1)$ with $\sigma = \sqrt{2/d}$ for `"he"`, else $\sigma$ = `scale`
+    (the courses' `weight_scale`); $b = 0$.
+
+    Args:
+      key: a key from `jax.random.key`.
+      d: the number of inputs, at least 1.
+      m: the number of outputs, at least 1.
+      scale: `"he"` or a standard deviation, 0 or more.
+      dtype: the dtype of the parameters.
+
+    Raises:
+      TypeError: a size is not an int, or `scale` is neither `"he"` nor a number.
+      ValueError: a size is below 1, or `scale` is negative.
+
+    Source: He et al. 2015, https://arxiv.org/abs/1502.01852; courses.md rows 1-11 and 1-20.
+
+    >>> params = affine_init(jax.random.key(0), 3, 2)
+    >>> params.w.shape, params.b
+    ((3, 2), Array([0., 0.], dtype=float32))
+    """
+    d, m = _validate.pair("affine_init", "(d, m)", (d, m))
+    w = _draw("affine_init", key, (d, m), d, scale, dtype)
+    return AffineParams(w, jnp.zeros((m,), dtype))
+
+
+def conv_init(
+    key: Array,
+    size: int | tuple[int, int],
+    cin: int,
+    cout: int,
+    scale: Scale = "he",
+    dtype: Any = jnp.float32,
+) -> ConvParams:
+    r"""Draws the parameters of a convolution from cin to cout channels.
+
+    $w \sim \sigma\,\mathcal N(0, 1)$ with $\sigma = \sqrt{2/(k_h k_w c_{in})}$ for `"he"`, else
+    $\sigma$ = `scale`; $b = 0$.
+
+    Args:
+      key: a key from `jax.random.key`.
+      size: the kernel's size in pixels, one int or (height, width).
+      cin: the number of input channels, at least 1.
+      cout: the number of output channels, at least 1.
+      scale: `"he"` or a standard deviation, 0 or more.
+      dtype: the dtype of the parameters.
+
+    Raises:
+      TypeError: a size is not an int, or `scale` is neither `"he"` nor a number.
+      ValueError: a size is below 1, or `scale` is negative.
+
+    Source: He et al. 2015, https://arxiv.org/abs/1502.01852.
+
+    >>> conv_init(jax.random.key(0), 3, 1, 4).w.shape
+    (3, 3, 1, 4)
+    """
+    kh, kw = _validate.pair("conv_init", "size", size)
+    cin, cout = _validate.pair("conv_init", "(cin, cout)", (cin, cout))
+    w = _draw("conv_init", key, (kh, kw, cin, cout), kh * kw * cin, scale, dtype)
+    return ConvParams(w, jnp.zeros((cout,), dtype))
+
+
+def norm_init(channels: int, dtype: Any = jnp.float32) -> NormParams:
+    r"""The parameters of a normalisation that leaves its output standardised.
+
+    $\gamma = 1$, $\beta = 0$.
+
+    Args:
+      channels: the size of the last axis, at least 1.
+      dtype: the dtype of the parameters.
+
+    Raises:
+      TypeError: `channels` is not an int.
+      ValueError: `channels` is below 1.
+
+    Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167.
+
+    >>> norm_init(2)
+    NormParams(gamma=Array([1., 1.], dtype=float32), beta=Array([0., 0.], dtype=float32))
+    """
+    channels, _ = _validate.pair("norm_init", "channels", channels)
+    return NormParams(jnp.ones((channels,), dtype), jnp.zeros((channels,), dtype))
+
+
+def _draw(
+    function: str, key: Array, shape: tuple[int, ...], fan_in: int, scale: Scale, dtype: Any
+) -> Array:
+    if isinstance(scale, str):
+        if scale != "he":
+            raise ValueError(f'{function}: scale is {scale!r}, expected "he" or a number.')
+        sigma: Any = math.sqrt(2.0 / fan_in)
+    elif isinstance(scale, jax.core.Tracer):
+        sigma = scale.astype(dtype)  # a sweep batches the scale
+    else:
+        sigma = _validate.number(function, "scale", scale, low=0.0)
+    return sigma * jax.random.normal(key, shape, dtype)

@@ -1,0 +1,267 @@
+"""Pooling, each layer with its rule directly under it.
+
+A window is walked one axis at a time: `_cells` are the strided slices that hold the j-th cell of
+every window along an axis, `spread` is their adjoint. Overlapping, uneven and padded windows need
+no case of their own, and nothing gathers the batch axis.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Float
+
+from funcnet import _validate
+from funcnet._geometry import Padding, resolve
+from funcnet.kernels import wide
+
+Window = int | tuple[int, int]
+
+
+@partial(jax.custom_vjp, nondiff_argnames=("window", "stride", "padding"))
+def max_pool(
+    x: Float[Array, "n h w c"],
+    window: Window = 2,
+    stride: Window | None = None,
+    padding: Padding = "VALID",
+) -> Float[Array, "n oh ow c"]:
+    r"""The maximum of each window of pixels, channel by channel.
+
+    Forward: $y_{nijc} = \max_{p,q} x_{n,\,i s_h + p,\,j s_w + q,\,c}$.
+    Backward: dx is the sum, over the windows that a cell has won, of their dy. A window is won by
+    its first maximum in row-major order; a NaN wins over numbers; a padded cell never wins.
+    Keeps x, which it has been given.
+
+    Args:
+      x: (n, h, w, c), a floating dtype.
+      window: the window's size in pixels, an int or (height, width).
+      stride: the step from window to window in pixels; None means `window`: tiles.
+      padding: "VALID" (windows that fit; rows left over are dropped), "SAME" (ceil(h / stride)
+        windows) or the number of pixels padded on every side, less than the window.
+
+    Returns:
+      y, (n, oh, ow, c) in x's dtype.
+
+    Raises:
+      TypeError: x is not of a floating dtype, or an option is not of its type.
+      ValueError: x is not of four axes, the window does not fit, or the padding is not less than
+        the window.
+
+    Source: courses.md rows 4-36, 4-37 and 4-39; the tie rule is NumPy's argmax, not a mask's.
+
+    >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0]
+    Array([[ 5.,  7.], [13., 15.]], dtype=float64)
+    """
+    return _max_pool(x, window, stride, padding)
+
+
+def _max_pool(x, window, stride, padding):
+    x, (rows, columns) = _axes("max_pool", x, window, stride, padding)
+    for axis, geometry in ((2, columns), (1, rows)):
+        x, _ = max_along(x, axis, geometry)
+    return x
+
+
+def _max_pool_fwd(x, window, stride, padding):
+    return _max_pool(x, window, stride, padding), jnp.asarray(x)
+
+
+def _max_pool_bwd(window, stride, padding, x, dy):
+    _, (rows, columns) = _axes("max_pool", x, window, stride, padding)
+    across, winner = max_along(x, 2, columns)
+    _, row = max_along(across, 1, rows)
+    dx = _route(dy, row, 1, rows)
+    return (_route(dx, winner, 2, columns).astype(x.dtype),)
+
+
+max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnames=("window", "stride", "padding"))
+def avg_pool(
+    x: Float[Array, "n h w c"],
+    window: Window = 2,
+    stride: Window | None = None,
+    padding: Padding = "VALID",
+) -> Float[Array, "n oh ow c"]:
+    r"""The mean of each window of pixels, channel by channel.
+
+    Forward: $y_{nijc} = \frac{1}{N_{ij}} \sum_{p,q} x_{n,\,i s_h + p,\,j s_w + q,\,c}$ where
+    $N_{ij}$ counts the cells of the window that are not padding.
+    Backward: each cell of dx is the sum of $dy_{nijc}/N_{ij}$ over its windows. Keeps nothing.
+
+    Args:
+      x: (n, h, w, c), a floating dtype.
+      window: the window's size in pixels, an int or (height, width).
+      stride: the step from window to window in pixels; None means `window`: tiles.
+      padding: "VALID", "SAME" or a number of pixels less than the window, as in `max_pool`.
+
+    Returns:
+      y, (n, oh, ow, c) in x's dtype.
+
+    Raises:
+      TypeError: x is not of a floating dtype, or an option is not of its type.
+      ValueError: x is not of four axes, the window does not fit, or the padding is not less than
+        the window.
+
+    Source: LeCun et al. 1998, http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf.
+
+    >>> avg_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0]
+    Array([[ 2.5,  4.5], [10.5, 12.5]], dtype=float64)
+    """
+    return _avg_pool(x, window, stride, padding)
+
+
+def _avg_pool(x, window, stride, padding):
+    x, (rows, columns) = _axes("avg_pool", x, window, stride, padding)
+    total = wide(x)
+    for axis, geometry in ((2, columns), (1, rows)):
+        total = sum(_cells(total, axis, geometry, 0.0))
+    return (total / _counts(rows, columns, total.dtype)).astype(x.dtype)
+
+
+def _avg_pool_fwd(x, window, stride, padding):
+    # Of x the backward pass needs the shape alone, which an array without elements carries.
+    return _avg_pool(x, window, stride, padding), jnp.zeros((0, *x.shape), x.dtype)
+
+
+def _avg_pool_bwd(window, stride, padding, like_x, dy):
+    like = jax.ShapeDtypeStruct(like_x.shape[1:], like_x.dtype)
+    _, (rows, columns) = _axes("avg_pool", like, window, stride, padding)
+    dx = wide(dy) / _counts(rows, columns, wide(dy).dtype)
+    for axis, geometry in ((1, rows), (2, columns)):
+        dx = spread([dx] * geometry.window, axis, geometry)
+    return (dx.astype(like.dtype),)
+
+
+avg_pool.defvjp(_avg_pool_fwd, _avg_pool_bwd)
+
+
+@jax.custom_vjp
+def global_avg_pool(x: Float[Array, "n *space c"]) -> Float[Array, "n c"]:
+    r"""The mean over all axes but the first and the last.
+
+    Forward: $y_{nc} = \frac{1}{N} \sum_s x_{nsc}$ over the N places s.
+    Backward: $dx_{nsc} = dy_{nc}/N$. Keeps nothing.
+
+    Args:
+      x: (n, ..., c) with at least one place, such as an image batch (n, h, w, c).
+
+    Returns:
+      y, (n, c) in x's dtype.
+
+    Raises:
+      TypeError: x is not of a floating dtype.
+      ValueError: x has fewer than three axes, or no place to average.
+
+    Source: Lin et al. 2013, https://arxiv.org/abs/1312.4400.
+
+    >>> global_avg_pool(jnp.arange(8.0).reshape(1, 2, 2, 2))
+    Array([[3., 4.]], dtype=float64)
+    """
+    return _global_avg_pool(x)
+
+
+def _global_avg_pool(x):
+    x = _validate.floating("global_avg_pool", "x", x)
+    if x.ndim < 3 or 0 in x.shape[1:-1]:
+        raise ValueError(
+            f"global_avg_pool: x has shape {x.shape}, expected (n, ..., c) with at least one place "
+            "between batch and channels, such as images (n, h, w, c)."
+        )
+    return wide(x).mean(tuple(range(1, x.ndim - 1))).astype(x.dtype)
+
+
+def _global_avg_pool_fwd(x):
+    return _global_avg_pool(x), jnp.zeros((0, *x.shape), x.dtype)
+
+
+def _global_avg_pool_bwd(like_x, dy):
+    n, *space, c = like_x.shape[1:]
+    share = (wide(dy) / math.prod(space)).astype(like_x.dtype)
+    return (jnp.broadcast_to(share.reshape(n, *(1 for _ in space), c), (n, *space, c)),)
+
+
+global_avg_pool.defvjp(_global_avg_pool_fwd, _global_avg_pool_bwd)
+
+
+def _axes(function: str, x: Any, window: Any, stride: Any, padding: Any):
+    if not isinstance(x, jax.ShapeDtypeStruct):
+        x = _validate.floating(function, "x", x)
+    _validate.rank(function, "x", x, (4,), "images (n, h, w, c)")
+    window = _validate.pair(function, "window", window)
+    stride = window if stride is None else _validate.pair(function, "stride", stride)
+    geometry = resolve(function, x.shape[1:3], window, stride, padding)
+    if max(lo - k for (lo, _), k in zip(geometry.pads, window, strict=True)) >= 0:
+        raise ValueError(
+            f"{function}: padding is {padding}, expected less than the window {window}: a window "
+            "of padding alone has no value."
+        )
+    return x, geometry.axes
+
+
+def _cells(x: Array, axis: int, geometry: Any, fill: float) -> list[Array]:
+    """The j-th cells of all windows along an axis, for each j of the window."""
+    _, window, stride, (low, high), outputs = geometry
+    if low or high > 0:
+        config = [(0, 0, 0)] * x.ndim
+        config[axis] = (low, max(high, 0), 0)
+        x = lax.pad(x, jnp.asarray(fill, x.dtype), config)
+    last = (outputs - 1) * stride + 1
+    return [lax.slice_in_dim(x, j, j + last, stride, axis) for j in range(window)]
+
+
+def spread(parts: list[Array], axis: int, geometry: Any) -> Array:
+    """The adjoint of `_cells`: adds the parts where their cells lie."""
+    size, _, stride, (low, _), outputs = geometry
+    last = (outputs - 1) * stride + 1
+    total = None
+    for j, part in enumerate(parts):
+        config = [(0, 0, 0)] * part.ndim
+        config[axis] = (j - low, size - (j - low) - last, stride - 1)
+        placed = lax.pad(part, jnp.zeros((), part.dtype), config)
+        total = placed if total is None else total + placed
+    return total
+
+
+def max_along(x: Array, axis: int, geometry: Any) -> tuple[Array, Array]:
+    """The maximum of each window along an axis, and the place of the first cell that has it."""
+    size, _, stride, (low, _), outputs = geometry
+    start = np.arange(outputs) * stride - low
+    best, place, found = None, None, None
+    for j, cell in enumerate(_cells(x, axis, geometry, -np.inf)):
+        inside = (start + j >= 0) & (start + j < size)
+        real = np.broadcast_to(
+            inside.reshape([-1 if a == axis else 1 for a in range(x.ndim)]), cell.shape
+        )
+        if best is None:
+            best, place, found = cell, jnp.zeros(cell.shape, jnp.int32), real
+            continue
+        better = (cell > best) | (jnp.isnan(cell) & ~jnp.isnan(best))
+        if not (real.all() and found.all()):
+            better = real & (better | ~found)
+            found = found | real
+        best = jnp.where(better, cell, best)
+        place = jnp.where(better, jnp.int32(j), place)
+    return best, place
+
+
+def _route(dy: Array, place: Array, axis: int, geometry: Any) -> Array:
+    """Sends each window's cotangent along an axis to the cell that has won it."""
+    parts = [jnp.where(place == j, dy, jnp.zeros((), dy.dtype)) for j in range(geometry.window)]
+    return spread(parts, axis, geometry)
+
+
+def _counts(rows: Any, columns: Any, dtype: Any) -> Array:
+    """How many cells of each window are not padding, (1, oh, ow, 1)."""
+    along = []
+    for size, window, stride, (low, _), outputs in (rows, columns):
+        start = np.arange(outputs) * stride - low
+        along.append(np.minimum(start + window, size) - np.maximum(start, 0))
+    return jnp.asarray(np.outer(*along)[None, :, :, None], dtype)

@@ -1,0 +1,99 @@
+"""What public functions say to wrong input: what came, what was expected, how to mend it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+FLOATING = (jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16)
+
+
+def floating(function: str, name: str, value: ArrayLike) -> Array:
+    """Returns `value` as an array of a floating dtype, or raises TypeError."""
+    if not hasattr(value, "dtype") and not isinstance(value, (int, float)):
+        raise TypeError(
+            f"{function}: {name} is a {type(value).__name__}, expected an array of floats; "
+            f"convert it with jnp.asarray({name})."
+        )
+    array = jnp.asarray(value)
+    if array.dtype not in FLOATING:
+        raise TypeError(
+            f"{function}: {name} has dtype {array.dtype}, expected float64, float32, bfloat16 or "
+            f"float16; convert it with {name}.astype(jnp.float32)."
+        )
+    return array
+
+
+def integers(function: str, name: str, value: ArrayLike) -> Array:
+    """Returns `value` as an array of integers, or raises TypeError."""
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(
+            f"{function}: {name} has dtype {array.dtype}, expected integers: the index of each "
+            f"row's class. One-hot rows become indices with {name}.argmax(-1)."
+        )
+    return array
+
+
+def rank(function: str, name: str, array: Array, ranks: tuple[int, ...], meaning: str) -> None:
+    """Raises ValueError unless `array` has one of `ranks` axes."""
+    if array.ndim not in ranks:
+        expected = " or ".join(str(r) for r in ranks)
+        raise ValueError(
+            f"{function}: {name} has shape {array.shape}, expected {expected} axes: {meaning}."
+        )
+
+
+def shape(function: str, name: str, array: Array, expected: tuple[int, ...], why: str) -> None:
+    """Raises ValueError unless `array` has exactly the expected shape."""
+    if array.shape != expected:
+        raise ValueError(
+            f"{function}: {name} has shape {array.shape}, expected {expected}, because {why}."
+        )
+
+
+def number(
+    function: str,
+    name: str,
+    value: Any,
+    *,
+    low: float,
+    high: float = float("inf"),
+    include_low: bool = True,
+    include_high: bool = False,
+    hint: str = "",
+) -> float:
+    """Returns a static number within its interval, or raises TypeError or ValueError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        try:
+            value = float(value)
+        except Exception:
+            raise TypeError(
+                f"{function}: {name} is {value!r}, expected a Python number: it is static, a part "
+                "of the program and not of its data."
+            ) from None
+    inside = (value >= low if include_low else value > low) and (
+        value <= high if include_high else value < high
+    )
+    if not inside:
+        left, right = "[" if include_low else "(", "]" if include_high else ")"
+        raise ValueError(
+            f"{function}: {name} is {value}, expected a number in {left}{low}, {high}{right}."
+            + (f" {hint}" if hint else "")
+        )
+    return value
+
+
+def pair(function: str, name: str, value: Any, *, low: int = 1) -> tuple[int, int]:
+    """Returns an int or a pair of ints as (height, width), or raises TypeError or ValueError."""
+    both = (value, value) if not isinstance(value, (tuple, list)) else tuple(value)
+    if len(both) != 2 or not all(hasattr(v, "__index__") and not isinstance(v, bool) for v in both):
+        raise TypeError(
+            f"{function}: {name} is {value!r}, expected an int or a pair of ints (height, width)."
+        )
+    if min(both) < low:
+        raise ValueError(f"{function}: {name} is {value!r}, expected at least {low}.")
+    return int(both[0]), int(both[1])

@@ -1,0 +1,141 @@
+"""The catalogue in processes of their own: executed shapes, float64 off, eight devices."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+TESTS = pathlib.Path(__file__).parent
+
+
+def run_python(code: str, **environment: str) -> str:
+    """Runs code in a fresh interpreter and returns what it prints; its failure is the test's."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+        cwd=TESTS,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def test_annotated_shapes_are_executed():
+    """Every sample passes with jaxtyping's annotations executed, and a wrong shape is caught."""
+    out = run_python("""
+import jax, numpy as np
+jax.config.update("jax_enable_x64", True)
+from jaxtyping import install_import_hook, TypeCheckError
+with install_import_hook("funcnet", "beartype.beartype"):
+    from funcnet import kernels
+    from funcnet.catalogue import ROWS
+import jax.numpy as jnp
+count = 0
+for row in ROWS.values():
+    for sample in row.samples(np.random.default_rng(0)):
+        args = jax.tree.map(
+            lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, sample.args
+        )
+        jax.eval_shape(lambda *a: row.function(*a, **sample.static), *args)
+        count += 1
+for name, shapes in [("matmul", ((2, 3), (4, 5))), ("conv", ((1, 4, 4, 2), (3, 3, 1, 1)))]:
+    try:
+        rest = ((1, 1), ((0, 0), (0, 0))) if name == "conv" else ()
+        getattr(kernels, name)(*(jnp.ones(s) for s in shapes), *rest)
+    except TypeCheckError:
+        count += 1
+from funcnet import losses
+try:
+    losses.mean_squared_error(jnp.ones((2, 1)), jnp.ones(2))
+except TypeCheckError:
+    count += 1
+print(count)
+""")
+    from rules import SAMPLES
+
+    assert int(out) == len(SAMPLES) + 3
+
+
+def test_float32_stays_float32_without_x64():
+    """With x64 off no program of a rule holds a float64, and gradients keep their dtypes."""
+    out = run_python(
+        """
+import jax, numpy as np, jax.numpy as jnp
+from funcnet.catalogue import ROWS
+from rules import problem_of
+count = 0
+for row in ROWS.values():
+    p = problem_of(row, row.samples(np.random.default_rng(0))[0], jnp.float32)
+    def both(x):
+        y, pull = jax.vjp(p.rule, x)
+        return y, pull([jnp.ones_like(v) for v in y])
+    program = jax.make_jaxpr(both)(p.floats)
+    assert "f64" not in str(program), row.name
+    assert not any(a.weak_type for a in program.out_avals), row.name
+    count += 1
+print(count)
+""",
+        JAX_ENABLE_X64="0",
+    )
+    from funcnet.catalogue import ROWS
+
+    assert int(out) == len(ROWS)
+
+
+def test_sharded_batches_give_what_one_device_gives():
+    """Over 8 devices values and gradients are one device's, and no batch is gathered."""
+    out = run_python(
+        """
+import jax, numpy as np, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+from funcnet.catalogue import ROWS, Sample
+from rules import problem_of, worst
+jax.config.update("jax_enable_x64", True)
+mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(8), ("batch",))
+rng = np.random.default_rng(0)
+count = 0
+for row in ROWS.values():
+    if row.name == "l2_penalty":
+        continue
+    sample = row.samples(rng)[0]
+    rows = next(a.shape[0] for a in jax.tree.leaves(sample.args)[::-1] if getattr(a, "ndim", 0))
+    per_row = [i for i, a in enumerate(sample.args) if isinstance(a, np.ndarray)
+               and a.ndim and a.shape[0] == rows and (row.name, i) != ("rms_norm", 0)]
+    n = 8 * 16
+    big = []
+    for i, a in enumerate(sample.args):
+        if i in per_row:
+            a = np.concatenate([a] * -(-n // rows))[:n]
+            if a.dtype == np.float64:
+                a = a * rng.uniform(0.5, 1.5, (n,) + (1,) * (a.ndim - 1))
+        big.append(a)
+    p = problem_of(row, Sample(tuple(big), sample.static))
+    def both(x):
+        y, pull = jax.vjp(p.rule, x)
+        return y, pull([jnp.ones_like(v) for v in y])
+    want = jax.jit(both)(p.floats)
+    def place(x):
+        spec = P("batch") if x.ndim and x.shape[0] == n else P()
+        return jax.device_put(x, NamedSharding(mesh, spec))
+    placed = [place(x) for x in p.floats]
+    compiled = jax.jit(both).lower(placed).compile()
+    got = compiled(placed)
+    assert worst(got, want, 2.0**-52) <= 64 * p.tolerance, row.name
+    text = compiled.as_text()
+    assert "all-gather" not in text or row.name == "dropout", row.name
+    for x, dx in zip(placed, got[1][0]):
+        if x.ndim and x.shape[0] == n:
+            assert dx.sharding.is_equivalent_to(x.sharding, x.ndim), row.name
+    count += 1
+print(count)
+""",
+        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+    )
+    from funcnet.catalogue import ROWS
+
+    assert int(out) == len(ROWS) - 1

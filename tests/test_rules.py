@@ -1,0 +1,284 @@
+"""Every rule of the catalogue against autodiff of its plain twin, and against differences."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rules import SAMPLES, cotangents, is_float, problem, problem_of, worst
+
+import funcnet
+from funcnet.catalogue import ROWS, Row, Sample
+
+EPS = np.finfo(np.float64).eps
+each_sample = pytest.mark.parametrize(("name", "index"), SAMPLES)
+each_rule = pytest.mark.parametrize("name", ROWS)
+
+
+def pullback(f, floats, dys):
+    """Values, and one cotangent of the inputs for each stacked cotangent of the outputs."""
+    ys, pull = jax.vjp(f, floats)
+    return ys, jax.vmap(lambda dy: pull(dy)[0])(dys)
+
+
+@each_sample
+def test_value_and_cotangents(name, index, rng):
+    p = problem(name, index)
+    dys = cotangents(jax.eval_shape(p.plain, p.floats), rng, 4)
+    got = jax.jit(lambda x: pullback(p.rule, x, dys))(p.floats)
+    want = jax.jit(lambda x: pullback(p.plain, x, dys))(p.floats)
+    assert worst(got, want, EPS) <= p.tolerance
+    eager = p.rule(p.floats)
+    assert worst(eager, want[0], EPS) <= p.tolerance
+
+
+@each_sample
+def test_central_differences(name, index, rng):
+    p = problem(name, index)
+    if not p.row.smooth:
+        pytest.skip(f"{name} has kinks everywhere")
+    direction = [jnp.asarray(rng.normal(size=x.shape)) for x in p.floats]
+    outputs = jax.eval_shape(p.rule, p.floats)
+    (dy,) = zip(*cotangents(outputs, rng, 1), strict=True) if outputs else ((),)
+    if p.row.statistics:  # the statistics move, and carry no gradient
+        dy = (dy[0], *(jnp.zeros_like(d) for d in dy[1:]))
+
+    @jax.jit
+    def both(floats):
+        _, pull = jax.vjp(p.rule, floats)
+        slope = sum((jnp.vdot(a, b) for a, b in zip(pull(list(dy))[0], direction, strict=True)))
+
+        def along(t):
+            ys = p.rule([x + t * d for x, d in zip(floats, direction, strict=True)])
+            return sum(jnp.vdot(a, b) for a, b in zip(ys, dy, strict=True))
+
+        h = 2.0**-11
+        points = jax.vmap(along)(h * jnp.array([-2.0, -1.0, 1.0, 2.0]))
+        return slope, (points @ jnp.array([1.0, -8.0, 8.0, -1.0])) / (12 * h), abs(points).max()
+
+    slope, difference, size = both(p.floats)
+    # Five points: rounding eps * |f| / h, and h**4 / 30 of a fifth derivative, which is some
+    # millions where four rows are standardised.
+    h = 2.0**-11
+    tolerance = 8 * EPS * (size + 1) / h + 1e5 * h**4 * (size + 1)
+    assert abs(slope - difference) <= tolerance * max(1.0, abs(difference))
+
+
+@each_sample
+def test_second_order(name, index, rng):
+    p = problem(name, index)
+    outputs = jax.eval_shape(p.rule, p.floats)
+    dy = [d[0] for d in cotangents(outputs, rng, 1)]
+    v = [jnp.asarray(rng.normal(size=x.shape)) for x in p.floats]
+
+    def slope(f):
+        def inner(floats):
+            _, pull = jax.vjp(f, floats)
+            return sum(jnp.vdot(a, b) for a, b in zip(pull(dy)[0], v, strict=True))
+
+        return inner
+
+    def reverse_over_reverse(f):
+        return jax.jit(jax.grad(slope(f)))(p.floats)
+
+    def forward_over_reverse(f):
+        def gradient(floats):
+            _, pull = jax.vjp(f, floats)
+            return pull(dy)[0]
+
+        return jax.jit(lambda floats: jax.jvp(gradient, (floats,), (v,))[1])(p.floats)
+
+    want = reverse_over_reverse(p.plain)
+    assert worst(reverse_over_reverse(p.rule), want, EPS) <= 8 * p.tolerance
+    # The Hessian is symmetric: forward over reverse contracts its other side.
+    assert worst(forward_over_reverse(p.rule), want, EPS) <= 8 * p.tolerance
+
+
+@each_sample
+def test_vmap_over_each_argument(name, index, rng):
+    p = problem(name, index)
+    dy = [d[0] for d in cotangents(jax.eval_shape(p.rule, p.floats), rng, 1)]
+
+    def value_and_cotangents(*floats):
+        ys, pull = jax.vjp(p.rule, list(floats))
+        return ys, pull(dy)[0]
+
+    solo = jax.jit(value_and_cotangents)
+    n = len(p.floats)
+    subsets = [[i] for i in range(n)] + ([list(range(n))] if n > 1 else [])
+    for subset in subsets:
+        for axis in (0, -1):
+            if len(subset) == 1 and axis == -1 and n > 1:
+                continue
+            factors = (1.0, 0.9)
+            stacked = [
+                jnp.stack([x * f for f in factors], axis if x.ndim else 0) if i in subset else x
+                for i, x in enumerate(p.floats)
+            ]
+            axes = [
+                (axis if x.ndim else 0) if i in subset else None for i, x in enumerate(p.floats)
+            ]
+            got = jax.jit(jax.vmap(value_and_cotangents, axes))(*stacked)
+            for k, factor in enumerate(factors):
+                want = solo(*(x * factor if i in subset else x for i, x in enumerate(p.floats)))
+                member = jax.tree.map(lambda leaf, k=k: leaf[k], got)
+                assert worst(member, want, EPS) <= p.tolerance
+
+
+@each_rule
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_low_precision(name, dtype, rng):
+    p = problem(name, 0, dtype)
+    truth = problem(name, 0)
+    exact = [x.astype(jnp.float64) for x in p.floats]
+    dys = cotangents(jax.eval_shape(p.rule, p.floats), rng, 2)
+    got = jax.jit(lambda x: pullback(p.rule, x, dys))(p.floats)
+    want = jax.jit(lambda x: pullback(truth.plain, x, [d.astype(jnp.float64) for d in dys]))(exact)
+    for output in got[0][: 1 if p.row.statistics else None]:
+        wide_penalty = name == "l2_penalty" and dtype != jnp.float64
+        assert output.dtype == (jnp.float32 if wide_penalty else dtype)
+    assert all(d.dtype == dtype for d in got[1])
+    # One rounding of the result, one of what was kept, and what the float32 sums have cost.
+    eps = float(jnp.finfo(dtype).eps)
+    tolerance = (2.0 if dtype != jnp.float32 else p.tolerance) * eps + p.tolerance * 2.0**-23
+    assert worst(got, want, 1.0) <= tolerance
+
+
+@each_rule
+@pytest.mark.parametrize("rows", [0, 1])
+def test_batches_of_none_and_one(name, rows, rng):
+    row = ROWS[name]
+    expected = row.empty if rows == 0 else row.single
+    sample = row.samples(rng)[0]
+    axes = row.batch or tuple(0 if getattr(a, "ndim", 0) else None for a in sample.args)
+    args = tuple(a[:rows] if axis == 0 else a for a, axis in zip(sample.args, axes, strict=True))
+    cut = Sample(args, sample.static)
+    if expected == "is refused":
+        with pytest.raises(ValueError, match="expected at least"):
+            row.function(*args, **sample.static)
+        return
+    p = problem_of(row, cut)
+    ys, pull = jax.vjp(p.rule, p.floats)
+    assert [y.shape for y in ys] == [y.shape for y in jax.eval_shape(p.plain, p.floats)]
+    (dx,) = pull([jnp.ones_like(y) for y in ys])
+    assert all(np.isfinite(d).all() for d in dx)
+    if rows == 0 and 0 in axes:
+        assert all(not d.any() for d in dx)
+
+
+CONVENTIONS = [(name, case.why, case) for name, row in ROWS.items() for case in row.conventions]
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [(n, c) for n, _, c in CONVENTIONS],
+    ids=[f"{n}: {w}" for n, w, _ in CONVENTIONS],
+)
+@pytest.mark.parametrize("jit", [False, True])
+def test_conventions(name, case, jit):
+    args = jax.tree.map(
+        lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, case.sample.args
+    )
+    leaves, tree = jax.tree.flatten(args)
+    floats = [leaf for leaf in leaves if is_float(leaf)]
+
+    def f(floats):
+        it = iter(floats)
+        filled = [next(it) if is_float(leaf) else leaf for leaf in leaves]
+        return ROWS[name].function(*jax.tree.unflatten(tree, filled), **case.sample.static)
+
+    def value_and_cotangents(floats):
+        y, pull = jax.vjp(f, floats)
+        return y, pull(jax.tree.map(jnp.ones_like, y))[0]
+
+    y, dx = (jax.jit(value_and_cotangents) if jit else value_and_cotangents)(floats)
+    if case.value is not None:
+        for got, want in zip(jax.tree.leaves(y), jax.tree.leaves(case.value), strict=True):
+            np.testing.assert_allclose(got, want, rtol=2 * EPS, atol=0)
+    if case.cotangents is not None:
+        wanted = [
+            want
+            for arg, cotangent in zip(args, case.cotangents, strict=True)
+            if cotangent is not None
+            for want in jax.tree.leaves(cotangent)
+        ]
+        for got, want in zip(dx, wanted, strict=True):
+            np.testing.assert_allclose(got, want, rtol=2 * EPS, atol=EPS)
+
+
+REFUSALS = [(name, refusal) for name, row in ROWS.items() for refusal in row.refusals]
+
+
+@pytest.mark.parametrize(("name", "refusal"), REFUSALS, ids=[f"{n}: {r.why}" for n, r in REFUSALS])
+def test_refusals(name, refusal):
+    with pytest.raises(refusal.error, match=refusal.match) as caught:
+        ROWS[name].function(*refusal.sample.args, **refusal.sample.static)
+    assert str(caught.value).startswith(name)
+    leaves, tree = jax.tree.flatten(refusal.sample.args)
+    if all(hasattr(leaf, "dtype") for leaf in leaves):
+        # The same is said where a gradient is asked for, in the rule's own forward pass.
+        where = [i for i, leaf in enumerate(leaves) if is_float(leaf)]
+
+        def f(floats):
+            filled = list(leaves)
+            for i, value in zip(where, floats, strict=True):
+                filled[i] = value
+            return ROWS[name].function(*jax.tree.unflatten(tree, filled), **refusal.sample.static)
+
+        if where:
+            with pytest.raises(refusal.error, match=refusal.match):
+                jax.vjp(f, [jnp.asarray(leaves[i]) for i in where])
+
+
+@each_sample
+def test_residual_bytes(name, index):
+    p = problem(name, index)
+
+    def kept(f):
+        _, pull = jax.vjp(f, p.floats)
+        own = {id(x) for x in p.floats}
+        arrays = {id(leaf): leaf for leaf in jax.tree.leaves(pull) if id(leaf) not in own}
+        return sum(
+            leaf.nbytes
+            for leaf in arrays.values()
+            if (hasattr(leaf, "nbytes") and is_float(leaf))
+            or getattr(leaf, "dtype", None) == "uint8"
+        )
+
+    assert kept(p.rule) == p.row.residual_bytes(p.sample, 8)
+
+
+def custom_rules():
+    found = {}
+    for module in pkgutil.iter_modules(funcnet.__path__, "funcnet."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, jax.custom_vjp):
+                found[id(value)] = value
+    return list(found.values())
+
+
+def test_every_rule_has_a_row():
+    rules = custom_rules()
+    assert {id(r) for r in rules} == {id(row.function) for row in ROWS.values()}
+    assert len(rules) == len(ROWS)
+
+
+@each_rule
+def test_rules_close_over_nothing(name):
+    rule = ROWS[name].function
+    for part in (rule.fun, rule.fwd, rule.bwd):
+        assert part.__closure__ is None
+    assert rule.fun.__name__ not in rule.fwd.__code__.co_names, "fwd calls its decorated function"
+
+
+def test_rows_are_whole():
+    for row in ROWS.values():
+        assert isinstance(row, Row)
+        assert row.refusals, f"{row.name} refuses nothing"
+        assert "Forward" in row.function.__doc__ and "Backward" in row.function.__doc__
+        for part in ("Args:", "Returns:", "Raises:", "Source:", ">>>"):
+            assert part in row.function.__doc__, f"{row.name}'s docstring has no {part}"
