@@ -39,3 +39,33 @@ def _names_in_examples(doctest_namespace: dict) -> None:
 
     doctest_namespace.update(jax=jax, jnp=jax.numpy, np=np)
     doctest_namespace.update({name: getattr(layers, name) for name in layers.__all__})
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers the mark by which a test names the rows that it covers."""
+    config.addinivalue_line("markers", "courses(*rows): rows of the courses that a test covers")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Keeps the names of what was collected for the summary."""
+    session.config.stash[_NAMES] = [
+        (item.name, [row for mark in item.iter_markers("courses") for row in mark.args])
+        for item in session.items
+    ]
+
+
+_NAMES = pytest.StashKey[list]()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says how many rows of the courses the collected tests cover, and lists the rest."""
+    names = terminalreporter.config.stash.get(_NAMES, [])
+    if not any(name.startswith("test_rows_of_the_courses") for name, _ in names):
+        return  # a part of the suite says nothing of the whole
+    from tests import course_rows
+
+    rows = course_rows.covered(names)
+    terminalreporter.write_line(f"courses: {len(rows)} of {len(course_rows.ALL)} rows in tests")
+    for reason, excused in course_rows.REASONS.items():
+        rest = [row for row in excused if row not in rows]
+        terminalreporter.write_line(f"  {len(rest)} not: {reason}: {' '.join(rest)}")

@@ -279,6 +279,7 @@ def test_rows_are_whole():
     for row in ROWS.values():
         assert isinstance(row, Row)
         assert row.refusals, f"{row.name} refuses nothing"
-        assert "Forward" in row.function.__doc__ and "Backward" in row.function.__doc__
+        assert "Forward" in row.function.__doc__
+        assert "Backward" in row.function.__doc__
         for part in ("Args:", "Returns:", "Raises:", "Source:", ">>>"):
             assert part in row.function.__doc__, f"{row.name}'s docstring has no {part}"

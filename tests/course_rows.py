@@ -1,0 +1,45 @@
+"""The rows of the five courses: how many there are, and why some are no test's business.
+
+A test covers a row by `@pytest.mark.courses("1-9")` or by its own name (`test_row_1_26_momentum`,
+or a parameter's id). What is left must stand here with its reason; a run's summary prints both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+LAST = {0: 21, 1: 35, 2: 27, 3: 24, 4: 51}
+ALL = [f"{course}-{number}" for course, last in LAST.items() for number in range(1, last + 1)]
+
+
+def _rows(text: str) -> list[str]:
+    """Expands "0-13..0-14 1-7" to its rows."""
+    rows = []
+    for part in text.split():
+        first, _, last = part.partition("..")
+        course, number = first.split("-")
+        end = int(last.split("-")[1]) if last else int(number)
+        rows += [f"{course}-{n}" for n in range(int(number), end + 1)]
+    return rows
+
+
+REASONS = {
+    "an experiment, a plot, a question or theory: a study's business, not a test's": _rows(
+        "0-13..0-14 0-17..0-20 1-7 1-17..1-18 1-22..1-25 1-27..1-28 1-31..1-32 1-34..1-35 2-8 "
+        "2-11..2-13 2-19..2-23 3-19 3-21 3-23..3-24 4-1..4-10 4-14..4-16 4-26..4-29 4-34 "
+        "4-38..4-39 4-46..4-51"
+    ),
+}
+
+
+def covered(names: Iterable[tuple[str, Iterable[str]]]) -> set[str]:
+    """The rows that tests cover, given each test's name and its marks' arguments."""
+    rows = set()
+    for name, marked in names:
+        rows.update(marked)
+        for match in re.finditer(r"row_([0-4]_\d+(?:_[0-4]_\d+)*)", name):
+            numbers = match.group(1).split("_")
+            rows.update(f"{a}-{b}" for a, b in zip(numbers[::2], numbers[1::2], strict=False))
+        rows.update(re.findall(r"\b([0-4]-\d+)\b", name))
+    return rows & set(ALL)
