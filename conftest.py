@@ -41,20 +41,30 @@ def _names_in_examples(doctest_namespace: dict) -> None:
     doctest_namespace.update({name: getattr(layers, name) for name in layers.__all__})
 
 
+_NAMES = pytest.StashKey[list]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Registers the mark by which a test names the rows that it covers."""
+    """Registers the mark by which a test names the rows of the courses that it covers."""
     config.addinivalue_line("markers", "courses(*rows): rows of the courses that a test covers")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Keeps the names of what was collected for the summary."""
-    session.config.stash[_NAMES] = [
-        (item.name, [row for mark in item.iter_markers("courses") for row in mark.args])
+    """Keeps each test's name and rows for the summary; a worker hands them to its controller."""
+    names = [
+        [item.name, [row for mark in item.iter_markers("courses") for row in mark.args]]
         for item in session.items
     ]
+    session.config.stash[_NAMES] = names
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["names"] = names
 
 
-_NAMES = pytest.StashKey[list]()
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object, error: object) -> None:
+    """Takes over what a worker has collected."""
+    names = getattr(node, "workeroutput", {}).get("names", [])
+    node.config.stash[_NAMES] = names  # every worker collects all tests
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -254,7 +254,7 @@ def test_residual_bytes(name, index):
 
 def custom_rules():
     found = {}
-    for module in pkgutil.iter_modules(funcnet.__path__, "funcnet."):
+    for module in pkgutil.walk_packages(funcnet.__path__, "funcnet."):
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, jax.custom_vjp):
                 found[id(value)] = value

@@ -1,0 +1,57 @@
+"""What the pages need beyond Markdown: formulas as MathML, and each rule beside its source."""
+
+from __future__ import annotations
+
+import html
+import inspect
+import pathlib
+import re
+import sys
+
+from latex2mathml.converter import convert
+
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def on_pre_build(config):
+    """The front page is the README, with its links to files turned to the repository's own."""
+    readme = (ROOT / "README.md").read_text()
+    (ROOT / "docs" / "index.md").write_text(readme.replace("docs/images/", "images/"))
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Fills the page of rules from the catalogue."""
+    return markdown.replace("<!-- rules -->", rules()) if "<!-- rules -->" in markdown else markdown
+
+
+def on_page_content(content, page, config, files):
+    """Turns formulas into MathML, which browsers draw by themselves."""
+
+    def mathml(match: re.Match) -> str:
+        display = "block" if match.group(1) == "div" else "inline"
+        return convert(html.unescape(match.group(2)), display=display)
+
+    return FORMULA.sub(mathml, content)
+
+
+def rules() -> str:
+    """Every rule of the catalogue: what it says on the left, how it is written on the right."""
+    sys.path.insert(0, str(ROOT))
+    from funcnet.catalogue import ROWS
+
+    return "\n\n".join(_rule(row) for row in ROWS.values())
+
+
+def _rule(row) -> str:
+    rule = row.function
+    says = inspect.cleandoc(rule.__doc__).split("\nArgs:")[0]
+    module = inspect.getmodule(rule.fun)
+    private = getattr(module, f"_{row.name}", None)
+    parts = [part for part in (private, rule.fwd, rule.bwd) if part is not None]
+    source = "\n\n\n".join(inspect.getsource(part).rstrip() for part in parts)
+    return (
+        f"## {row.name}\n\n"
+        f'<div class="rule" markdown>\n<div markdown>\n\n{says}\n\n</div>\n'
+        f"<div markdown>\n\n```python\n{source}\n```\n\n</div>\n</div>"
+    )

@@ -1,0 +1,146 @@
+"""Rows of the pools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+
+from funcnet import layers, plain
+from funcnet.catalogue._row import (
+    Case,
+    Row,
+    Sample,
+    distinct,
+    no_integers,
+    size,
+    type_error,
+    value_error,
+)
+
+
+def rows() -> list[Row]:
+    """The rows of this family."""
+
+    def samples(draw: Callable[..., np.ndarray]) -> Callable[[Generator], list[Sample]]:
+        def samples(rng: Generator) -> list[Sample]:
+            return [
+                Sample((draw(rng, 2, 4, 4, 2),)),
+                Sample((draw(rng, 1, 5, 7, 3),), {"window": 3, "stride": 2}),
+                Sample((draw(rng, 2, 5, 4, 1),), {"window": (3, 2), "stride": 1, "padding": 1}),
+                Sample((draw(rng, 2, 5, 5, 2),), {"window": 2, "padding": "SAME"}),
+                Sample((draw(rng, 1, 6, 5, 1),), {"window": 2, "stride": (3, 1)}),
+                Sample((draw(rng, 1, 4, 3, 1),), {"window": 5, "stride": 2, "padding": 4}),
+            ]
+
+        return samples
+
+    x = np.ones((1, 4, 4, 1))
+    refusals = (
+        type_error("integers", np.ones((1, 4, 4, 1), int), match="x has dtype int64"),
+        value_error("no batch", np.ones((4, 4, 1)), match="expected 4 axes: images"),
+        value_error("window too large", x, window=5, match="a window of 5 does not fit"),
+        value_error("window 0", x, window=0, match="window is 0"),
+        value_error("stride 0", x, stride=0, match="stride is 0"),
+        type_error("window 2.5", x, window=2.5, match="expected an int or a pair"),
+        type_error("three numbers", x, window=(2, 2, 2), match="expected an int or a pair"),
+        value_error("a window of padding", x, padding=2, match="expected less than the window"),
+    )
+
+    def square(rows: Any) -> np.ndarray:
+        return np.asarray(rows, float)[None, :, :, None]
+
+    ties = (
+        Case(
+            "a tie goes to the first in row-major order",
+            Sample((square([[1, 1], [1, 1]]),)),
+            square([[1]]),
+            (square([[1, 0], [0, 0]]),),
+        ),
+        Case(
+            "a tie across a row's end",
+            Sample((square([[0, 2], [2, 1]]),)),
+            square([[2]]),
+            (square([[0, 1], [0, 0]]),),
+        ),
+        Case(
+            "a tie within the second row",
+            Sample((square([[0, 1], [2, 2]]),)),
+            square([[2]]),
+            (square([[0, 0], [1, 0]]),),
+        ),
+        Case(
+            "overlapping windows share a winner",
+            Sample((square([[0, 0, 0], [0, 5, 0], [0, 0, 0]]),), {"stride": 1}),
+            square([[5, 5], [5, 5]]),
+            (square([[0, 0, 0], [0, 4, 0], [0, 0, 0]]),),
+        ),
+        Case(
+            "padding never wins, not even against minus infinity",
+            Sample((square([[-np.inf]]),), {"window": 2, "stride": 1, "padding": 1}),
+            square([[-np.inf, -np.inf], [-np.inf, -np.inf]]),
+            (square([[4]]),),
+        ),
+        Case(
+            "padding never wins against negative numbers",
+            Sample((square([[-3, -4], [-5, -6]]),), {"window": 3, "stride": 1, "padding": 1}),
+            square([[-3, -3], [-3, -3]]),
+            (square([[4, 0], [0, 0]]),),
+        ),
+        Case(
+            "rows left over",
+            Sample((square([[1, 2, 9], [3, 4, 9], [9, 9, 9]]),)),
+            square([[4]]),
+            (square([[0, 0, 0], [0, 1, 0], [0, 0, 0]]),),
+        ),
+        Case(
+            "NaN wins",
+            Sample((square([[9, np.nan], [np.nan, 1]]),)),
+            square([[np.nan]]),
+            (square([[0, 1], [0, 0]]),),
+        ),
+    )
+    return [
+        Row(
+            layers.max_pool,
+            plain.max_pool,
+            "selection",
+            samples(distinct),
+            lambda sample: int(np.prod(np.ravel(sample.static.get("window", 2)))) ** 2,
+            batch=(0,),
+            conventions=ties,
+            refusals=refusals,
+        ),
+        Row(
+            layers.avg_pool,
+            plain.avg_pool,
+            "reduction",
+            samples(lambda rng, *shape: rng.normal(size=shape)),
+            lambda sample: 25,
+            batch=(0,),
+            conventions=(
+                Case(
+                    "padding is not averaged",
+                    Sample((square([[3]]),), {"window": 3, "stride": 1, "padding": 1}),
+                    square([[3]]),
+                    (square([[1]]),),
+                ),
+            ),
+            refusals=refusals,
+        ),
+        Row(
+            layers.global_avg_pool,
+            plain.global_avg_pool,
+            "reduction",
+            lambda rng: [Sample((rng.normal(size=s),)) for s in ((2, 3, 5, 2), (3, 4, 1))],
+            lambda sample: size(sample.args[0][:1, ..., :1]),
+            batch=(0,),
+            refusals=(
+                no_integers(),
+                value_error("rows", np.ones((2, 3)), match="expected .n, ..., c. with at least"),
+                value_error("no place", np.ones((2, 0, 3)), match="at least one place"),
+            ),
+        ),
+    ]
