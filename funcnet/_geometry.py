@@ -30,8 +30,8 @@ class Geometry(NamedTuple):
 
 def resolve(
     function: str,
-    image: tuple[int, int],
-    window: tuple[int, int],
+    image: tuple[int, ...],
+    window: tuple[int, ...],
     stride: tuple[int, int],
     padding: Any,
 ) -> Geometry:

@@ -8,7 +8,8 @@ no case of their own, and nothing gathers the batch axis.
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from funcnet import _validate
-from funcnet._geometry import Padding, resolve
+from funcnet._geometry import Axis, Padding, resolve
 from funcnet.kernels import wide
 
 Window = int | tuple[int, int]
@@ -63,8 +64,8 @@ def max_pool(
 
 def _max_pool(x, window, stride, padding):
     x, (rows, columns) = _axes("max_pool", x, window, stride, padding)
-    for axis, geometry in ((2, columns), (1, rows)):
-        x, _ = max_along(x, axis, geometry)
+    for axis, windows in ((2, columns), (1, rows)):
+        x, _ = max_along(x, axis, windows)
     return x
 
 
@@ -121,8 +122,8 @@ def avg_pool(
 def _avg_pool(x, window, stride, padding):
     x, (rows, columns) = _axes("avg_pool", x, window, stride, padding)
     total = wide(x)
-    for axis, geometry in ((2, columns), (1, rows)):
-        total = sum(_cells(total, axis, geometry, 0.0))
+    for axis, windows in ((2, columns), (1, rows)):
+        total = reduce(add, _cells(total, axis, windows, 0.0))
     return (total / _counts(rows, columns, total.dtype)).astype(x.dtype)
 
 
@@ -135,8 +136,8 @@ def _avg_pool_bwd(window, stride, padding, like_x, dy):
     like = jax.ShapeDtypeStruct(like_x.shape[1:], like_x.dtype)
     _, (rows, columns) = _axes("avg_pool", like, window, stride, padding)
     dx = wide(dy) / _counts(rows, columns, wide(dy).dtype)
-    for axis, geometry in ((1, rows), (2, columns)):
-        dx = spread([dx] * geometry.window, axis, geometry)
+    for axis, windows in ((1, rows), (2, columns)):
+        dx = spread([dx] * windows.window, axis, windows)
     return (dx.astype(like.dtype),)
 
 
@@ -191,7 +192,10 @@ def _global_avg_pool_bwd(like_x, dy):
 global_avg_pool.defvjp(_global_avg_pool_fwd, _global_avg_pool_bwd)
 
 
-def _axes(function: str, x: Any, window: Any, stride: Any, padding: Any):
+def _axes(
+    function: str, x: Any, window: Any, stride: Any, padding: Any
+) -> tuple[Any, tuple[Axis, Axis]]:
+    """Checked images, and the windows along their height and width."""
     if not isinstance(x, jax.ShapeDtypeStruct):
         x = _validate.floating(function, "x", x)
     _validate.rank(function, "x", x, (4,), "images (n, h, w, c)")
@@ -206,62 +210,64 @@ def _axes(function: str, x: Any, window: Any, stride: Any, padding: Any):
     return x, geometry.axes
 
 
-def _cells(x: Array, axis: int, geometry: Any, fill: float) -> list[Array]:
+def _cells(x: Array, axis: int, windows: Axis, fill: float) -> list[Array]:
     """The j-th cells of all windows along an axis, for each j of the window."""
-    _, window, stride, (low, high), outputs = geometry
+    low, high = windows.pads
     if low or high > 0:
         config = [(0, 0, 0)] * x.ndim
         config[axis] = (low, max(high, 0), 0)
         x = lax.pad(x, jnp.asarray(fill, x.dtype), config)
-    last = (outputs - 1) * stride + 1
-    return [lax.slice_in_dim(x, j, j + last, stride, axis) for j in range(window)]
+    last = (windows.outputs - 1) * windows.stride + 1
+    return [lax.slice_in_dim(x, j, j + last, windows.stride, axis) for j in range(windows.window)]
 
 
-def spread(parts: list[Array], axis: int, geometry: Any) -> Array:
+def spread(parts: list[Array], axis: int, windows: Axis) -> Array:
     """The adjoint of `_cells`: adds the parts where their cells lie."""
-    size, _, stride, (low, _), outputs = geometry
-    last = (outputs - 1) * stride + 1
-    total = None
-    for j, part in enumerate(parts):
+    last = (windows.outputs - 1) * windows.stride + 1
+
+    def placed(j: int, part: Array) -> Array:
+        before = j - windows.pads[0]
         config = [(0, 0, 0)] * part.ndim
-        config[axis] = (j - low, size - (j - low) - last, stride - 1)
-        placed = lax.pad(part, jnp.zeros((), part.dtype), config)
-        total = placed if total is None else total + placed
-    return total
+        config[axis] = (before, windows.size - before - last, windows.stride - 1)
+        return lax.pad(part, jnp.zeros((), part.dtype), config)
+
+    return reduce(add, (placed(j, part) for j, part in enumerate(parts)))
 
 
-def max_along(x: Array, axis: int, geometry: Any) -> tuple[Array, Array]:
+def max_along(x: Array, axis: int, windows: Axis) -> tuple[Array, Array]:
     """The maximum of each window along an axis, and the place of the first cell that has it."""
-    size, _, stride, (low, _), outputs = geometry
-    start = np.arange(outputs) * stride - low
-    best, place, found = None, None, None
-    for j, cell in enumerate(_cells(x, axis, geometry, -np.inf)):
-        inside = (start + j >= 0) & (start + j < size)
-        real = np.broadcast_to(
-            inside.reshape([-1 if a == axis else 1 for a in range(x.ndim)]), cell.shape
-        )
-        if best is None:
-            best, place, found = cell, jnp.zeros(cell.shape, jnp.int32), real
-            continue
+    cells = _cells(x, axis, windows, -np.inf)
+    best, place, found = cells[0], jnp.zeros(cells[0].shape, jnp.int32), _real(0, axis, windows)
+    for j, cell in enumerate(cells[1:], 1):
         better = (cell > best) | (jnp.isnan(cell) & ~jnp.isnan(best))
+        real = _real(j, axis, windows)
         if not (real.all() and found.all()):
-            better = real & (better | ~found)
+            better = jnp.asarray(real) & (better | jnp.asarray(~found))
             found = found | real
         best = jnp.where(better, cell, best)
         place = jnp.where(better, jnp.int32(j), place)
     return best, place
 
 
-def _route(dy: Array, place: Array, axis: int, geometry: Any) -> Array:
+def _real(j: int, axis: int, windows: Axis) -> np.ndarray:
+    """Which windows' j-th cell is not padding, along an axis of four."""
+    cell = np.arange(windows.outputs) * windows.stride - windows.pads[0] + j
+    real = (cell >= 0) & (cell < windows.size)
+    return real.reshape([-1 if a == axis else 1 for a in range(4)])
+
+
+def _route(dy: Array, place: Array, axis: int, windows: Axis) -> Array:
     """Sends each window's cotangent along an axis to the cell that has won it."""
-    parts = [jnp.where(place == j, dy, jnp.zeros((), dy.dtype)) for j in range(geometry.window)]
-    return spread(parts, axis, geometry)
+    zero = jnp.zeros((), dy.dtype)
+    parts = [jnp.where(place == j, dy, zero) for j in range(windows.window)]
+    return spread(parts, axis, windows)
 
 
-def _counts(rows: Any, columns: Any, dtype: Any) -> Array:
+def _counts(rows: Axis, columns: Axis, dtype: Any) -> Array:
     """How many cells of each window are not padding, (1, oh, ow, 1)."""
     along = []
-    for size, window, stride, (low, _), outputs in (rows, columns):
-        start = np.arange(outputs) * stride - low
-        along.append(np.minimum(start + window, size) - np.maximum(start, 0))
+    for windows in (rows, columns):
+        start = np.arange(windows.outputs) * windows.stride - windows.pads[0]
+        end = np.minimum(start + windows.window, windows.size)
+        along.append(end - np.maximum(start, 0))
     return jnp.asarray(np.outer(*along)[None, :, :, None], dtype)
