@@ -1,13 +1,25 @@
-"""One process-wide setting for the suite: float64 at hand, no silent promotion or broadcasting."""
+"""One process-wide setting for the suite: float64 at hand, no silent promotion or broadcasting.
+
+Hundreds of small programs are compiled once and run once, so XLA compiles them without optimising;
+`FUNCNET_TEST_OPTIMIZED=1` compiles them as users do, as the tests of the slow lane and
+`tests/test_modes.py` do in any case.
+"""
 
 import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+if not os.environ.get("FUNCNET_TEST_OPTIMIZED"):
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+        "--xla_cpu_parallel_codegen_split_count=1",
+    )
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 jax.config.update("jax_enable_x64", True)
@@ -37,7 +49,7 @@ def _names_in_examples(doctest_namespace: dict) -> None:
     """What the examples in docstrings may use without importing it."""
     from funcnet import layers
 
-    doctest_namespace.update(jax=jax, jnp=jax.numpy, np=np)
+    doctest_namespace.update(jax=jax, jnp=jax.numpy, np=np, optax=optax)
     doctest_namespace.update({name: getattr(layers, name) for name in layers.__all__})
 
 

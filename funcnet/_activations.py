@@ -7,6 +7,7 @@ same array as its input anyway.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -434,11 +435,11 @@ def _dropout(key, x, rate):
 
 
 def _dropout_mask(key, shape, rate, dtype):
-    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key) and not (
-        getattr(key, "dtype", None) == jnp.uint32 and key.ndim == 1
-    ):
+    key_dtype: Any = getattr(key, "dtype", None)
+    typed = jnp.issubdtype(key_dtype, jax.dtypes.prng_key)
+    if not typed and not (key_dtype == jnp.uint32 and key.ndim == 1):
         raise TypeError(
-            f"dropout: key is {type(key).__name__} of dtype {getattr(key, 'dtype', None)}, "
+            f"dropout: key is {type(key).__name__} of dtype {key_dtype}, "
             "expected a key from jax.random.key(seed), or None for the identity; the order is "
             "dropout(key, x, rate)."
         )

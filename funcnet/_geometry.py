@@ -37,11 +37,11 @@ def resolve(
 ) -> Geometry:
     """Resolves "SAME", "VALID" or a number of pixels for images of height and width `image`."""
     if isinstance(padding, str) and padding in ("SAME", "VALID"):
-        pads = tuple(lax.padtype_to_pads(image, window, stride, padding))
+        pads = lax.padtype_to_pads(image, window, stride, padding)
     elif hasattr(padding, "__index__") and not isinstance(padding, bool):
         if padding < 0:
             raise ValueError(f"{function}: padding is {padding}, expected 0 or more pixels.")
-        pads = ((int(padding), int(padding)),) * 2
+        pads = [(int(padding), int(padding))] * 2
     else:
         raise TypeError(
             f'{function}: padding is {padding!r}, expected "SAME", "VALID" or a number of pixels.'
@@ -57,4 +57,5 @@ def resolve(
                 f'{padding!r}; use a smaller window, or padding "SAME".'
             )
         axes.append(Axis(size, k, s, (low, high), outputs))
-    return Geometry(pads, (axes[0], axes[1]))
+    rows, columns = axes
+    return Geometry((rows.pads, columns.pads), (rows, columns))
