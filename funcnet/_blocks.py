@@ -1,0 +1,526 @@
+"""Blocks of nets: one layer each, with its parameters and its state, as (init, apply) pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from funcnet import _validate, layers
+from funcnet.layers import BatchStats
+
+
+class Net(NamedTuple):
+    r"""A network, or a block of one, as a pair of pure functions.
+
+    `init(key, input_shape)` returns `(params, state)`; `input_shape` is one example's, without the
+    batch. `apply(params, state, x, *, train=False, key=None)` returns `(output, state)`: `params`
+    are what gradients are taken for, `state` what the net observes (running statistics), and `key`
+    feeds dropout. What has no parameters or no state has `()` there. Anybody's `Net(init, apply)`
+    is a full member: the fields behind are for names and summaries, and have defaults.
+
+    Args:
+      init: the initialiser, traceable by JAX.
+      apply: the network, traceable by JAX.
+      kind: what `serial` names the block by; the fusing of neighbours trusts the kinds of this
+        module.
+      children: the blocks inside.
+      config: pairs of option and value that fusing and summaries ask for; hashable.
+
+    >>> from funcnet import nets
+    >>> double = nets.Net(lambda key, shape: ((), ()),
+    ...              lambda params, state, x, *, train=False, key=None: (2 * x, state))
+    >>> double.apply((), (), jnp.ones(2))
+    (Array([2., 2.], dtype=float64), ())
+    """
+
+    init: Callable[..., tuple[Any, Any]]
+    apply: Callable[..., tuple[Any, Any]]
+    kind: str = "net"
+    children: tuple[Net, ...] = ()
+    config: tuple[tuple[str, Any], ...] = ()
+
+
+def count(function: str, name: str, value: Any) -> int:
+    """Returns an int of at least 1, or raises TypeError or ValueError."""
+    if not hasattr(value, "__index__") or isinstance(value, bool):
+        raise TypeError(f"{function}: {name} is {value!r}, expected an int of at least 1.")
+    if value < 1:
+        raise ValueError(f"{function}: {name} is {value}, expected an int of at least 1.")
+    return int(value)
+
+
+def example_shape(function: str, value: Any) -> tuple[int, ...]:
+    """Returns the shape of one example as a tuple of ints, or raises TypeError or ValueError."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(
+            f"{function}: input_shape is {value!r}, expected the shape of one example without the "
+            "batch, such as (3072,) or (32, 32, 3)."
+        )
+    return tuple(count(function, f"input_shape[{i}]", v) for i, v in enumerate(value))
+
+
+def _channels(function: str, input_shape: Any) -> int:
+    shape = example_shape(function, input_shape)
+    if not shape:
+        raise ValueError(f"{function}: input_shape is (), expected at least the channels' axis.")
+    return shape[-1]
+
+
+def float_dtype(tree: Any) -> Any:
+    """The dtype of the first floating leaf; float32 where there is none."""
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf.dtype
+    return jnp.dtype(jnp.float32)
+
+
+def output_shape(net: Net, params: Any, state: Any, input_shape: tuple[int, ...]) -> Any:
+    """The shape of one output of `net`, found without computing it."""
+    x = jax.ShapeDtypeStruct((1, *input_shape), float_dtype(params))
+    y, _ = jax.eval_shape(lambda p, s, x: net.apply(p, s, x, train=False), params, state, x)
+    return y.shape[1:]
+
+
+def _plain(kind: str, function: Callable[[Array], Array], **config: Any) -> Net:
+    """A block without parameters and state."""
+
+    def init(key: Array, input_shape: Any) -> tuple[Any, Any]:
+        del key
+        example_shape(f"nets.{kind}", input_shape)
+        return (), ()
+
+    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+        del params, train, key
+        return function(x), state
+
+    return Net(init, apply, kind, config=tuple(config.items()))
+
+
+def affine(units: int, scale: Any = "he") -> Net:
+    r"""An affine layer: $y = x w + b$, x flattened to rows.
+
+    Args:
+      units: the number of outputs m; x (n, ...) becomes y (n, m).
+      scale: the initial standard deviation of w, or `"he"` for $\sqrt{2/d}$.
+
+    Returns:
+      The block; params `AffineParams(w, b)`: (d, m), (m,).
+
+    Raises:
+      TypeError: `units` is not an int.
+      ValueError: `units` is below 1.
+
+    Source: `layers.affine`; courses.md row 1-3.
+
+    >>> from funcnet import nets
+    >>> params, state = nets.affine(10).init(jax.random.key(0), (28, 28, 1))
+    >>> params.w.shape, state
+    ((784, 10), ())
+    """
+    units = count("nets.affine", "units", units)
+
+    def init(key: Array, input_shape: Any) -> tuple[Any, Any]:
+        d = math.prod(example_shape("nets.affine", input_shape))
+        return layers.affine_init(key, d, units, scale), ()
+
+    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+        del train, key
+        return layers.affine(params, x), state
+
+    return Net(init, apply, "affine")
+
+
+def conv(
+    channels: int,
+    size: int | tuple[int, int] = 3,
+    stride: int | tuple[int, int] = 1,
+    padding: Any = "SAME",
+    scale: Any = "he",
+) -> Net:
+    r"""A convolution (cross-correlation) of images (n, h, w, cin) to `channels` channels.
+
+    Args:
+      channels: the number of output channels.
+      size: the kernel's size in pixels, one int or (height, width).
+      stride: the step of the kernel in pixels.
+      padding: "SAME", "VALID" or a number of pixels.
+      scale: the initial standard deviation, or `"he"` for $\sqrt{2/(k_h k_w c_{in})}$.
+
+    Returns:
+      The block; params `ConvParams(w, b)`: (kh, kw, cin, cout), (cout,).
+
+    Raises:
+      TypeError: a size is not an int.
+      ValueError: a size is below 1; at init: the example is not an image (h, w, channels).
+
+    Source: `layers.conv2d`; courses.md row 4-33.
+
+    >>> from funcnet import nets
+    >>> params, _ = nets.conv(8, size=5).init(jax.random.key(0), (32, 32, 3))
+    >>> params.w.shape
+    (5, 5, 3, 8)
+    """
+    channels = count("nets.conv", "channels", channels)
+    size = _validate.pair("nets.conv", "size", size)
+    stride = _validate.pair("nets.conv", "stride", stride)
+
+    def init(key: Array, input_shape: Any) -> tuple[Any, Any]:
+        shape = example_shape("nets.conv", input_shape)
+        if len(shape) != 3:
+            raise ValueError(
+                f"nets.conv: one example has shape {shape}, expected (height, width, channels); "
+                "a convolution comes before flatten, and grey images need a channel axis."
+            )
+        return layers.conv_init(key, size, shape[-1], channels, scale), ()
+
+    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+        del train, key
+        return layers.conv2d(params, x, stride, padding), state
+
+    return Net(init, apply, "conv", config=(("stride", stride), ("padding", padding)))
+
+
+def relu() -> Net:
+    r"""Rectified linear unit, $\max(x, 0)$: see `layers.relu`.
+
+    >>> from funcnet import nets
+    >>> nets.relu().apply((), (), jnp.array([-1.0, 2.0]))[0]
+    Array([0., 2.], dtype=float64)
+    """
+    return _plain("relu", layers.relu)
+
+
+def leaky_relu(negative_slope: float = 0.01) -> Net:
+    r"""Leaky rectified linear unit, $a x$ left of 0: see `layers.leaky_relu`.
+
+    Args:
+      negative_slope: the slope a left of 0.
+
+    >>> from funcnet import nets
+    >>> nets.leaky_relu().apply((), (), jnp.array([-1.0, 2.0]))[0]
+    Array([-0.01,  2.  ], dtype=float64)
+    """
+    return _plain("leaky_relu", lambda x: layers.leaky_relu(x, negative_slope))
+
+
+def elu(alpha: float = 1.0) -> Net:
+    r"""Exponential linear unit, $\alpha(e^x - 1)$ left of 0: see `layers.elu`.
+
+    Args:
+      alpha: the limit at minus infinity, negated.
+
+    >>> from funcnet import nets
+    >>> nets.elu().apply((), (), jnp.array([0.0, 2.0]))[0]
+    Array([0., 2.], dtype=float64)
+    """
+    return _plain("elu", lambda x: layers.elu(x, alpha))
+
+
+def sigmoid() -> Net:
+    r"""Logistic sigmoid, $1/(1 + e^{-x})$: see `layers.sigmoid`.
+
+    >>> from funcnet import nets
+    >>> nets.sigmoid().apply((), (), jnp.array([0.0]))[0]
+    Array([0.5], dtype=float64)
+    """
+    return _plain("sigmoid", layers.sigmoid)
+
+
+def tanh() -> Net:
+    r"""Hyperbolic tangent: see `layers.tanh`.
+
+    >>> from funcnet import nets
+    >>> nets.tanh().apply((), (), jnp.array([0.0]))[0]
+    Array([0.], dtype=float64)
+    """
+    return _plain("tanh", layers.tanh)
+
+
+def gelu(approximate: bool = True) -> Net:
+    r"""Gaussian error linear unit, $x\,\Phi(x)$: see `layers.gelu`.
+
+    Args:
+      approximate: the tanh formula, as in `jax.nn.gelu`.
+
+    >>> from funcnet import nets
+    >>> nets.gelu().apply((), (), jnp.array([0.0]))[0]
+    Array([0.], dtype=float64)
+    """
+    return _plain("gelu", lambda x: layers.gelu(x, approximate))
+
+
+def silu() -> Net:
+    r"""Sigmoid linear unit, $x\,\sigma(x)$: see `layers.silu`.
+
+    >>> from funcnet import nets
+    >>> nets.silu().apply((), (), jnp.array([0.0]))[0]
+    Array([0.], dtype=float64)
+    """
+    return _plain("silu", layers.silu)
+
+
+def softplus() -> Net:
+    r"""Softplus, $\log(1 + e^x)$: see `layers.softplus`.
+
+    >>> from funcnet import nets
+    >>> nets.softplus().apply((), (), jnp.array([0.0]))[0].round(4)
+    Array([0.6931], dtype=float64)
+    """
+    return _plain("softplus", layers.softplus)
+
+
+#: The activations that named networks know by name.
+ACTIVATIONS: dict[str, Callable[[], Net]] = {
+    "relu": relu,
+    "leaky_relu": leaky_relu,
+    "elu": elu,
+    "sigmoid": sigmoid,
+    "tanh": tanh,
+    "gelu": gelu,
+    "silu": silu,
+    "softplus": softplus,
+}
+
+
+def running_statistics(running: BatchStats, batch: BatchStats, momentum: float) -> BatchStats:
+    r"""Returns $m\,\text{running} + (1 - m)\,\text{batch}$ in the dtype of `running`."""
+    return jax.tree.map(
+        lambda old, new: momentum * old + (1.0 - momentum) * new.astype(old.dtype), running, batch
+    )
+
+
+def batch_norm(momentum: float = 0.9, eps: float = 1e-5) -> Net:
+    r"""Batch normalisation over all axes but the last, with running statistics in `state`.
+
+    In training, by the batch's own mean and biased variance, and
+    $\text{running} \leftarrow m\,\text{running} + (1-m)\,\text{batch}$ with m = `momentum` (torch's
+    momentum is 1 − m, and its running variance unbiased); with `train=False` by the running
+    statistics, which start at mean 0 and variance 1.
+
+    Args:
+      momentum: the weight of the old running statistics, in [0, 1].
+      eps: added to the variance.
+
+    Returns:
+      The block; params `NormParams(gamma, beta)`, state `BatchStats(mean, var)`, (c,) each.
+
+    Raises:
+      ValueError: `momentum` is outside [0, 1]; when applied in training: a channel has one value
+        only.
+
+    Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167; courses.md row 2-24.
+
+    >>> from funcnet import nets
+    >>> params, state = nets.batch_norm().init(jax.random.key(0), (2,))
+    >>> state
+    BatchStats(mean=Array([0., 0.], dtype=float32), var=Array([1., 1.], dtype=float32))
+    """
+    momentum = _validate.number(
+        "nets.batch_norm", "momentum", momentum, low=0.0, high=1.0, include_high=True
+    )
+
+    def init(key: Array, input_shape: Any) -> tuple[Any, Any]:
+        del key
+        channels = _channels("nets.batch_norm", input_shape)
+        mean, var = jnp.zeros((channels,), jnp.float32), jnp.ones((channels,), jnp.float32)
+        return layers.norm_init(channels), BatchStats(mean, var)
+
+    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+        del key
+        if not train:
+            return layers.batch_norm_inference(params, state, x, eps), state
+        y, batch = layers.batch_norm(params, x, eps)
+        return y, running_statistics(state, batch, momentum)
+
+    return Net(init, apply, "batch_norm", config=(("momentum", momentum), ("eps", eps)))
+
+
+def _norm(kind: str, function: Callable[[Any, Array], Array]) -> Net:
+    def init(key: Array, input_shape: Any) -> tuple[Any, Any]:
+        del key
+        params = layers.norm_init(_channels(f"nets.{kind}", input_shape))
+        return (params.gamma if kind == "rms_norm" else params), ()
+
+    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+        del train, key
+        return function(params, x), state
+
+    return Net(init, apply, kind)
+
+
+def layer_norm(eps: float = 1e-5) -> Net:
+    r"""Layer normalisation over the last axis: see `layers.layer_norm`.
+
+    Args:
+      eps: added to the variance.
+
+    Returns:
+      The block; params `NormParams(gamma, beta)`, (c,) each.
+
+    >>> from funcnet import nets
+    >>> params, _ = nets.layer_norm().init(jax.random.key(0), (3,))
+    >>> params.gamma.shape
+    (3,)
+    """
+    return _norm("layer_norm", lambda params, x: layers.layer_norm(params, x, eps))
+
+
+def group_norm(groups: int, eps: float = 1e-5) -> Net:
+    r"""Group normalisation, within each group of channels of each example: `layers.group_norm`.
+
+    Args:
+      groups: the number of groups, a divisor of the number of channels.
+      eps: added to the variance.
+
+    Returns:
+      The block; params `NormParams(gamma, beta)`, (c,) each.
+
+    Raises:
+      TypeError: `groups` is not an int.
+      ValueError: `groups` is below 1; at init: it does not divide the number of channels.
+
+    >>> from funcnet import nets
+    >>> params, _ = nets.group_norm(2).init(jax.random.key(0), (8, 8, 4))
+    >>> params.gamma.shape
+    (4,)
+    """
+    groups = count("nets.group_norm", "groups", groups)
+    return _norm("group_norm", lambda params, x: layers.group_norm(params, x, groups, eps))
+
+
+def rms_norm(eps: float = 1e-6) -> Net:
+    r"""Normalisation by the root mean square over the last axis: see `layers.rms_norm`.
+
+    Args:
+      eps: added to the mean square.
+
+    Returns:
+      The block; params `gamma` (c,).
+
+    >>> from funcnet import nets
+    >>> params, _ = nets.rms_norm().init(jax.random.key(0), (3,))
+    >>> params.shape
+    (3,)
+    """
+    return _norm("rms_norm", lambda gamma, x: layers.rms_norm(gamma, x, eps))
+
+
+def dropout(rate: float) -> Net:
+    r"""Dropout: in training each value is zeroed with probability `rate`, the rest scaled up.
+
+    Inside `serial` each block gets a key of its own, `fold_in(key, position)`, so that the masks of
+    two layers differ; with `train=False` it is the identity.
+
+    Args:
+      rate: the probability of *dropping*, in [0, 1); 0 is the identity. (Courses 001 to 003 speak
+        of the probability of keeping: courses.md 2.4.)
+
+    Raises:
+      TypeError: `rate` is not a number.
+      ValueError: `rate` is outside [0, 1); when applied in training: there is no key.
+
+    Source: `layers.dropout`; courses.md row 3-7.
+
+    >>> from funcnet import nets
+    >>> x = jnp.ones((2, 3))
+    >>> y, _ = nets.dropout(0.5).apply((), (), x, train=True, key=jax.random.key(0))
+    >>> sorted(set(y.ravel().tolist()) | {0.0, 2.0})
+    [0.0, 2.0]
+    """
+    rate = _validate.number(
+        "nets.dropout", "rate", rate, low=0.0, high=1.0, hint="It is the probability of dropping."
+    )
+
+    def init(key: Array, input_shape: Any) -> tuple[Any, Any]:
+        del key
+        example_shape("nets.dropout", input_shape)
+        return (), ()
+
+    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+        del params
+        if not train or rate == 0.0:
+            return x, state
+        if key is None:
+            raise ValueError(
+                f"nets.dropout: rate {rate} with train=True and no key; pass "
+                "net.apply(..., train=True, key=jax.random.key(0)), another key at every step."
+            )
+        return layers.dropout(key, x, rate), state
+
+    return Net(init, apply, "dropout", config=(("rate", rate),))
+
+
+def max_pool(window: Any = 2, stride: Any = None, padding: Any = "VALID") -> Net:
+    r"""The maximum of each window: see `layers.max_pool`.
+
+    Args:
+      window: the window's size in pixels, one int or (height, width).
+      stride: the step of the window in pixels; None for the window's size.
+      padding: "SAME", "VALID" or a number of pixels.
+
+    Raises:
+      TypeError: a size is not an int.
+      ValueError: a size is below 1; at init: the window does not fit.
+
+    >>> from funcnet import nets
+    >>> nets.max_pool().apply((), (), jnp.arange(4.0).reshape(1, 2, 2, 1))[0].ravel()
+    Array([3.], dtype=float64)
+    """
+    window, stride = _window("nets.max_pool", window, stride)
+    return _plain(
+        "max_pool",
+        lambda x: layers.max_pool(x, window, stride, padding),
+        window=window,
+        stride=stride,
+        padding=padding,
+    )
+
+
+def avg_pool(window: Any = 2, stride: Any = None, padding: Any = "VALID") -> Net:
+    r"""The mean of each window: see `layers.avg_pool`.
+
+    Args:
+      window: the window's size in pixels, one int or (height, width).
+      stride: the step of the window in pixels; None for the window's size.
+      padding: "SAME", "VALID" or a number of pixels.
+
+    Raises:
+      TypeError: a size is not an int.
+      ValueError: a size is below 1; at init: the window does not fit.
+
+    >>> from funcnet import nets
+    >>> nets.avg_pool().apply((), (), jnp.arange(4.0).reshape(1, 2, 2, 1))[0].ravel()
+    Array([1.5], dtype=float64)
+    """
+    window, stride = _window("nets.avg_pool", window, stride)
+    return _plain("avg_pool", lambda x: layers.avg_pool(x, window, stride, padding))
+
+
+def _window(function: str, window: Any, stride: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    window = _validate.pair(function, "window", window)
+    return window, window if stride is None else _validate.pair(function, "stride", stride)
+
+
+def global_avg_pool() -> Net:
+    r"""The mean over all pixels, (n, h, w, c) to (n, c): see `layers.global_avg_pool`.
+
+    >>> from funcnet import nets
+    >>> nets.global_avg_pool().apply((), (), jnp.ones((2, 4, 4, 3)))[0].shape
+    (2, 3)
+    """
+    return _plain("global_avg_pool", layers.global_avg_pool)
+
+
+def flatten() -> Net:
+    r"""Each example as one row, (n, ...) to (n, d): see `layers.flatten`.
+
+    >>> from funcnet import nets
+    >>> nets.flatten().apply((), (), jnp.ones((2, 4, 4, 3)))[0].shape
+    (2, 48)
+    """
+    return _plain("flatten", layers.flatten)

@@ -1,0 +1,193 @@
+"""What a net is made of: one row a layer, with its shape, parameters, FLOPs and residual bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from funcnet._blocks import Net, example_shape, float_dtype
+from funcnet._fusion import Stage, child
+
+
+class Row(NamedTuple):
+    """One layer, or neighbours that run as one; FLOPs and residual bytes are for one example."""
+
+    name: str
+    output_shape: tuple[int, ...]
+    parameters: int
+    flops: int
+    residual_bytes: int
+
+
+class Summary(NamedTuple):
+    """The rows of a net and their sums; `str` gives the table."""
+
+    input_shape: tuple[int, ...]
+    rows: tuple[Row, ...]
+    parameters: int
+    flops: int
+    residual_bytes: int
+
+    def __str__(self) -> str:
+        lines: list[tuple[str, ...]] = [
+            ("layer", "output", "parameters", "FLOPs", "residual bytes"),
+            ("input", _shape(self.input_shape), "", "", ""),
+            *((row.name, _shape(row.output_shape), *_counts(row)) for row in self.rows),
+            ("total", "", *_counts(self)),
+        ]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text = [
+            "  ".join(
+                cell.ljust(width) if i < 2 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        ]
+        rule = "-" * len(text[0])
+        return "\n".join([text[0], rule, *text[1:-1], rule, text[-1]])
+
+
+def _counts(row: Row | Summary) -> Iterator[str]:
+    return (f"{n:,}" for n in (row.parameters, row.flops, row.residual_bytes))
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "()"
+
+
+def summary(net: Net, input_shape: tuple[int, ...]) -> Summary:
+    r"""Prints and returns a table of a net's layers; the net is traced, not computed.
+
+    FLOPs are those of the products and convolutions in one example's forward pass, two for each
+    multiply-add; the rest counts as nothing. Residual bytes are what one more example in the batch
+    makes the backward pass keep, in training; an array that two layers keep is counted once, at the
+    first. Parameters and the batch itself are kept anyway and are not counted.
+
+    Args:
+      net: any net; blocks of `serial` and `residual` get rows of their own.
+      input_shape: the shape of one example, without the batch.
+
+    Returns:
+      The `Summary`: rows and sums.
+
+    Raises:
+      TypeError: `net` is not a net, or `input_shape` not a tuple of ints.
+      ValueError: the net does not take this shape.
+
+    >>> from funcnet import nets
+    >>> table = summary(nets.serial(nets.affine(50), nets.relu(), nets.affine(10)), (3072,))
+    layer            output  parameters    FLOPs  residual bytes
+    ------------------------------------------------------------
+    input            3072
+    affine1 + relu1  50         153,650  307,200             200
+    affine2          10             510    1,000               0
+    ------------------------------------------------------------
+    total                       154,160  308,200             200
+    >>> table.rows[0].output_shape
+    (50,)
+    """
+    if not isinstance(net, Net):
+        raise TypeError(f"nets.summary: net is {net!r}, expected a nets.Net.")
+    shape = example_shape("nets.summary", input_shape)
+    # Two batches, because statistics of a batch are kept once, however many examples there are.
+    rows = tuple(
+        two._replace(
+            flops=(four.flops - two.flops) // 2,
+            residual_bytes=(four.residual_bytes - two.residual_bytes) // 2,
+        )
+        for two, four in zip(_rows(net, shape, 2), _rows(net, shape, 4), strict=True)
+    )
+    table = Summary(
+        shape,
+        rows,
+        parameters=sum(row.parameters for row in rows),
+        flops=sum(row.flops for row in rows),
+        residual_bytes=sum(row.residual_bytes for row in rows),
+    )
+    print(table)
+    return table
+
+
+def _rows(net: Net, shape: tuple[int, ...], batch: int) -> list[Row]:
+    """The rows of a net, with FLOPs and residual bytes of a whole batch."""
+    rows: list[Row] = []
+
+    def run(key: Array) -> Array:
+        params, state = net.init(key, shape)
+        x = jnp.zeros((batch, *shape), float_dtype(params))
+        kept = {id(leaf) for leaf in jax.tree.leaves((params, state, x))}
+
+        def visit(name: str, apply: Callable[..., Any], params: Any, x: Array) -> Array:
+            y, vjp = jax.vjp(apply, params, x)
+            new = {id(leaf): leaf for leaf in jax.tree.leaves(vjp) if id(leaf) not in kept}
+            kept.update(new)
+            residual_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in new.values())
+            parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+            flops = _flops(jax.make_jaxpr(apply)(params, x).jaxpr)
+            rows.append(Row(name, y.shape[1:], parameters, flops, residual_bytes))
+            return y
+
+        return _walk(net, "", params, state, x, key, visit)
+
+    jax.eval_shape(run, jax.random.key(0))
+    return rows
+
+
+def _walk(
+    net: Net, name: str, params: Any, state: Any, x: Array, key: Array, visit: Callable[..., Array]
+) -> Array:
+    """Runs a net layer by layer: calls `visit(name, apply, params, x)` for each."""
+
+    def inside(part: str, block: Net) -> Array:
+        own = child(params, part), child(state, part)
+        return _walk(block, f"{name}.{part}".lstrip("."), *own, x, key, visit)
+
+    if net.kind == "residual":
+        ends = [inside(*way) for way in zip(("block", "shortcut"), net.children, strict=False)]
+        return ends[0] + (ends[1] if len(ends) > 1 else x)
+    if net.kind != "serial":
+
+        def apply(params: Any, x: Array) -> Array:
+            return net.apply(params, state, x, train=True, key=key)[0]
+
+        return visit(name or net.kind, apply, params, x)
+    for stage in dict(net.config)["stages"]:
+        if stage.fusion is None:
+            x = inside(stage.names[0], stage.blocks[0])
+        else:
+            own = {part: params[part] for part in stage.names if part in params}
+            title = " + ".join(f"{name}.{part}".lstrip(".") for part in stage.names)
+            x = visit(title, _of_stage(stage, state), own, x)
+    return x
+
+
+def _of_stage(stage: Stage, state: Any) -> Callable[..., Array]:
+    return lambda params, x: stage.run(params, state, x, train=True, key=None)[0]
+
+
+def _flops(jaxpr: Any) -> int:
+    """Two for each multiply-add of the products and convolutions in a program."""
+    total = 0
+    for equation in jaxpr.eqns:
+        name, options = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (contracted, _), _ = options["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            terms = math.prod(shape[axis] for axis in contracted)
+            total += 2 * equation.outvars[0].aval.size * terms
+        elif name == "conv_general_dilated":
+            spec, kernel = options["dimension_numbers"].rhs_spec, equation.invars[1].aval
+            terms = kernel.size // kernel.shape[spec[0]]
+            total += 2 * equation.outvars[0].aval.size * terms
+        elif name == "cond":  # a choice, by platform for instance: they compute the same
+            total += max(_flops(branch.jaxpr) for branch in options["branches"])
+        else:
+            times = options.get("length", 1) if name == "scan" else 1
+            inner = (getattr(value, "jaxpr", value) for value in options.values())
+            total += times * sum(_flops(value) for value in inner if hasattr(value, "eqns"))
+    return total
