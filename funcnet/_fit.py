@@ -1,0 +1,357 @@
+"""The parts that `train.fit` is made of: the compiled epoch, its records, and its manners."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.extend.core import jaxpr_as_fun
+
+from funcnet import data
+from funcnet._blocks import float_dtype
+from funcnet.kernels import wide_dtype
+
+Sampling = Literal["permutation", "replacement", "full"]
+_SECONDS_BETWEEN_REPORTS = 0.25
+SAMPLINGS = ("permutation", "replacement", "full")
+
+# A step's own randomness is fold_in(key, step), and steps stay below 2^31: the upper half of the
+# numbers that fold_in takes is free for everything else that a run draws.
+INIT, ORDER, AUGMENT = (np.uint32(2**31 + i) for i in range(3))
+
+
+class Progress(NamedTuple):
+    """Where a run stands; loss and accuracy are means over the steps since the last report.
+
+    `epoch` and `step` count from 1 and are those just done; `seconds_left` is for training alone,
+    without the evaluations between epochs.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+    images_per_second: float
+    seconds_left: float
+
+
+class History(list):
+    """Rows (dicts), one an epoch; `history["val_accuracy"]` gives a column.
+
+    >>> history = History([{"epoch": 0, "loss": 2.3}, {"epoch": 1, "loss": 1.7}])
+    >>> history["loss"], history[-1]["epoch"]
+    ([2.3, 1.7], 1)
+    """
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, str):
+            return [row[index] for row in self]
+        return super().__getitem__(index)
+
+
+class Carry(NamedTuple):
+    """What one compiled chunk of an epoch hands to the next; all of it is donated.
+
+    `position` is the number of this epoch's steps already done; `losses` and `accuracies` have a
+    place for each step of an epoch.
+    """
+
+    train_state: Any
+    position: Array
+    finite: Array
+    losses: Array
+    accuracies: Array
+
+
+class Chunk(NamedTuple):
+    """What the host learns after a chunk: the state, and the losses of the chunk's own steps.
+
+    `position` steps of epoch number `epoch` (from 0) are done.
+    """
+
+    train_state: Any
+    epoch: int
+    position: int
+    finite: bool
+    losses: np.ndarray
+    accuracy: float
+    seconds: float
+
+
+def step_of_epoch(
+    step: Callable[..., Any],
+    gathers: bool,
+    augment: Callable[[Array, Array], Array] | None,
+    dtype: Any,
+) -> Callable[..., Carry]:
+    """Makes `advance(carry, order, split, preprocessing) -> carry`: one step on its own batch.
+
+    Without `gathers`, each step takes the whole split as it lies.
+    """
+
+    def advance(carry: Carry, order: Array, split: Any, preprocessing: data.Preprocessing) -> Carry:
+        images, labels = split
+        if gathers:
+            rows = lax.dynamic_index_in_dim(order, carry.position, keepdims=False)
+            images, labels = (a.at[rows].get(mode="promise_in_bounds") for a in split)
+        if augment is not None:
+            key = jax.random.fold_in(carry.train_state.key, AUGMENT)
+            images = augment(jax.random.fold_in(key, carry.train_state.step), images)
+        batch = data.preprocess(preprocessing, images, dtype), labels
+        train_state, metrics = step(carry.train_state, batch)
+        return Carry(
+            train_state,
+            carry.position + 1,
+            metrics["finite"],
+            carry.losses.at[carry.position].set(metrics["loss"].astype(carry.losses.dtype)),
+            carry.accuracies.at[carry.position].set(metrics["accuracy"]),
+        )
+
+    return advance
+
+
+def compile_epoch(
+    advance: Callable[..., Carry], carry: Carry, order: Array, *inputs: Any
+) -> Callable[[Carry, int, Array], Carry]:
+    """Traces `advance` once, and compiles `program(carry, stop, order)` out of it.
+
+    The program runs steps until `stop` of the epoch are done, or until one is not finite. `stop` is
+    traced, so that chunks of every length are one program. Where XLA would run the step many times
+    slower inside a loop, the host does the loop.
+    """
+    traced, shapes = jax.make_jaxpr(advance, return_shape=True)(carry, order, *inputs)
+    tree = jax.tree.structure(shapes)
+
+    def once(carry: Carry, *arguments: Any) -> Carry:
+        leaves = jax.tree.leaves((carry, arguments))
+        return jax.tree.unflatten(tree, jaxpr_as_fun(traced)(*leaves))
+
+    if jax.default_backend() == "cpu" and slow_in_loops(traced.jaxpr):
+        step = jax.jit(once, donate_argnums=0).lower(carry, order, *inputs).compile()
+
+        def host_loop(carry: Carry, stop: int, order: Array) -> Carry:
+            for _ in range(int(carry.position), stop):
+                carry = step(carry, order, *inputs)
+                if not carry.finite:
+                    break
+            return carry
+
+        return host_loop
+
+    def loop(carry: Carry, stop: Array, *arguments: Any) -> Carry:
+        return lax.while_loop(
+            lambda carry: (carry.position < stop) & carry.finite,
+            lambda carry: once(carry, *arguments),
+            carry,
+        )
+
+    lowered = jax.jit(loop, donate_argnums=0).lower(carry, np.int32(0), order, *inputs)
+    program = lowered.compile()
+    return lambda carry, stop, order: program(carry, np.int32(stop), order, *inputs)
+
+
+def slow_in_loops(jaxpr: Any) -> bool:
+    """Whether a program holds convolutions that XLA's CPU backend spoils inside a loop.
+
+    Only in the outermost computation does it bring them into the layout of its fast kernels (NHWC
+    and HWIO; https://github.com/jax-ml/jax/issues/12868). The kernel gradient that autodiff makes
+    of a 3×3 convolution, 32 to 64 channels of 16×16 pixels, took 27 ms outside and 3100 ms inside.
+    """
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            ndim = equation.outvars[0].aval.ndim
+            space = tuple(range(1, ndim - 1))
+            fast = ((0, ndim - 1, *space), (ndim - 1, ndim - 2, *range(ndim - 2)))
+            numbers = equation.params["dimension_numbers"]
+            if tuple(numbers) != (*fast, fast[0]):
+                return True
+        for value in jax.tree.leaves(tuple(equation.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(value) and slow_in_loops(getattr(value, "jaxpr", value)):
+                return True
+    return False
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns")
+
+
+def chunks(
+    program: Callable[[Carry, int, Array], Carry],
+    order: Callable[[Array, int], Array],
+    train_state: Any,
+    steps: int,
+    epochs: int,
+    chunk_steps: int | None,
+) -> Iterator[Chunk]:
+    """Runs epochs of `steps` steps chunk by chunk, from where `train_state` stands.
+
+    The state that a chunk yields is good until the next chunk is asked for, which donates it.
+    """
+    epoch, position = divmod(int(train_state.step), steps)
+    length = chunk_steps or 1
+    while epoch < epochs:
+        rows = order(train_state.key, epoch)
+        carry = first_carry(train_state, position, steps)
+        while position < steps:
+            began = time.perf_counter()
+            carry = program(carry, min(position + length, steps), rows)
+            done = int(carry.position)
+            seconds = time.perf_counter() - began
+            losses, accuracies = (np.array(a)[position:done] for a in carry[3:])
+            yield Chunk(
+                carry.train_state,
+                epoch,
+                done,
+                bool(carry.finite),
+                losses,
+                float(accuracies.mean()),
+                seconds,
+            )
+            if not carry.finite:
+                return
+            if chunk_steps is None:
+                wanted = int(_SECONDS_BETWEEN_REPORTS * (done - position) / max(seconds, 1e-9))
+                length = min(max(wanted, 1), 10 * length)
+            position = done
+        train_state, epoch, position = carry.train_state, epoch + 1, 0
+
+
+def first_carry(train_state: Any, position: int, steps: int) -> Carry:
+    """The carry before step number `position` of an epoch."""
+    dtype = wide_dtype(float_dtype(train_state.params))
+    return Carry(
+        train_state,
+        jnp.asarray(position, jnp.int32),
+        jnp.asarray(True),
+        jnp.zeros((steps,), dtype),
+        jnp.zeros((steps,), jnp.float32),
+    )
+
+
+class Meter:
+    """Losses, times and rates of a run, as its chunks come in."""
+
+    def __init__(self, rows_per_step: int, steps: int, epochs: int, step: int):
+        self.rows_per_step, self.steps, self.epochs = rows_per_step, steps, epochs
+        self.losses: list[np.ndarray] = []
+        self.seconds = 0.0
+        self._done, self._left = 0, max(steps * epochs - step, 0)
+        self._epoch: list[Chunk] = []
+
+    def add(self, chunk: Chunk) -> Progress:
+        """Counts a chunk in, and says where the run stands."""
+        self.losses.append(chunk.losses)
+        self.seconds += chunk.seconds
+        self._done += len(chunk.losses)
+        self._left -= len(chunk.losses)
+        # Without its state, which the next chunk donates.
+        self._epoch.append(chunk._replace(train_state=None))
+        return Progress(
+            epoch=chunk.epoch + 1,
+            epochs=self.epochs,
+            step=chunk.epoch * self.steps + chunk.position,
+            steps=self.epochs * self.steps,
+            loss=float(chunk.losses.mean(dtype=np.float64)),
+            accuracy=chunk.accuracy,
+            images_per_second=len(chunk.losses) * self.rows_per_step / chunk.seconds,
+            seconds_left=self._left * self.seconds / self._done,
+        )
+
+    def end_epoch(self) -> dict[str, float]:
+        """The mean loss and the rate since the last time."""
+        values = np.concatenate([chunk.losses for chunk in self._epoch])
+        seconds = sum(chunk.seconds for chunk in self._epoch)
+        self._epoch = []
+        return {
+            "loss": float(values.mean(dtype=np.float64)),
+            "images_per_second": len(values) * self.rows_per_step / seconds,
+        }
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C into an answer to `pressed()`; the second acts at once.
+
+    Where SIGINT is somebody else's already, or this is not the main thread, all stays as it is.
+    """
+    presses = 0
+
+    def handler(signum: int, frame: Any) -> None:
+        nonlocal presses
+        presses += 1
+        if presses > 1:
+            raise KeyboardInterrupt
+
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, handler)
+    try:
+        yield lambda: presses > 0
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def check_arguments(dataset: Any, sampling: str, batch_size: int, **counts: int | None) -> None:
+    """Raises TypeError or ValueError where `fit` cannot begin; counts may be None, if not these."""
+    given: dict[str, Any] = {"batch_size": batch_size, **counts}
+    for name, value in given.items():
+        low = 0 if name == "epochs" else 1
+        if value is None and name not in ("epochs", "batch_size", "evaluation_batch_size"):
+            continue
+        if not hasattr(value, "__index__") or isinstance(value, bool):
+            raise TypeError(f"fit: {name} is {value!r}, expected an int of at least {low}.")
+        if int(value) < low:
+            raise ValueError(f"fit: {name} is {value}, expected an int of at least {low}.")
+    if sampling not in SAMPLINGS:
+        raise ValueError(f"fit: sampling is {sampling!r}, expected one of {', '.join(SAMPLINGS)}.")
+    classes = class_count(dataset)
+    check_split(dataset.train, classes, "dataset.train")
+    n = len(dataset.train.labels)
+    if sampling != "full" and batch_size > n:
+        raise ValueError(
+            f"fit: batch_size is {batch_size}, but dataset.train has {n} rows; use a batch_size of "
+            f'at most {n}, or sampling="full".'
+        )
+    if has_rows(dataset.val):
+        check_split(dataset.val, classes, "dataset.val")
+        if dataset.val.images.shape[1:] != dataset.train.images.shape[1:]:
+            raise ValueError(
+                f"fit: examples have shape {dataset.train.images.shape[1:]} in dataset.train but "
+                f"{dataset.val.images.shape[1:]} in dataset.val."
+            )
+
+
+def class_count(dataset: Any) -> int:
+    """The number of classes, of which a data set gives the names or the number."""
+    return dataset.classes if hasattr(dataset.classes, "__index__") else len(dataset.classes)
+
+
+def has_rows(split: Any) -> bool:
+    """Whether there is a split at all."""
+    return split is not None and len(split.labels) > 0
+
+
+def check_split(split: Any, classes: int, name: str) -> None:
+    """Raises ValueError for an empty or ragged split, LabelError for labels that are no classes."""
+    if not has_rows(split):
+        raise ValueError(f"{name} is empty, expected at least one image.")
+    if len(split.images) != len(split.labels):
+        raise ValueError(
+            f"{name} has {len(split.images)} images but {len(split.labels)} labels; expected one "
+            "label for each image."
+        )
+    data.check_labels(split.labels, classes, f"{name}.labels")
