@@ -1,12 +1,38 @@
 """Neural networks as pure functions in JAX, with backward rules that are written, proven, measured.
 
 The rooms: `layers` and `losses` (the rules), `optimizers`, `nets`, `data` and `train` to build and
-train with; `checks` and `bench` to prove and measure rules, these or your own; `plain` and
-`catalogue`, every layer in plain JAX and everything that is known of it.
+train with, `checkpoint` and `plots` to keep and look at what came of it; `checks` to prove rules and
+optimizers, these or your own; `plain` and `catalogue`, every layer in plain JAX and everything that
+is known of it; `kernels`, the products and convolutions that rules are made of.
 """
 
-from funcnet import layers, losses
+from funcnet import (
+    catalogue,
+    checkpoint,
+    checks,
+    data,
+    kernels,
+    layers,
+    losses,
+    nets,
+    optimizers,
+    plain,
+    train,
+)
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "layers", "losses"]
+__all__ = [
+    "__version__",
+    "catalogue",
+    "checkpoint",
+    "checks",
+    "data",
+    "kernels",
+    "layers",
+    "losses",
+    "nets",
+    "optimizers",
+    "plain",
+    "train",
+]

@@ -66,7 +66,8 @@ def leaky_relu(x: Float[Array, "*shape"], negative_slope: float = 0.01) -> Float
 
     Forward: $y = x$ where $x \ge 0$, else $a x$ with $a$ = `negative_slope`.
     Backward: $dx = dy$ where $x \ge 0$, else $a\,dy$, so that the slope at 0 is 1.
-    Keeps y, whose sign is x's while $a > 0$; keeps x for the other slopes.
+    Keeps one byte an entry, whether $x \ge 0$: the sign of y does not tell it where a is not
+    above 0.
 
     Args:
       x: any shape, a floating dtype.
@@ -94,12 +95,11 @@ def _leaky_relu(x, negative_slope):
 
 
 def _leaky_relu_fwd(x, negative_slope):
-    y = _leaky_relu(x, negative_slope)
-    return y, y if negative_slope > 0 else x
+    return _leaky_relu(x, negative_slope), jnp.asarray(x) >= 0
 
 
-def _leaky_relu_bwd(negative_slope, sign, dy):
-    return (jnp.where(sign >= 0, dy, dy * jnp.asarray(negative_slope, dy.dtype)),)
+def _leaky_relu_bwd(negative_slope, positive, dy):
+    return (jnp.where(positive, dy, dy * jnp.asarray(negative_slope, dy.dtype)),)
 
 
 leaky_relu.defvjp(_leaky_relu_fwd, _leaky_relu_bwd)

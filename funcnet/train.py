@@ -158,8 +158,7 @@ def make_step(
     runs in training mode with `fold_in(key, step)`. Where the loss or the gradient's norm is not
     finite, params, state and opt_state stay as they were; the step counter goes on.
 
-    It is not jitted: `jax.jit(step, donate_argnums=0)` is the usual way. In reverse mode it cannot
-    be differentiated on a CPU, where a loop guards the update.
+    It is not jitted: `jax.jit(step, donate_argnums=0)` is the usual way.
 
     Args:
       net: the net.
@@ -228,21 +227,18 @@ def make_step(
 def _guarded(update: Callable[..., Any], finite: Array, old: Any, *others: Any) -> Any:
     """Returns `update(old, *others)` where `finite`, else `old`.
 
-    On a CPU by a loop of one turn or none, which XLA runs in place; `cond` copies what it is given
-    and `where` reads all of it once more (5.7, 9.9 and 6.8 ms a step for a 3072-500-500-500-10 net
-    with Adam, against 5.7 without a guard). An accelerator would have to ask the host for the turn.
+    On a CPU by `cond`, which works in place: `where` reads everything once more (10.1 against 12.9
+    ms a step for a 3072-500-500-500-10 net with batch norm and Adam on a busy machine, 11.0 without
+    a guard). Elsewhere by `where`, because `cond` would have to ask the host.
     """
 
-    def loop(finite: Array, old: Any, *others: Any) -> Any:
-        def turn(carry: Any) -> Any:
-            return update(carry[0], *others), jnp.zeros_like(carry[1])
-
-        return lax.while_loop(lambda carry: carry[1], turn, (old, finite))[0]
+    def choose(finite: Array, old: Any, *others: Any) -> Any:
+        return lax.cond(finite, update, lambda old, *others: old, old, *others)
 
     def select(finite: Array, old: Any, *others: Any) -> Any:
         return jax.tree.map(partial(jnp.where, finite), update(old, *others), old)
 
-    return lax.platform_dependent(finite, old, *others, cpu=loop, default=select)
+    return lax.platform_dependent(finite, old, *others, cpu=choose, default=select)
 
 
 def _norm(tree: Any, dtype: Any) -> Array:

@@ -245,8 +245,7 @@ def test_residual_bytes(name, index):
         return sum(
             leaf.nbytes
             for leaf in arrays.values()
-            if (hasattr(leaf, "nbytes") and is_float(leaf))
-            or getattr(leaf, "dtype", None) == "uint8"
+            if is_float(leaf) or getattr(leaf, "dtype", None) in ("uint8", "bool")
         )
 
     assert kept(p.rule) == p.row.residual_bytes(p.sample, 8)

@@ -168,6 +168,19 @@ def test_any_optax_optimizer_will_do():
     assert counted.traces(train=True, rows=10) == 1
 
 
+def test_the_step_lowers_for_every_platform_and_branches_on_a_cpu_only():
+    optimizer = optimizers.adam(1e-2)
+    state = train.init_state(NET, optimizer, KEY, (4, 4, 1))
+    batch = jnp.ones((5, 4, 4, 1), jnp.float32), jnp.zeros(5, jnp.int32)
+    traced = jax.jit(train.make_step(NET, optimizer)).trace(state, batch)
+    branches = {
+        platform: traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.case")
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    # The choice of the platform is one with a constant index, which XLA folds away.
+    assert branches["cpu"] == branches["cuda"] + 1 == branches["tpu"] + 1
+
+
 # --- The state and its buffers
 
 

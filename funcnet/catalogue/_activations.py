@@ -75,11 +75,7 @@ def rows() -> list[Row]:
         _activation_row(
             layers.leaky_relu,
             samples=_activation(negative_slope=[0.3, 0.0, -0.5, 1.0]),
-            residual_bytes=lambda sample, itemsize: (
-                _output_bytes(sample, itemsize)
-                if sample.static.get("negative_slope", 0.01) > 0
-                else 0
-            ),
+            residual_bytes=lambda sample, itemsize: size(sample.args[0]),
             conventions=(
                 Case("leaky_relu'(0) = 1", zero, np.zeros(1), (np.ones(1),)),
                 Case(

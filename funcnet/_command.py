@@ -1,0 +1,74 @@
+"""What the commands of `funcnet` share: how they end, and how their options are written."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # extras, which `import funcnet` does without
+    from rich.console import Console
+
+
+class CommandError(Exception):
+    """Ends a command with one line on stderr and an exit code; 2 is for what the user can mend."""
+
+    def __init__(self, message: str, code: int = 2):
+        super().__init__(message)
+        self.code = code
+
+
+@contextmanager
+def expected_errors() -> Iterator[None]:
+    """Turns the exceptions of wrong input and missing files into `CommandError`.
+
+    Around what reads the configuration, never around the work itself: there, a ValueError is a
+    mistake of ours, and its traceback is wanted.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        raise CommandError(str(error)) from error
+
+
+def need(*modules: str) -> None:
+    """Raises CommandError unless the modules are installed, without importing them."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise CommandError(f'{", ".join(missing)} is not installed: pip install "funcnet[run]"')
+
+
+def console(quiet: bool = False) -> Console:
+    """A console on stdout that prints strings as they are."""
+    from rich.console import Console
+
+    return Console(quiet=quiet, highlight=False, markup=False, emoji=False)
+
+
+def choice(names: Iterable[str]) -> Any:
+    """Says of an option of type str that it is one of `names`."""
+    import tyro
+
+    choices = tuple(names)
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{" + ",".join(choices) + "}",
+        instance_from_str=lambda strings: strings[0],
+        is_instance=lambda value: value is None or value in choices,
+        str_from_instance=lambda value: [str(value)],
+        choices=choices,
+    )
+
+
+def option(default: str | None = None, name: str | None = None) -> Any:
+    """Says what an option is where it has not been given, and how it is called on a command line.
+
+    Args:
+      default: for the help, where the field's own default does not say it.
+      name: where the field has another.
+    """
+    import tyro
+
+    hint = None if default is None else f"(default: {default})"
+    return tyro.conf.arg(name=name, help_behavior_hint=hint)

@@ -1,0 +1,155 @@
+"""`funcnet info`: what is installed, what it runs on, and where the data lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import jax
+from rich.table import Table
+
+import funcnet
+from funcnet import data
+from funcnet._command import console, option
+
+CORE = ("jax", "jaxlib", "optax", "jaxtyping", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """Print versions, devices, and the data sets found and where they were looked for."""
+
+    data_dir: Annotated[str | None, option("$FUNCNET_DATA_DIR, else ~/.cache/funcnet")] = None
+    """Folder in which the data sets are looked for."""
+    traceback: bool = False
+    """Show where an error came from."""
+
+    EPILOG: ClassVar[str] = ""
+
+    def run(self) -> int:
+        """Prints the tables."""
+        out = console()
+        for title, rows in (
+            ("versions", versions_and_extras()),
+            ("machine", machine()),
+            ("data", _data(self.data_dir)),
+        ):
+            table = Table(title=title, title_justify="left", title_style="bold", box=None)
+            table.show_header = False
+            table.add_column(no_wrap=True)
+            table.add_column(overflow="fold")
+            for name, text in rows.items():
+                table.add_row(name, text)
+            out.print(table)
+        return 0
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a run's numbers depend on."""
+    return {
+        "funcnet": funcnet.__version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in CORE},
+    }
+
+
+def versions_and_extras() -> dict[str, str]:
+    """The versions, and one row for each extra: what it has, and what is missing of it."""
+    rows = versions()
+    for extra, packages in _extras().items():
+        there, missing = [], []
+        for package in packages:
+            try:
+                there.append(f"{package} {metadata.version(package)}")
+            except metadata.PackageNotFoundError:
+                missing.append(package)
+        parts = [", ".join(there)] if there else []
+        if missing:
+            parts.append(f'not installed: {", ".join(missing)} (pip install "funcnet[{extra}]")')
+        rows[f"[{extra}]"] = "; ".join(parts)
+    return rows
+
+
+def _extras() -> dict[str, list[str]]:
+    """The packages of each extra, from the installed package's own metadata."""
+    try:
+        requirements = metadata.requires("funcnet") or []
+    except metadata.PackageNotFoundError:  # run from its sources
+        return {}
+    extras: dict[str, list[str]] = {name: [] for name in ("run", "test", "bench", "docs")}
+    for requirement in requirements:
+        found = re.match(r"""([\w.-]+).*extra == ['"](\w+)['"]""", requirement)
+        if found and found[1] != "funcnet":
+            extras.setdefault(found[2], []).append(found[1])
+    # The others contain [run] once more.
+    again = set(extras["run"])
+    rest = {name: [p for p in extras[name] if p not in again] for name in extras if name != "run"}
+    return {name: found for name, found in {"run": extras["run"], **rest}.items() if found}
+
+
+def device() -> dict[str, str | int]:
+    """The devices that JAX computes on."""
+    devices = jax.devices()
+    return {
+        "platform": devices[0].platform,
+        "kind": devices[0].device_kind,
+        "count": len(devices),
+        "cpu": cpu_model(),
+        "cpu_cores": _cores(),
+    }
+
+
+def machine() -> dict[str, str]:
+    """Devices, the CPU and what of it matters for speed, and JAX's settings."""
+    found = device()
+    flags = _cpuinfo("flags").split()
+    kinds = {"avx512f": "AVX-512", "avx2": "AVX2"}
+    vectors = next((name for flag, name in kinds.items() if flag in flags), "neither AVX2 nor more")
+    settings = jax.config.values
+    cache = settings["jax_compilation_cache_dir"]
+    return {
+        "devices": f"{found['count']} × {found['platform']} ({found['kind']})",
+        "CPU": f"{cpu_model()}, {_cores()} cores" + (f", {vectors}" if flags else ""),
+        "system": platform.platform(),
+        "float64": "on" if settings["jax_enable_x64"] else "off (JAX_ENABLE_X64=1 turns it on)",
+        "programs": f"kept in {cache}" if cache else "not kept (JAX_COMPILATION_CACHE_DIR keeps)",
+    }
+
+
+def cpu_model() -> str:
+    """The CPU's name."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str:
+    """A field of /proc/cpuinfo, empty where there is none."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    found = re.search(rf"^{key}\s*:\s*(.*)$", text, re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def _cores() -> int:
+    """The number of cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _data(data_dir: str | None) -> dict[str, str]:
+    root = data_dir or os.environ.get("FUNCNET_DATA_DIR") or "~/.cache/funcnet"
+    rows = {"folder": str(Path(root).expanduser())}
+    for name in data.NAMES:
+        found = data.find(name, data_dir)
+        if found.found:
+            rows[name] = f"found in {found.paths[0].parent}" if found.paths else "needs no file"
+        else:
+            looked = ", ".join(str(folder) for folder in found.looked)
+            rows[name] = f"not found{f' in {looked}' if looked else ''}; needs {found.needs}"
+    return rows

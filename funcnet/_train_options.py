@@ -1,0 +1,383 @@
+"""The options of `funcnet train`, and what is left unsaid: the data set's own recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import optax
+import tyro
+
+from funcnet import data, losses, nets, optimizers, train
+from funcnet._blocks import ACTIVATIONS
+from funcnet._command import CommandError, choice, option
+from funcnet._fit import SAMPLINGS
+
+NETS: dict[str, Callable[..., nets.Net]] = {
+    "softmax": nets.softmax_classifier,
+    "two_layer": nets.two_layer_net,
+    "fully_connected": nets.fully_connected_net,
+    "small": nets.small_net,
+    "two_layer_convnet": nets.two_layer_convnet,
+    "three_layer_convnet": nets.three_layer_convnet,
+    "resnet": nets.resnet,
+}
+# Each optimizer's learning rate, where neither the command line nor the data set's recipe has one.
+RATES = {
+    "sgd": 0.1,
+    "momentum": 0.03,
+    "nesterov": 0.03,
+    "rmsprop": 1e-3,
+    "adagrad": 0.03,
+    "adadelta": 1.0,
+    "adam": 1e-3,
+    "nadam": 1e-3,
+    "adamax": 2e-3,
+    "adamw": 1e-3,
+    "lamb": 3e-3,
+    "lion": 3e-4,
+    "muon": 0.01,
+}
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    name: getattr(optimizers, name) for name in RATES
+}
+LOSSES = {"softmax": losses.softmax_cross_entropy, "hinge": losses.multiclass_hinge}
+PREPROCESSINGS = ("none", "mean_image", "scaled", "scaled_mean_image", "standardised")
+AUGMENTATIONS = (
+    *("none", "crop", "flip", "cutout"),
+    *("crop-flip", "crop-cutout", "flip-cutout", "crop-flip-cutout"),
+)
+# Parameters of the nets' functions whose options have another name.
+_OPTION_OF = {"size": "filter_size", "widths": "channels"}
+_DATA_SETS = "the data set's, see below"
+_THE_DATA_SETS = option(_DATA_SETS)
+_RATE = option("the data set's or the optimizer's, see below")
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of a function, by the names of their options."""
+    parameters = inspect.signature(function).parameters
+    return {_OPTION_OF.get(name, name): parameter for name, parameter in parameters.items()}
+
+
+def _own(name: str) -> Any:
+    """Says of an option what the nets or optimizers that have it take where it is not given."""
+    takers: dict[str, list[str]] = {}
+    for function_name, function in (NETS | OPTIMIZERS).items():
+        default = _parameters(function)[name].default if name in _parameters(function) else None
+        if default is not None:
+            text = " ".join(map(str, default if isinstance(default, tuple) else (default,)))
+            takers.setdefault(text, []).append(function_name)
+    (most, _), *others = sorted(takers.items(), key=lambda item: -len(item[1]))
+    return option("; ".join([most, *(f"{', '.join(names)}: {text}" for text, names in others)]))
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """What is learned."""
+
+    name: Annotated[str, choice(data.NAMES), option(name="data")] = "digits"
+    """Data set. digits needs no file; synthetic is made, not read."""
+    data_dir: Annotated[str | None, option("$FUNCNET_DATA_DIR, else ~/.cache/funcnet")] = None
+    """Folder of the data sets. What is missing there is downloaded, unless FUNCNET_DOWNLOAD=0."""
+    allow_unverified: bool = False
+    """Read files of your own making, which do not have the official checksums."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NetOptions:
+    """The function. Options that the net does not have are refused."""
+
+    name: Annotated[str | None, choice(NETS), option(_DATA_SETS, "net")] = None
+    """Net."""
+    hidden: Annotated[tuple[int, ...] | None, _THE_DATA_SETS] = None
+    """Units of each hidden layer: one number for two_layer and small."""
+    norm: Annotated[str | None, choice(("none", "batch", "layer")), _THE_DATA_SETS] = None
+    """Normalisation before each activation of fully_connected."""
+    activation: Annotated[str | None, choice(ACTIVATIONS), _own("activation")] = None
+    """Activation of fully_connected."""
+    dropout: Annotated[float | None, _own("dropout")] = None
+    """Probability of dropping a hidden unit of fully_connected, 0 to below 1."""
+    channels: Annotated[tuple[int, ...] | None, _own("channels")] = None
+    """Filters of each convolution, for resnet of each stage; one number for two_layer_convnet."""
+    filter_size: Annotated[int | None, _own("filter_size")] = None
+    """Side of the convnets' filters, in pixels."""
+    depth: Annotated[int | None, _own("depth")] = None
+    """Residual blocks in each stage of resnet; 3 makes ResNet-20."""
+    weight_scale: Annotated[float | Literal["he"] | None, _own("weight_scale")] = None
+    """Standard deviation of the initial weights; he for sqrt(2 / fan-in)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerOptions:
+    """The rule of the update. Options that the optimizer does not have are refused."""
+
+    name: Annotated[str | None, choice(RATES), option(_DATA_SETS, "optimizer")] = None
+    """Optimizer."""
+    learning_rate: Annotated[
+        float | None, option("the data set's or the optimizer's, see below")
+    ] = None
+    """Learning rate of the first epoch."""
+    lr_decay: Annotated[float | None, _THE_DATA_SETS] = None
+    """Factor on the learning rate after each epoch; 1 keeps it."""
+    momentum: Annotated[float | None, _own("momentum")] = None
+    """Share of the velocity kept at each step: momentum, nesterov, sgd, rmsprop."""
+    velocity: Annotated[str | None, choice(("raw", "scaled")), _own("velocity")] = None
+    """Velocity of momentum and nesterov: raw sums gradients, scaled the updates."""
+    decay: Annotated[float | None, _own("decay")] = None
+    """Share of the mean square kept at each step: rmsprop."""
+    rho: Annotated[float | None, _own("rho")] = None
+    """Share of the mean squares kept at each step: adadelta."""
+    b1: Annotated[float | None, _own("b1")] = None
+    """Share of the first moment kept at each step: adam and its kin, lamb, lion."""
+    b2: Annotated[float | None, _own("b2")] = None
+    """Share of the second moment kept at each step: the same."""
+    beta: Annotated[float | None, _own("beta")] = None
+    """Share of the momentum kept at each step: muon."""
+    eps: Annotated[float | None, _own("eps")] = None
+    """What is added to denominators."""
+    eps_in_sqrt: Annotated[bool | None, tyro.conf.FlagConversionOff, _own("eps_in_sqrt")] = None
+    """Whether rmsprop and adagrad add eps under the square root, or beside it (the courses)."""
+    centered: Annotated[bool | None, tyro.conf.FlagConversionOff, _own("centered")] = None
+    """Whether rmsprop subtracts the mean gradient."""
+    weight_decay: Annotated[float | None, _own("weight_decay")] = None
+    """Decoupled weight decay: adamw, lamb, lion, muon, adadelta."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions:
+    """How it is trained."""
+
+    epochs: Annotated[int | None, _THE_DATA_SETS] = None
+    """Passes over the training data; 0 only evaluates the initial net."""
+    batch_size: Annotated[int | None, _THE_DATA_SETS] = None
+    """Images in a step."""
+    loss: Annotated[str, choice(LOSSES)] = "softmax"
+    """softmax: cross-entropy; hinge: the multiclass support vector machine's."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes, 0 to below 1; softmax only."""
+    reg: float = 0.0
+    """L2 penalty: half of this times the sum of the squared weights, biases and norms free."""
+    preprocessing: Annotated[str | None, choice(PREPROCESSINGS), _THE_DATA_SETS] = None
+    """What becomes of the pixels; its statistics come from the training split alone."""
+    augment: Annotated[str, choice(AUGMENTATIONS)] = "none"
+    """Random shifts by up to 1/8 of the side, flips left to right, squares of 1/4 left out."""
+    sampling: Annotated[str, choice(SAMPLINGS)] = "permutation"
+    """How batches are drawn; full is one batch of all the data in each epoch."""
+    seed: int = 0
+    """Seed of all that is random, 0 to 2^32 - 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputOptions:
+    """What is left behind."""
+
+    out: Annotated[str | None, option("runs/DATA-NET-TIME")] = None
+    """Folder for the configuration, history, best parameters and curves: a new or empty one."""
+    quiet: bool = False
+    """Print errors only."""
+    traceback: bool = False
+    """Show where an error came from; FUNCNET_TRACEBACK=1 does the same."""
+
+
+class Options(NamedTuple):
+    """All that a run's numbers depend on."""
+
+    data: DataOptions
+    net: NetOptions
+    optimizer: OptimizerOptions
+    training: TrainingOptions
+
+
+class Recipe(NamedTuple):
+    """What holds for a data set where the command line says nothing else."""
+
+    net: NetOptions
+    optimizer: OptimizerOptions
+    training: TrainingOptions
+
+
+def _recipe(hidden: tuple[int, ...], epochs: int, batch_size: int) -> Recipe:
+    """Course 000's net and rule (courses.md row 0-19), standardised images and He's weights."""
+    return Recipe(
+        NetOptions("fully_connected", hidden, norm="batch"),
+        OptimizerOptions("adam", learning_rate=1e-3, lr_decay=0.9),
+        TrainingOptions(epochs, batch_size, preprocessing="standardised"),
+    )
+
+
+RECIPES = {
+    "digits": _recipe((500, 500), epochs=20, batch_size=50),
+    "cifar10": _recipe((500, 500, 500), epochs=10, batch_size=100),
+    "svhn": _recipe((500, 500, 500), epochs=10, batch_size=100),
+    "mnist": _recipe((500, 500), epochs=10, batch_size=100),
+    "fashion_mnist": _recipe((500, 500), epochs=10, batch_size=100),
+    "synthetic": _recipe((100,), epochs=10, batch_size=50),
+}
+# The hidden layers of nets that must have some, where no recipe says.
+_HIDDEN = {"two_layer": (100,), "small": (512,)}
+
+_SHARES = "a number from 0 to below 1"
+_LIMITS: dict[str, tuple[float, float, str]] = {
+    "learning_rate": (0.0, math.inf, "a number of at least 0"),
+    "lr_decay": (math.ulp(0.0), math.inf, "a number above 0"),
+    "dropout": (0.0, 1.0, _SHARES),
+    "label_smoothing": (0.0, 1.0, _SHARES),
+    "reg": (0.0, math.inf, "a number of at least 0"),
+    "epochs": (0, math.inf, "a number of at least 0"),
+    "batch_size": (1, math.inf, "a number of at least 1"),
+    "seed": (0, 2**32, "a number from 0 to 2^32 - 1"),
+}
+
+
+def resolved(options: Options) -> Options:
+    """Returns the options with nothing left unsaid, or raises CommandError."""
+    for group in options:
+        _check_limits(group)
+    if options.training.label_smoothing and options.training.loss != "softmax":
+        raise CommandError("--label-smoothing is an option of --loss softmax alone.")
+    recipe = RECIPES[options.data.name]
+    training = _merged(options.training, recipe.training)
+    net, optimizer = options.net, options.optimizer
+    if net.name in (None, recipe.net.name):
+        net = _merged(net, recipe.net)
+    elif net.hidden is None and net.name in _HIDDEN:
+        net = dataclasses.replace(net, hidden=_HIDDEN[net.name])
+    elif net.hidden is None and net.name == "fully_connected":
+        net = dataclasses.replace(net, hidden=recipe.net.hidden)
+    if optimizer.name in (None, recipe.optimizer.name):
+        optimizer = _merged(optimizer, recipe.optimizer)
+    else:
+        optimizer = dataclasses.replace(
+            optimizer,
+            learning_rate=_either(optimizer.learning_rate, RATES[optimizer.name]),
+            lr_decay=_either(optimizer.lr_decay, recipe.optimizer.lr_decay),
+        )
+    rule = OPTIMIZERS[optimizer.name or ""]
+    return Options(
+        options.data,
+        _with_own(net, "net", NETS[net.name or ""]),
+        _with_own(optimizer, "optimizer", rule, ("learning_rate", "lr_decay")),
+        training,
+    )
+
+
+def _either(said: Any, unsaid: Any) -> Any:
+    return unsaid if said is None else said
+
+
+def _merged(said: Any, recipe: Any) -> Any:
+    """The options of a group, with what is None taken from the recipe's."""
+    names = [field.name for field in dataclasses.fields(said)]
+    return type(said)(*(_either(getattr(said, name), getattr(recipe, name)) for name in names))
+
+
+def _with_own(group: Any, kind: str, function: Callable[..., Any], ours: Any = ()) -> Any:
+    """The options of a group, with what is None taken from the defaults of its function.
+
+    What is said must be among the function's parameters, or of `ours`.
+    """
+    own = _parameters(function)
+    said = {
+        field.name: getattr(group, field.name)
+        for field in dataclasses.fields(group)
+        if field.name not in ("name", *ours)
+    }
+    for name, value in said.items():
+        if name in own:
+            default = own[name].default
+            if value is None and default not in (None, inspect.Parameter.empty):
+                said[name] = (default,) if own[name].annotation == "int" else default
+        elif value is not None:
+            takes = ", ".join(map(flag, (other for other in said if other in own)))
+            raise CommandError(
+                f"{flag(name)} is no option of --{kind} {group.name}, which takes "
+                f"{takes or 'none of its kind'}."
+            )
+    if "norm" in own:
+        said["norm"] = said["norm"] or "none"
+    return dataclasses.replace(group, **said)
+
+
+def flag(name: str) -> str:
+    """An option as it is written on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def _check_limits(group: Any) -> None:
+    for name, (low, high, expected) in _LIMITS.items():
+        value = getattr(group, name, None)
+        if value is not None and not low <= value < high:
+            raise CommandError(f"{flag(name)} is {value}, expected {expected}.")
+
+
+def command_line(options: Options) -> list[str]:
+    """The words after `funcnet` that make these options: all of them, but not the folder."""
+    words = ["train"]
+    for kind, group in options._asdict().items():
+        for field in dataclasses.fields(group):
+            value = getattr(group, field.name)
+            name = flag(kind if field.name == "name" else field.name)
+            if field.type == "bool":
+                words += [name] * value
+            elif value is not None:
+                words += [name, *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
+
+
+# --- What the options stand for
+
+
+def build_net(options: NetOptions, classes: int) -> nets.Net:
+    """The net that resolved options describe."""
+    function = NETS[options.name or ""]
+    arguments: dict[str, Any] = {}
+    for name, parameter in _parameters(function).items():
+        if name == "classes":
+            continue
+        value = getattr(options, name)
+        if parameter.annotation == "int" and isinstance(value, tuple):
+            if len(value) != 1:
+                numbers = " ".join(map(str, value)) or "empty"
+                raise CommandError(
+                    f"{flag(name)} is {numbers}, expected one number for --net {options.name}."
+                )
+            value = value[0]
+        arguments[parameter.name] = None if (name, value) == ("norm", "none") else value
+    return function(classes=classes, **arguments)
+
+
+def build_optimizer(
+    options: OptimizerOptions, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """The optimizer that resolved options describe."""
+    function = OPTIMIZERS[options.name or ""]
+    arguments = {
+        name: getattr(options, name)
+        for name in _parameters(function)
+        if getattr(options, name, None) is not None
+    }
+    if options.lr_decay not in (None, 1.0):
+        rate, decay = arguments["learning_rate"], options.lr_decay
+        arguments["learning_rate"] = train.decay_per_epoch(rate, decay, steps_per_epoch)
+    return function(**arguments)
+
+
+def build_augmentation(name: str, images: np.ndarray) -> Callable[..., Any] | None:
+    """The augmentation of that name, for images of this size; None for none."""
+    if name == "none":
+        return None
+    side = min(images.shape[1:3])
+    # The paper covers images of mean zero with zeros: before preprocessing, that is the mean.
+    fill = round(float(images.mean()))
+    functions: dict[str, Any] = {
+        "crop": functools.partial(data.random_crop, padding=max(1, side // 8)),
+        "flip": data.random_flip,
+        "cutout": functools.partial(data.cutout, size=max(1, side // 4), fill=fill),
+    }
+    return data.compose(*(functions[part] for part in name.split("-")))

@@ -1,0 +1,205 @@
+"""Parameters in files: what goes round, and what is refused."""
+
+import io
+import os
+import zipfile
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from funcnet import checkpoint, nets
+from funcnet.augment import Preprocessing
+
+CheckpointError = checkpoint.CheckpointError
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A net with every kind of leaf, its file, and the net's own template."""
+    net = nets.fully_connected_net([5], classes=3, norm="batch")
+    params, state = net.init(jax.random.key(0), (4,))
+    preprocessing = Preprocessing(np.full((1,), 3.5), np.full((1,), 0.25))
+    path = tmp_path / "best.npz"
+    checkpoint.save_params(path, params, state, preprocessing)
+    return path, params, state, preprocessing
+
+
+def test_round_trip(saved):
+    path, params, state, preprocessing = saved
+    loaded = checkpoint.load_params(path, params, state)
+    chex.assert_trees_all_equal(loaded[:2], (params, state), strict=True)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(loaded[:2]))
+    np.testing.assert_array_equal(loaded.preprocessing.mean, preprocessing.mean)
+    assert loaded.preprocessing.scale.dtype == np.float64
+
+
+def test_names_are_paths_and_numpy_reads_them(saved):
+    path, params, *_ = saved
+    with np.load(path) as arrays:
+        assert sorted(arrays) == [
+            *("affine1.b", "affine1.w", "affine2.b", "affine2.w"),
+            *("batch_norm1.beta", "batch_norm1.gamma"),
+            *("preprocessing.mean", "preprocessing.scale"),
+            *("state.batch_norm1.mean", "state.batch_norm1.var"),
+        ]
+        np.testing.assert_array_equal(arrays["affine1.w"], params["affine1"].w)
+
+
+def test_a_template_of_shapes_is_enough(saved):
+    path, params, state, _ = saved
+    template = jax.eval_shape(lambda: (params, state))
+    loaded = checkpoint.load_params(path, *template)
+    chex.assert_trees_all_equal(loaded[:2], (params, state))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64, jnp.int8])
+def test_dtypes_go_round(tmp_path, dtype):
+    params = {"w": jnp.arange(6).reshape(2, 3).astype(dtype), "s": jnp.asarray(2, dtype)}
+    checkpoint.save_params(tmp_path / "p.npz", params)
+    loaded = checkpoint.load_params(tmp_path / "p.npz", params)
+    chex.assert_trees_all_equal(loaded.params, params, strict=True)
+    assert loaded.preprocessing is None
+    assert loaded.state == ()
+
+
+def test_trees_of_any_kind_go_round(tmp_path):
+    params = [jnp.zeros((0, 3)), {"file": jnp.ones(1), "path": (jnp.ones(2), None)}]
+    checkpoint.save_params(tmp_path / "p.npz", params)
+    chex.assert_trees_all_equal(checkpoint.load_params(tmp_path / "p.npz", params).params, params)
+    checkpoint.save_params(tmp_path / "p.npz", jnp.ones(2))
+    assert checkpoint.load_params(tmp_path / "p.npz", jnp.zeros(2)).params.sum() == 2
+
+
+MISMATCHES = {
+    "a leaf more": (lambda p: p | {"affine3": p["affine1"]}, "no affine3.b, affine3.w"),
+    "a leaf less": (lambda p: {k: p[k] for k in list(p)[1:]}, "has affine1.b, affine1.w"),
+    "another name": (lambda p: {f"{k}x": v for k, v in p.items()}, "no affine1x.b.* and 2 more"),
+    "another structure": (lambda p: list(p.values()), "no 0.b.*has affine1.b"),
+    "another shape": (
+        lambda p: p | {"affine1": p["affine1"]._replace(w=jnp.zeros((5, 4), jnp.float32))},
+        r"affine1\.w has shape \(4, 5\) and dtype float32, expected \(5, 4\)",
+    ),
+    "a scalar": (
+        lambda p: p | {"affine1": p["affine1"]._replace(b=jnp.zeros((), jnp.float32))},
+        r"affine1\.b has shape \(5,\)",
+    ),
+    "another rank": (
+        lambda p: p | {"affine1": p["affine1"]._replace(b=jnp.zeros((1, 5), jnp.float32))},
+        r"expected \(1, 5\)",
+    ),
+    "float64": (lambda p: jax.tree.map(lambda a: a.astype(jnp.float64), p), "expected .*float64"),
+    "bfloat16": (lambda p: jax.tree.map(lambda a: a.astype(jnp.bfloat16), p), "bfloat16"),
+    "int32": (lambda p: jax.tree.map(lambda a: a.astype(jnp.int32), p), "int32"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), MISMATCHES.values(), ids=MISMATCHES)
+def test_another_nets_parameters_are_refused(saved, change, said):
+    path, params, state, _ = saved
+    with pytest.raises(CheckpointError, match=said) as raised:
+        checkpoint.load_params(path, change(params), state)
+    assert str(path) in str(raised.value)
+
+
+def test_another_state_is_refused(saved):
+    path, params, _, _ = saved
+    with pytest.raises(CheckpointError, match=r"state\.batch_norm1\.mean.*not expected"):
+        checkpoint.load_params(path, params)
+
+
+def test_damage_is_refused(saved):
+    path, params, state, _ = saved
+    whole = path.read_bytes()
+    stored = whole.find(np.asarray(params["affine1"].w).tobytes())
+    assert stored > 0
+    for damaged in (
+        *(whole[:size] for size in (0, 10, len(whole) // 2, len(whole) - 1)),
+        whole[:stored] + bytes([whole[stored] ^ 1]) + whole[stored + 1 :],
+        b"\x80\x04K\x01.",
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="best"):
+            checkpoint.load_params(path, params, state)
+
+
+def _npz(path, members, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def _npy(array, **options):
+    file = io.BytesIO()
+    np.lib.format.write_array(file, array, **options)
+    return file.getvalue()
+
+
+class Shout:
+    """What a hostile file would have unpickled."""
+
+    def __reduce__(self):
+        return os.abort, ()
+
+
+HOSTILE = {
+    "a pickle": ({"w.npy": _npy(np.array([Shout()], object), allow_pickle=True)}, "dtype object"),
+    "no array": ({"w.npy": b"\x80\x04K\x01."}, "w is no array"),
+    "an empty one": ({"w.npy": b""}, "w is no array"),
+    "version 2": ({"w.npy": _npy(np.zeros(2), version=(2, 0))}, "not 1.0"),
+    "too short": ({"w.npy": _npy(np.zeros(2))[:-1]}, "15 bytes, expected 16"),
+    "too long": ({"w.npy": _npy(np.zeros(2)) + b"!"}, "17 bytes, expected 16"),
+    "a large claim": (
+        {"w.npy": _npy(np.zeros(2)).replace(b"(2,), }       ", b"(2000000,), }")},
+        r"\(2000000,\)",
+    ),
+    "other statistics": (
+        {"w.npy": _npy(np.zeros(2)), "preprocessing.median.npy": _npy(np.zeros(2))},
+        "no preprocessing.mean",
+    ),
+    "statistics in words": (
+        {"w.npy": _npy(np.zeros(2)), "preprocessing.mean.npy": _npy(np.array(["a"]))},
+        "preprocessing.mean is <U1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("members", "said"), HOSTILE.values(), ids=HOSTILE)
+def test_hostile_files_are_refused(tmp_path, members, said):
+    _npz(tmp_path / "p.npz", members)
+    with pytest.raises(CheckpointError, match=said):
+        checkpoint.load_params(tmp_path / "p.npz", {"w": np.zeros(2)})
+
+
+def test_compressed_files_are_refused(tmp_path):
+    _npz(tmp_path / "p.npz", {"w.npy": _npy(np.zeros(2))}, zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match="w is compressed"):
+        checkpoint.load_params(tmp_path / "p.npz", {"w": np.zeros(2)})
+
+
+def test_arrays_in_fortran_order_keep_their_place(tmp_path):
+    w = np.arange(6.0).reshape(2, 3)
+    _npz(tmp_path / "p.npz", {"w.npy": _npy(np.asfortranarray(w))})
+    np.testing.assert_array_equal(
+        checkpoint.load_params(tmp_path / "p.npz", {"w": w}).params["w"], w
+    )
+
+
+def test_what_cannot_be_saved_leaves_the_old_file(saved, monkeypatch):
+    path, params, state, _ = saved
+    before = path.read_bytes()
+    with pytest.raises(TypeError, match="affine1 has dtype <U4, expected numbers"):
+        checkpoint.save_params(path, {"affine1": np.array("text")})
+    with pytest.raises(ValueError, match=r"two leaves are named state\.w"):
+        checkpoint.save_params(path, {"state": {"w": jnp.ones(1)}}, {"w": jnp.ones(1)})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save_params(path, params, state)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
