@@ -1,9 +1,9 @@
 """Neural networks as pure functions in JAX, with backward rules that are written, proven, measured.
 
 The rooms: `layers` and `losses` (the rules), `optimizers`, `nets`, `data` and `train` to build and
-train with, `checkpoint` and `plots` to keep and look at what came of it; `checks` to prove rules and
-optimizers, these or your own; `plain` and `catalogue`, every layer in plain JAX and everything that
-is known of it; `kernels`, the products and convolutions that rules are made of.
+train with, `checkpoint` and `plots` to keep what came of it and to look at it; `checks` to prove
+rules and optimizers, these or your own; `plain` and `catalogue`, every layer in plain JAX and
+everything that is known of it; `kernels`, the products and convolutions that rules are made of.
 """
 
 from funcnet import (

@@ -448,7 +448,8 @@ def _dropout_mask(key, shape, rate, dtype):
 
 
 def _dropout_fwd(key, x, rate):
-    return _dropout(key, x, rate), key
+    # The mask is drawn twice from one key, and that is meant.
+    return _dropout(key, x, rate), None if key is None else jax.random.clone(key)
 
 
 def _dropout_bwd(rate, key, dy):

@@ -99,6 +99,7 @@ NETWORKS = {
 }  # fmt: skip
 
 
+@pytest.mark.courses("1-19")
 @pytest.mark.parametrize(("net", "parameters"), NETWORKS.values(), ids=NETWORKS)
 def test_named_networks(net, parameters):
     params, state = jax.eval_shape(lambda: net.init(KEY, (32, 32, 3)))

@@ -200,6 +200,7 @@ def trajectory(optimizer, params, noise):
     return jax.lax.scan(step, (params, optimizer.init(params)), noise)[0]
 
 
+@pytest.mark.courses("0-21")
 @table([*PLAIN, "muon-kernels", "muon-stack"])
 def test_200_steps_equal_optax(name, rng):
     """Float64, relative 1e-12: at a constant rate, and on a schedule inside a chain."""

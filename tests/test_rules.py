@@ -25,6 +25,7 @@ def pullback(f, floats, dys):
     return ys, jax.vmap(lambda dy: pull(dy)[0])(dys)
 
 
+@pytest.mark.courses("1-1")
 @each_sample
 def test_value_and_cotangents(name, index, rng):
     p = problem(name, index)

@@ -347,6 +347,7 @@ def test_chunks_of_any_length_give_the_same_bits():
         assert_same(fit(DROPOUT_NET, chunk_steps=chunk_steps).final, whole.final)
 
 
+@pytest.mark.courses("3-17")
 def test_an_epoch_takes_each_row_once_and_another_order_each_time():
     orders = [np.asarray(train.batch_order(KEY, epoch, 103, 10)) for epoch in range(4)]
     for order in orders:
@@ -363,6 +364,7 @@ def test_an_epoch_takes_each_row_once_and_another_order_each_time():
     assert np.abs(counts - 200).max() < 4 * math.sqrt(2000 * 0.09)
 
 
+@pytest.mark.courses("1-16", "4-20")
 def test_batches_with_replacement_repeat_rows_as_chance_has_it():
     order = np.asarray(train.batch_order(KEY, 0, 1000, 100, "replacement"))
     assert order.shape == (10, 100)
@@ -473,6 +475,7 @@ def first_score(output, labels):
     return output[:, 0].mean()
 
 
+@pytest.mark.courses("3-20")
 @pytest.mark.parametrize("train_accuracy_rows", [None, 1000, 7])
 def test_best_evaluates_to_the_best_accuracy_logged_exactly(train_accuracy_rows):
     """Rows 0-20, 1-35 and 2-13: in two courses out of three the delivered net gave another."""
