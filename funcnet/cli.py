@@ -1,4 +1,4 @@
-"""The command `funcnet`: `funcnet train`, `funcnet info`.
+"""The command `funcnet`: `funcnet train`, `funcnet check`, `funcnet info`.
 
 A command is a frozen dataclass, whose fields are its options, with a method `run() -> int`; tyro
 makes the command line and its help of it, and its `EPILOG` ends the help. What it needs beyond the
@@ -29,6 +29,7 @@ __all__ = ["COMMANDS", "main"]
 # The commands, in the order of the help: name -> module and dataclass.
 COMMANDS = {
     "train": "funcnet._train_command:Train",
+    "check": "funcnet._check_command:CheckCommand",
     "info": "funcnet._info_command:Info",
 }
 

@@ -180,7 +180,7 @@ def rows() -> list[Row]:
                 ]
                 + [Sample((None, away_from_zero(rng, 2, 3)), {"rate": 0.5})]
             ),
-            residual_bytes=lambda sample, itemsize: 0,
+            residual_bytes=lambda sample, itemsize: 0 if sample.args[0] is None else 8,
             conventions=(
                 Case(
                     "no key: the identity",

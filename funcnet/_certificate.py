@@ -1,0 +1,40 @@
+"""The certificate of a row of the catalogue: `checks.check_rule` told what the row knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from funcnet import checks
+from funcnet.catalogue import Row, Sample
+
+
+def certify(row: Row, index: int = 0, seed: int = 0, **options: Any) -> checks.RuleReport:
+    """Checks one sample of a row, with its twin, reduction length, residual bytes and batch.
+
+    Args:
+      row: a row of `catalogue.ROWS`.
+      index: which of its samples.
+      seed: what the sample and the cotangents are drawn from.
+      **options: further options of `checks.check_rule`.
+    """
+    sample = row.samples(np.random.default_rng(seed))[index]
+    known: dict[str, Any] = {
+        "name": row.name if index == 0 else f"{row.name}/{index}",
+        "plain": row.plain,
+        "static": sample.static,
+        "seed": seed,
+        "reduction": max(1, row.reduction(sample)),
+        "residual_bytes": row.residual_bytes(sample, 8),
+        "smooth": row.smooth,
+        "rows_independent": True if row.batch is not None else None,
+        "batch_axis": 0 if _has_batch(row, sample) else None,
+    }
+    if row.batch is not None:
+        known["batch_argnums"] = [i for i, axis in enumerate(row.batch) if axis is not None]
+    return checks.check_rule(row.function, *sample.args, **{**known, **options})
+
+
+def _has_batch(row: Row, sample: Sample) -> bool:
+    return row.batch is not None or row.single == "is refused" or row.empty == "is refused"

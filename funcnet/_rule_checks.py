@@ -1,0 +1,496 @@
+"""The checks of one rule at one precision: values, cotangents, structure, determinism, memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcnet import _comparison as cmp
+from funcnet import _diagnosis as diag
+from funcnet import _rules
+from funcnet._problem import Analysis, NotApplicableError, Problem, cast
+from funcnet._reports import Check
+
+
+def entry(name: str, index: Sequence[int]) -> str:
+    """A leaf and an entry of it, as in `params.w[2, 3]`."""
+    return f"{name}[{', '.join(map(str, index))}]" if len(index) else name
+
+
+def number(value: Any) -> str:
+    """A number with as many digits as people read."""
+    return f"{value:.7g}"
+
+
+def first_wrong(
+    names: Sequence[str],
+    got: Sequence[Any],
+    expected: Sequence[Any],
+    units: Sequence[float | np.ndarray],
+    c: float,
+) -> tuple[float, tuple[int, cmp.Difference] | None, list[str]]:
+    """The worst error of all leaves, the first wrong leaf, and the names of all wrong leaves."""
+    worst, first, wrong = 0.0, None, []
+    for i, (name, a, b, unit) in enumerate(zip(names, got, expected, units, strict=True)):
+        found = cmp.difference(a, b, unit)
+        worst = max(worst, found.error)
+        if found.error > c:
+            wrong.append(name)
+            first = first or (i, found)
+    return worst, first, wrong
+
+
+def compared(
+    name: str,
+    names: Sequence[str],
+    got: Sequence[Any],
+    expected: Sequence[Any],
+    units: Sequence[float | np.ndarray],
+    c: float,
+    *,
+    good: str = "",
+    what: str = "",
+    skip_axes: int = 0,
+) -> Check:
+    """A check that two lists of arrays agree; `skip_axes` leading axes are no part of an entry."""
+    worst, first, wrong = first_wrong(names, got, expected, units, c)
+    if first is None:
+        return Check(name, True, good, worst=worst, tolerance=c)
+    leaf, found = first
+    also = f"; wrong too: {', '.join(wrong[1:])}" if len(wrong) > 1 else ""
+    return Check(
+        name,
+        False,
+        f"{what}got {number(found.got)}, expected {number(found.expected)}{also}",
+        where=entry(names[leaf], found.at[skip_axes:]),
+        worst=worst,
+        tolerance=c,
+    )
+
+
+def units(scales: Iterable[cmp.Scale]) -> list[float]:
+    """One eps of each leaf."""
+    return [scale.unit for scale in scales]
+
+
+# Structure ---------------------------------------------------------------------------------
+
+
+def structure(p: Problem) -> Check:
+    """Structure, shape and dtype of each cotangent, of the raw backward functions too."""
+    problems: list[str] = []
+    rules: list[_rules.RawRule] = []
+    unseen = ""
+    half = "bfloat16" in p.options.get("dtypes", ())
+    for dtype in (None, np.float64, *([jnp.bfloat16] if half else [])):
+        diff, rest = p.original, p.original_rest
+        if dtype is not None:
+            diff, rest = [cast(x, dtype) for x in p.diff], p.rest_in(dtype)
+        found, raised = _structure_of(p, diff, rest)
+        if isinstance(found, str):
+            unseen = found
+        else:
+            rules = found
+            for rule in rules:
+                problems += [f"{rule.name}: {problem}" for problem in rule.problems]
+        if dtype is None or raised is None:
+            problems += [x for x in raised or _dtypes_of(p, diff, rest) if x not in problems]
+        if problems:
+            return Check(
+                "structure", False, "; ".join(problems), likely=_structure_likely(problems)
+            )
+    if rules:
+        return Check("structure", True, f"raw cotangents of {len(rules)} rule(s) are as expected")
+    return Check("structure", True, unseen or "no jax.custom_vjp is called; jax.vjp's are right")
+
+
+def _structure_of(
+    p: Problem, diff: Sequence[Any], rest: Sequence[Any]
+) -> tuple[list[_rules.RawRule] | str, list[str] | None]:
+    """The raw rules as they are called on these arrays, and what `jax.vjp` says of them."""
+    n = len(diff)
+
+    def run(*arrays: Any) -> Any:
+        return p.f(*p.arguments(arrays[:n], arrays[n:]), **p.static)
+
+    found: list[_rules.RawRule] | str
+    try:
+        found = _rules.raw_rules(run, *diff, *rest)
+    except Exception as error:
+        found = f"the raw rule could not be called by itself ({_rules.sentence(error)})"
+    try:
+        p.gradient_shapes(diff, rest)
+    except Exception as error:
+        p.raises = p.raises or diff is p.original
+        return found, [f"jax.vjp raised {_rules.sentence(error)}"]
+    return found, None
+
+
+def _dtypes_of(p: Problem, diff: Sequence[Any], rest: Sequence[Any]) -> list[str]:
+    return [
+        f"the gradient of {name} has dtype {grad.dtype}, the argument {given.dtype}"
+        for name, given, grad in zip(p.diff_names, diff, p.gradient_shapes(diff, rest), strict=True)
+        if grad.dtype != given.dtype
+    ]
+
+
+def _structure_likely(problems: Sequence[str]) -> str:
+    text = " ".join(problems)
+    for key, words in (
+        ("copies to every leaf", "a prefix of the argument's tree, broadcast to its leaves"),
+        ("transpose", "a missing transpose"),
+        ("dtype", "a gradient of the wrong dtype"),
+        ("integer argument", "a wrong cotangent for an integer argument"),
+    ):
+        if key in text:
+            return words
+    return ""
+
+
+def weak_types(p: Problem) -> Check:
+    """Python numbers and weakly typed arrays do not change the dtype of what comes out."""
+    names = [*p.out_names, *(f"the gradient of {n}" for n in p.diff_names)]
+
+    def dtypes(arrays: Sequence[Any]) -> list[Any]:
+        def run(given: Any, rest: Any, cts: Any) -> Any:
+            filled = [x if isinstance(x, float) else y for x, y in zip(arrays, given, strict=True)]
+            outputs, pull, _ = p.vjp(p.f, filled, rest)
+            return outputs, pull(cts)
+
+        given = [np.zeros(()) if isinstance(x, float) else x for x in arrays]
+        shapes = jax.eval_shape(run, given, p.original_rest, p.cotangent(0))
+        return [x.dtype for x in jax.tree.leaves(shapes)]
+
+    tried = 0
+    wide = [cast(x, p.dtype) for x in p.original]
+    cases: list[tuple[int, str, list[Any], list[Any]]] = []
+    for i, leaf in enumerate(p.original):
+        if wide[i].dtype == np.float64:  # JAX's own default: weak values mixed have this dtype too
+            like = jax.ShapeDtypeStruct(leaf.shape, np.float64, weak_type=True)
+            given = [like if j == i else x for j, x in enumerate(wide)]
+            cases.append((i, "weakly typed", wide, given))
+        others = [x.dtype for j, x in enumerate(p.original) if j != i]
+        if leaf.ndim == 0 and leaf.dtype.kind == "f" and leaf.dtype in others:
+            given = [float(leaf) if j == i else x for j, x in enumerate(p.original)]
+            cases.append((i, "a Python number", p.original, given))
+    for i, kind, strong, weak in cases:
+        tried += 1
+        for j, (a, b) in enumerate(zip(dtypes(strong), dtypes(weak), strict=True)):
+            # The gradient of a Python number has the dtype that JAX gives Python numbers.
+            if a != b and j != len(p.out_names) + i:
+                message = f"{names[j]} changes from {a} to {b} when this is {kind}"
+                return Check("weak_types", False, message, where=p.diff_names[i])
+    if not tried:
+        raise NotApplicableError("no argument that could be weakly typed")
+    return Check("weak_types", True, f"{tried} weak inputs leave every dtype as it was")
+
+
+# Values and cotangents ---------------------------------------------------------------------
+
+
+def value(p: Problem) -> Check:
+    """The rule's value is the plain function's, and so are its shapes and dtypes."""
+    other = p.abstract(p.plain, p.dtype)
+    got, want = (str(jax.tree.structure(x)) for x in (p.out, other))
+    if got != want:
+        return Check("value", False, f"output structure {got}, expected {want} as plain's")
+    for name, a, b in zip(
+        [*p.out_names, *p.other_names], *map(_sorted_leaves, (p.out, other)), strict=True
+    ):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            message = f"has shape {a.shape} and dtype {a.dtype}, the plain function's {b.shape} "
+            return Check("value", False, message + f"and {b.dtype}", where=name)
+    checks = []
+    for sample in ("given", "jittered"):
+        a = p.analyse(sample)
+        for name, got, want in zip(p.other_names, a.got.others, a.expected.others, strict=True):
+            if not np.array_equal(got, want):
+                return Check("value", False, "an integer output differs from plain's", where=name)
+        checks.append(
+            compared(
+                "value",
+                p.out_names,
+                a.got.value,
+                a.expected.value,
+                units(a.value_scales),
+                p.c("value"),
+            )
+        )
+    return worst_of(checks)
+
+
+def _sorted_leaves(tree: Any) -> list[Any]:
+    leaves = jax.tree.leaves(tree)
+    floating = [x for x in leaves if jax.dtypes.issubdtype(x.dtype, np.inexact)]
+    return floating + [x for x in leaves if not jax.dtypes.issubdtype(x.dtype, np.inexact)]
+
+
+def worst_of(checks: Sequence[Check]) -> Check:
+    """The first check that failed, else the one with the largest error."""
+    for check in checks:
+        if check.passed is False:
+            return check
+    return max(checks, key=lambda check: check.worst or 0.0)
+
+
+def forward(p: Problem) -> Check:
+    """The value that the forward function of the rule returns is the function's own."""
+    checks = [
+        compared(
+            "forward",
+            p.out_names,
+            a.got.forward,
+            a.got.value,
+            units(a.value_scales),
+            p.c("forward"),
+            what="under jax.vjp ",
+        )
+        for a in map(p.analyse, ("given", "jittered"))
+    ]
+    return worst_of(checks)
+
+
+def cotangent(p: Problem) -> Check:
+    """Every gradient entry against autodiff of the plain function in float64."""
+    c = p.c("cotangent")
+    worst = 0.0
+    for sample in p.judged:
+        a = p.analyse(sample)
+        error, first, wrong = first_wrong(
+            p.diff_names, a.got.grads, a.expected.grads, units(a.grad_scales), c
+        )
+        worst = max(worst, error)
+        if first is not None:
+            return _wrong_cotangent(p, a, first[0], first[1], wrong, c)
+    kind = (
+        f"the full Jacobian ({len(p.rows.onehot)} rows)"
+        if p.rows.full
+        else f"{len(p.rows.random)} random cotangents"
+    )
+    note = f"; {p.kinks.note}" if p.kinks.note else ""
+    return Check("cotangent", True, kind + note, worst=worst, tolerance=c)
+
+
+def _wrong_cotangent(
+    p: Problem, a: Analysis, leaf: int, found: cmp.Difference, wrong: list[str], c: float
+) -> Check:
+    row, index = found.at[0], found.at[1:]
+    under = ""
+    if row < len(p.rows.onehot):
+        out, at = p.rows.onehot[row]
+        under = f" for a cotangent of 1 at {entry(p.out_names[out], at)}"
+    also = f"; wrong too: {', '.join(wrong[1:])}" if len(wrong) > 1 else ""
+    return Check(
+        "cotangent",
+        False,
+        f"got {number(found.got)}, autodiff of the plain function gives {number(found.expected)}"
+        f"{under}{also}",
+        where=entry(p.diff_names[leaf], index),
+        worst=found.error,
+        tolerance=c,
+        likely=diag.diagnose(evidence(p, a, leaf)),
+    )
+
+
+def evidence(p: Problem, a: Analysis, leaf: int) -> diag.Evidence:
+    """What is known of one wrong gradient leaf, under a random cotangent that shows the error."""
+    first, second = p.rows.random[:2]
+    got = [cmp.widen(g) for g in a.got.grads]
+    expected = [cmp.widen(g) for g in a.expected.grads]
+    names = p.diff_names
+    argument = [p.argument[i] for i in p.where_diff]
+    ones = None
+    if p.rows.full:
+        ones = expected[leaf][: len(p.rows.onehot)].sum(0)
+    shapes = [(p.names[i], np.shape(p.leaves[i])) for i in p.where_diff + p.where_rest] + [
+        (n, s.shape) for n, s in zip(p.out_names, p.out_shapes, strict=True)
+    ]
+    shapes.sort(key=lambda item: -len(item[1]))
+    return diag.Evidence(
+        got=got[leaf][first],
+        expected=expected[leaf][first],
+        name=names[leaf],
+        others={n: e[first] for n, e in zip(names, expected, strict=True)},
+        got_others={n: g[first] for n, g in zip(names, got, strict=True)},
+        group=tuple(n for n, i in zip(names, argument, strict=True) if i == argument[leaf]),
+        sizes=diag.lengths(shapes),
+        got_elsewhere=got[leaf][second],
+        expected_ones=ones,
+        point=cmp.widen(a.diff[leaf]),
+        cotangents=tuple(p.cotangent(first)),
+        by_output=_parts(p, expected[leaf], first) if p.rows.alone and p.rows.full else None,
+    )
+
+
+def _parts(p: Problem, rows: np.ndarray, row: int) -> dict[str, np.ndarray]:
+    """What each output's part of one cotangent gives, by linearity of the truth."""
+    parts = {name: np.zeros(rows.shape[1:], rows.dtype) for name in p.out_names}
+    for j, (out, at) in enumerate(p.rows.onehot):
+        weight = p.cotangents[out][(row, *at)].real
+        parts[p.out_names[out]] = parts[p.out_names[out]] + weight * rows[j]
+    return parts
+
+
+def outputs(p: Problem) -> Check:
+    """Each output's cotangent alone, the others zero."""
+    if len(p.out_names) < 2:
+        raise NotApplicableError("the function has one floating output")
+    c, a = p.c("outputs"), p.smooth
+    worst = 0.0
+    for out, row in p.rows.alone.items():
+        check = compared(
+            "outputs",
+            p.diff_names,
+            [g[row] for g in a.got.grads],
+            [g[row] for g in a.expected.grads],
+            units(a.grad_scales),
+            c,
+            what=f"with a cotangent for {p.out_names[out]} alone ",
+        )
+        if check.passed is False:
+            return check
+        worst = max(worst, check.worst or 0.0)
+    return Check("outputs", True, f"{len(p.rows.alone)} outputs", worst=worst, tolerance=c)
+
+
+def zero(p: Problem) -> Check:
+    """A cotangent of zero gives gradients of exactly zero."""
+    for sample in ("given", "jittered"):
+        a = p.analyse(sample)
+        for name, grad, want in zip(p.diff_names, a.got.grads, a.expected.grads, strict=True):
+            row = cmp.widen(grad[p.rows.zero])
+            bad = (row != 0) & np.isfinite(cmp.widen(want[p.rows.zero]))
+            if bad.any():
+                index = tuple(np.argwhere(bad)[0])
+                return Check(
+                    "zero",
+                    False,
+                    f"a zero cotangent gives {number(row[index])}: the cotangent is not a factor",
+                    where=entry(name, index),
+                )
+    return Check("zero", True, "zero in, exactly zero out")
+
+
+def linear(p: Problem) -> Check:
+    """The backward pass is linear: a combination of cotangents gives that of the gradients."""
+    a = p.smooth
+    first, second = p.rows.random[:2]
+    u, v = p.rows.weights
+    return compared(
+        "linear",
+        p.diff_names,
+        [g[p.rows.combined] for g in a.got.grads],
+        [u * cmp.widen(g[first]) + v * cmp.widen(g[second]) for g in a.got.grads],
+        units(a.grad_scales),
+        p.c("linear"),
+        what=f"vjp({u}·g1 {v:+}·g2) against {u}·vjp(g1) {v:+}·vjp(g2): ",
+    )
+
+
+# Repeated and eager calls ------------------------------------------------------------------
+
+
+def _eager(p: Problem) -> tuple[list[Any], list[Any]]:
+    diff = [jnp.asarray(x) for x in p.smooth.diff]
+    rest = [jnp.asarray(x) for x in p.rest_in(p.dtype)]
+    plain_value, _ = p.call(p.f, diff, rest)
+    _, pull, _ = p.vjp(p.f, diff, rest)
+    return jax.device_get(plain_value), jax.device_get(pull(p.cotangent(p.rows.random[0])))
+
+
+def determinism(p: Problem) -> Check:
+    """Two calls give the same bytes, compiled and eager."""
+    a = p.smooth
+    again = p.run_rule(a.diff, p.rest_in(p.dtype), p.cotangents)
+    pairs = [("compiled", [*a.got.value, *a.got.grads], [*again.value, *again.grads])]
+    eager = [_eager(p), _eager(p)]
+    pairs.append(("eager", [*eager[0][0], *eager[0][1]], [*eager[1][0], *eager[1][1]]))
+    names = [*p.out_names, *(f"the gradient of {n}" for n in p.diff_names)]
+    for kind, one, two in pairs:
+        for name, x, y in zip(names, one, two, strict=True):
+            if np.asarray(x).tobytes() != np.asarray(y).tobytes():
+                return Check(
+                    "determinism",
+                    False,
+                    f"two {kind} calls with the same inputs differ",
+                    where=name,
+                    likely="a hidden state or a draw that does not come from the arguments",
+                )
+    return Check("determinism", True, "byte-equal, compiled and eager")
+
+
+def jit(p: Problem) -> Check:
+    """Eager and compiled calls agree."""
+    a = p.smooth
+    values, grads = _eager(p)
+    return compared(
+        "jit",
+        [*p.out_names, *(f"gradient of {n}" for n in p.diff_names)],
+        [*values, *grads],
+        [*a.got.value, *(g[p.rows.random[0]] for g in a.got.grads)],
+        units([*a.value_scales, *a.grad_scales]),
+        p.c("jit"),
+        what="eager against compiled: ",
+    )
+
+
+def recompile(p: Problem) -> Check:
+    """Calls with equal shapes and other values are traced once."""
+    p.analyse("given")
+    p.analyse("jittered")
+    traces = p.traces[p.dtype]
+    if traces > 1:
+        return Check("recompile", False, f"{traces} traces for calls of equal shapes, expected 1")
+    return Check("recompile", True, "one trace for every call of equal shapes")
+
+
+# Memory ------------------------------------------------------------------------------------
+
+
+def residual_bytes(p: Problem, fun: Callable) -> tuple[int, int]:
+    """Bytes that `jax.vjp` keeps beside the arguments, and how many of them are its outputs.
+
+    An output is alive anyway where the next function takes it as its argument.
+    """
+
+    def run(diff: Any, rest: Any) -> Any:
+        outputs, pullback, _ = jax.vjp(lambda *d: p.call(fun, d, rest), *diff, has_aux=True)
+        return outputs, jax.tree.leaves(pullback)
+
+    jaxpr, shapes = jax.make_jaxpr(run, return_shape=True)(p.original, p.original_rest)
+    jaxpr, count = jaxpr.jaxpr, len(shapes[0])
+
+    def variables(atoms: Iterable[Any]) -> set[Any]:
+        return {v for v in atoms if not hasattr(v, "val")}  # a literal is no array
+
+    outputs = variables(jaxpr.outvars[:count])
+    kept = variables(jaxpr.outvars[count:]) - {*jaxpr.invars, *jaxpr.constvars}
+
+    def size(some: set[Any]) -> int:
+        return sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in some)
+
+    return size(kept), size(kept & outputs)
+
+
+def residuals(p: Problem) -> Check:
+    """The rule keeps at most what autodiff of the plain function keeps, and what it declares."""
+    (mine, shared), (plain, plain_shared) = residual_bytes(p, p.f), residual_bytes(p, p.plain)
+    declared = p.options.get("residual_bytes")
+    p.residual_bytes = (mine, plain)
+    if declared is not None:
+        expected = declared(*p.args, **p.static) if callable(declared) else declared
+        if mine != expected:
+            return Check(
+                "residuals", False, f"keeps {mine} bytes, {expected} declared (autodiff: {plain})"
+            )
+
+    def words(kept: int, of_output: int) -> str:
+        return f"{kept} bytes" + (f" ({of_output} of them its output)" if of_output else "")
+
+    message = f"keeps {words(mine, shared)}, autodiff of plain {words(plain, plain_shared)}"
+    return Check("residuals", mine <= plain or mine - shared <= plain - plain_shared, message)

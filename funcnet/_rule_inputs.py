@@ -1,0 +1,276 @@
+"""The checks of one rule on other inputs: precisions, batch sizes, non-finite numbers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcnet import _comparison as cmp
+from funcnet import _rules
+from funcnet._problem import NotApplicableError, Problem, cast, is_floating, quick_jit
+from funcnet._reports import Check
+from funcnet._rule_checks import compared, entry, units, worst_of
+
+# Precision ---------------------------------------------------------------------------------
+
+
+def precision(p: Problem, dtype: Any) -> Check:
+    """One lower precision against the float64 truth on the same rounded inputs."""
+    name = jnp.dtype(dtype).name
+    if any(x.dtype.kind == "c" for x in p.diff) and jnp.dtype(dtype).itemsize == 2:
+        raise NotApplicableError("complex inputs have no 16-bit precision")
+    diff = [cast(x, dtype) for x in p.smooth.diff]
+    rest = p.rest_in(dtype)
+    try:
+        shapes = p.abstract(p.f, dtype)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise NotApplicableError(f"refuses {name}: {_rules.sentence(error, 120)}") from None
+    cts = [cast(ct, dtype).astype(ct.dtype) for ct in p.cotangents]
+    got = p.run_rule(diff, rest, cts)
+    wide, wide_rest = p.wide(diff), [cast(x, p.truth) for x in rest]
+    want = p.run_plain(wide, wide_rest, cts)
+    for leaf, out, grad in zip(p.diff_names, diff, got.grads, strict=True):
+        if grad.dtype != out.dtype:
+            message = f"the gradient is {grad.dtype} for an argument of {out.dtype}"
+            return Check(name, False, message, where=leaf, likely="a gradient of the wrong dtype")
+    out_dtypes = [x.dtype for x in jax.tree.leaves(shapes) if is_floating(x)]
+    # What the inputs' own rounding does, entry by entry: a kink next to an input is no error.
+    step, one = 2 * cmp.eps(dtype), cmp.eps(dtype)
+    runs = [
+        p.run_plain(p.wide([cmp.perturbed(x, step, p.rng) for x in wide]), wide_rest, cts)
+        for _ in range(8)
+    ]
+    base = {"value": p.smooth.value_scales, "grads": p.smooth.grad_scales}
+    checks = []
+    limit = float(jnp.finfo(dtype).max)
+    for part, names, lead in (("value", p.out_names, 0), ("grads", p.diff_names, 1)):
+        start = [cmp.widen(x) for x in getattr(want, part)]
+        scale = []
+        for i, x in enumerate(start):
+            with np.errstate(all="ignore"):
+                moved = np.max([np.abs(cmp.widen(getattr(r, part)[i]) - x) for r in runs], axis=0)
+            moved = np.where(np.isfinite(moved), moved, 0.0)
+            noise = base[part][i].unit / p.eps  # of a gradient that is zero but for rounding
+            scale.append(one * np.maximum(noise, cmp.largest(x) + 0.5 * moved / one))
+        if part == "value":  # an output in a wider dtype is exact to that dtype's own eps at best
+            scale = [
+                s if cmp.eps(d) <= one else s * cmp.eps(d) / one
+                for s, d in zip(scale, out_dtypes, strict=True)
+            ]
+        start = [np.where(np.abs(x) > limit, np.nan, x) for x in start]  # overflows: not judged
+        found = compared(
+            name, names, getattr(got, part), start, scale, p.c(name, dtype), skip_axes=lead
+        )
+        checks.append(found)
+    return worst_of(checks)
+
+
+# Batch sizes -------------------------------------------------------------------------------
+
+
+def batch_arguments(p: Problem) -> tuple[list[int], int]:
+    """The arguments that carry the batch, and its size."""
+    given = p.options.get("batch_argnums")
+    if p.options.get("batch_axis", 0) is None:
+        raise NotApplicableError("declared batch_axis=None")
+    lengths: dict[int, int] = {}
+    ranks: dict[int, int] = {}
+    for i in sorted(set(p.argument)):
+        arrays = [
+            x
+            for j, x in enumerate(p.leaves)
+            if p.argument[j] == i and j in (*p.where_diff, *p.where_rest)
+        ]
+        sizes = {np.shape(x)[0] if np.ndim(x) else None for x in arrays}
+        if len(sizes) == 1 and None not in sizes and arrays:
+            lengths[i] = np.shape(arrays[0])[0]
+            ranks[i] = max(np.ndim(x) for x in arrays)
+    if given is not None:
+        return list(given), lengths[given[0]] if given else 0
+    if not lengths:
+        raise NotApplicableError("no argument has a leading batch axis")
+    size = lengths[max(ranks, key=lambda i: (ranks[i], i))]
+    return [i for i, n in lengths.items() if n == size], size
+
+
+def batch(p: Problem, name: str, size: int) -> Check:
+    """A batch of one or of none: right, or refused with a clear ValueError or TypeError."""
+    chosen, full = batch_arguments(p)
+    if full <= size:
+        raise NotApplicableError(f"the batch has {full} rows as given")
+
+    def cut(leaves: Sequence[Any], where: Sequence[int]) -> list[Any]:
+        return [
+            x[:size] if p.argument[i] in chosen else x for x, i in zip(leaves, where, strict=True)
+        ]
+
+    diff, rest = cut(p.smooth.diff, p.where_diff), cut(p.rest_in(p.dtype), p.where_rest)
+    run = functools.partial(_once, p)
+    try:
+        shapes = jax.eval_shape(functools.partial(run, p.plain), diff, rest)
+    except Exception as error:
+        shapes = error
+    try:
+        mine = jax.eval_shape(functools.partial(run, p.f), diff, rest)
+    except (ValueError, TypeError) as error:
+        if isinstance(shapes, Exception) and not p.given_plain:
+            raise NotApplicableError(f"refuses it: {_rules.sentence(error, 120)}") from None
+        return Check(name, bool(str(error).strip()), f"refuses it: {_rules.sentence(error, 120)}")
+    except Exception as error:
+        if isinstance(shapes, Exception):
+            raise NotApplicableError(f"refuses it: {_rules.sentence(error, 120)}") from None
+        message = f"raised {_rules.sentence(error)}, expected a result, a ValueError or a TypeError"
+        return Check(name, False, message)
+    if isinstance(shapes, Exception):
+        raise NotApplicableError(f"the plain function refuses it: {_rules.sentence(shapes, 120)}")
+    if [x.shape for x in jax.tree.leaves(mine)] != [x.shape for x in jax.tree.leaves(shapes)]:
+        got, want = ([x.shape for x in jax.tree.leaves(y)] for y in (mine, shapes))
+        return Check(name, False, f"shapes {got}, expected {want} as the plain function")
+    both = quick_jit(lambda d, r: (run(p.f, d, r), run(p.plain, d, r)))
+    try:
+        (out, grads), (want_out, want_grads) = jax.device_get(both(diff, rest))
+    except Exception:
+        _refused_by_compiler(functools.partial(run, p.plain), diff, rest)
+        raise
+    near = [cmp.perturbed(x, cmp.SENSITIVITY_STEP, p.rng).astype(x.dtype) for x in diff]
+    moved_out, moved_grads = jax.device_get(both(near, rest))[1]
+    start, moved = [*want_out, *want_grads], [*moved_out, *moved_grads]
+    sensitivity = [m / cmp.SENSITIVITY_STEP for m in cmp.moves([moved], start)]
+    base = units([*p.smooth.value_scales, *p.smooth.grad_scales])
+    scale = [
+        max(u, p.eps * (cmp.largest(x) + s))
+        for u, x, s in zip(base, start, sensitivity, strict=True)
+    ]
+    return compared(
+        name,
+        [*p.out_names, *(f"gradient of {n}" for n in p.diff_names)],
+        [*out, *grads],
+        start,
+        scale,
+        p.c(name),
+        good=f"{size} of {full} rows",
+    )
+
+
+def _refused_by_compiler(plain: Callable, diff: Any, rest: Any) -> None:
+    try:
+        quick_jit(plain)(diff, rest)
+    except Exception as error:
+        reason = f"the plain function does not compile: {_rules.sentence(error, 120)}"
+        raise NotApplicableError(reason) from None
+
+
+def _once(p: Problem, fun: Callable, diff: Any, rest: Any) -> Any:
+    out, pull, _ = p.vjp(fun, diff, rest)
+    pattern = [
+        1.0 + 0.5 * jnp.cos(jnp.arange(o.size, dtype=np.float64)).reshape(o.shape) for o in out
+    ]
+    return list(out), pull(pattern)
+
+
+# Non-finite inputs -------------------------------------------------------------------------
+
+
+def nonfinite(p: Problem) -> Check:
+    """A NaN never vanishes where plain keeps it, nor leaves its row where plain's does not."""
+    independent = p.options.get("rows_independent")
+    try:
+        chosen, size = batch_arguments(p)
+    except NotApplicableError:
+        chosen, size = [], -1
+    tried = 0
+    for leaf, name in enumerate(p.diff_names):
+        base = p.smooth.diff
+        if base[leaf].size == 0:
+            continue
+        index = tuple(int(p.rng.integers(n)) for n in base[leaf].shape)
+        in_batch = p.argument[p.where_diff[leaf]] in chosen
+        row = index[0] if in_batch else None
+        for bad in (np.nan, np.inf, -np.inf):
+            diff = [x.copy() for x in base]
+            diff[leaf][index] = bad
+            got = p.run_rule(diff, p.rest_in(p.dtype), p.cotangents)
+            want = p.run_plain(p.wide(diff), p.rest_in(p.truth), p.cotangents)
+            poisoned = f"with {bad} at {entry(name, index)} "
+            failure = _poisoned_values(p, got, want, bad, row, size, poisoned)
+            if failure is None and np.isnan(bad):
+                failure = _poisoned_gradients(p, got, want, row, size, chosen, poisoned)
+                if failure is None and independent and row is not None:
+                    failure = _leaked(p, got, row, size, chosen, poisoned)
+            if failure is not None:
+                return failure
+            tried += 1
+    return Check("nonfinite", True, f"{tried} poisoned inputs behave as the plain function's")
+
+
+def _poisoned_values(
+    p: Problem, got: Any, want: Any, bad: float, row: int | None, size: int, poisoned: str
+) -> Check | None:
+    """A value that is not finite by the plain function is so by the rule, and stays in its row."""
+    for name, x, y in zip(p.out_names, got.value, want.value, strict=True):
+        x, y = cmp.widen(x), cmp.widen(y)
+        hidden = ~np.isfinite(y) & np.isfinite(x)
+        flipped = np.isinf(x) & np.isinf(y) & (x != y) & ~np.isnan(x) & ~np.isnan(y)
+        spread = np.zeros(x.shape, bool)
+        if row is not None and x.ndim and x.shape[0] == size:
+            spread = ~np.isfinite(x) & np.isfinite(y)
+            spread[row] = False
+        for mask, words in (
+            (hidden, f"the {bad} vanishes"),
+            (flipped, "an infinity changes its sign"),
+            (spread, f"the {bad} spreads to another row"),
+        ):
+            if mask.any():
+                at = tuple(int(i) for i in np.argwhere(mask)[0])
+                message = f"{poisoned}{words}: got {x[at]}, the plain function gives {y[at]}"
+                return Check("nonfinite", False, message, where=entry(name, at))
+    return None
+
+
+def _rows_of(p: Problem, leaf: int, array: np.ndarray, size: int, chosen: Sequence[int]) -> bool:
+    return p.argument[p.where_diff[leaf]] in chosen and array.ndim > 0 and array.shape[0] == size
+
+
+def _poisoned_gradients(
+    p: Problem, got: Any, want: Any, row: int | None, size: int, chosen: Any, poisoned: str
+) -> Check | None:
+    which = p.rows.random[0]
+    mine = [np.isnan(cmp.widen(g[which])) for g in got.grads]
+    plain = [np.isnan(cmp.widen(g[which])) for g in want.grads]
+    visible = any(np.isnan(cmp.widen(v)).any() for v in got.value)
+    if any(x.any() for x in plain) and not any(x.any() for x in mine) and not visible:
+        return Check("nonfinite", False, poisoned + "the NaN vanishes from output and gradients")
+    for leaf, (x, y) in enumerate(zip(mine, plain, strict=True)):
+        if row is None or not _rows_of(p, leaf, x, size, chosen):
+            continue
+        extra = (x & ~y).reshape(size, -1).any(1)
+        extra[row] = False
+        if extra.any():
+            message = poisoned + "a NaN reaches a row whose gradient is finite by autodiff"
+            where = entry(p.diff_names[leaf], (int(np.argmax(extra)),))
+            return Check("nonfinite", False, message, where, likely="a NaN that leaks across rows")
+    return None
+
+
+def _leaked(p: Problem, got: Any, row: int, size: int, chosen: Any, poisoned: str) -> Check | None:
+    which = p.rows.random[0]
+    arrays = [(n, cmp.widen(v)) for n, v in zip(p.out_names, got.value, strict=True)]
+    arrays += [
+        (f"gradient of {n}", cmp.widen(g[which]))
+        for leaf, (n, g) in enumerate(zip(p.diff_names, got.grads, strict=True))
+        if _rows_of(p, leaf, g[which], size, chosen)
+    ]
+    for name, x in arrays:
+        if x.ndim == 0 or x.shape[0] != size:
+            continue
+        spread = np.isnan(x).reshape(size, -1).any(1)
+        spread[row] = False
+        if spread.any():
+            message = poisoned + f"a NaN reaches row {int(np.argmax(spread))}"
+            return Check("nonfinite", False, message, name, likely="a NaN that leaks across rows")
+    return None
