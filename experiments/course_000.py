@@ -6,7 +6,8 @@
 10 epochs of 49,000 CIFAR-10 images: 4,900 steps. Beside it a straightforward NumPy version of the
 same step in float64, which is what the course ran; the two are timed in turns, step for step.
 
-RESULT
+Three seeds, all three above the course's .555: best validation accuracy .5897 +- .0034, test
+accuracy of that state .5670, .5606, .5661 (the course: .555 and .563).
 """
 
 from __future__ import annotations
