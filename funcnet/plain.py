@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from funcnet._params import BatchStats
+from funcnet.layers._params import BatchStats
 
 relu = jax.nn.relu
 sigmoid = jax.nn.sigmoid

@@ -17,7 +17,7 @@ from zoo import BROKEN, RIGHT, Animal
 from zoo_base import AFFINE, X, affine_rule, rule
 
 from funcnet import checks
-from funcnet._diagnosis import name_factor
+from funcnet.checks._diagnosis import name_factor
 
 QUICK = (
     "structure",

@@ -22,9 +22,10 @@ import pytest
 from rich.console import Console
 
 import funcnet
-from funcnet import _train_command, checkpoint, cli, data, nets, plots, train
-from funcnet import _train_options as settings
-from funcnet._train_report import Report
+from funcnet import checkpoint, cli, data, nets, plots, train
+from funcnet.cli import _train_command
+from funcnet.cli import _train_options as settings
+from funcnet.cli._train_report import Report
 
 FILES = {"config.json", "history.jsonl", "best.npz", "losses.npy", "curves.png", "result.json"}
 # The smallest run that is one: a second, most of it compiling.
@@ -332,7 +333,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(here, monkeypatch):
 # --- What it refuses
 
 WRONG = {
-    "no command": ([], r"expected one of \{train, info\}"),
+    "no command": ([], r"expected one of \{train, check, info\}"),
     "unknown command": (["trian"], "trian"),
     "unknown option": (["train", "--epohcs", "3"], "options: --epohcs, 3; perhaps --epochs?"),
     "stray word": (["train", "digits"], "digits"),

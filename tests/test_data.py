@@ -26,7 +26,8 @@ from test_formats import (
     tar_bytes,
 )
 
-from funcnet import _formats, data
+from funcnet import data
+from funcnet.data import _formats
 
 KINDS = ["none", "mean_image", "scaled", "scaled_mean_image", "standardised"]
 EPS32 = np.finfo(np.float32).eps

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from funcnet import _formats
-from funcnet._formats import DataFormatError
+from funcnet.data import _formats
+from funcnet.data._formats import DataFormatError
 
 PY, BIN = "cifar-10-batches-py", "cifar-10-batches-bin"
 BATCHES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]

@@ -13,8 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from funcnet import _fit, data, layers, losses, nets, optimizers, train
+from funcnet import data, layers, losses, nets, optimizers, train
 from funcnet.layers import AffineParams
+from funcnet.train import _fit
 
 KEY = jax.random.key(0)
 EPS = float(np.finfo(np.float64).eps)
@@ -657,7 +658,15 @@ def test_row_59_an_interrupt_from_a_callback_returns_what_there_is(where):
     )
 
 
-def test_row_59_ctrl_c_ends_the_run_after_the_chunk_at_hand():
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler: a shell that runs a job in the background ignores SIGINT for it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_row_59_ctrl_c_ends_the_run_after_the_chunk_at_hand(ctrl_c):
     def press(progress):
         if progress.step == 6:
             os.kill(os.getpid(), signal.SIGINT)
@@ -669,7 +678,7 @@ def test_row_59_ctrl_c_ends_the_run_after_the_chunk_at_hand():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_row_59_a_second_ctrl_c_acts_at_once():
+def test_row_59_a_second_ctrl_c_acts_at_once(ctrl_c):
     def press_twice(progress):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)

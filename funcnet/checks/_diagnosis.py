@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from funcnet._comparison import largest
+from funcnet.checks._comparison import largest
 
 CLOSE = 1e-6  # a hypothesis explains a gradient when it leaves less than this part of it
 

@@ -22,15 +22,15 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Union
 
 import funcnet
-from funcnet._command import CommandError, need
+from funcnet.cli._command import CommandError, need
 
 __all__ = ["COMMANDS", "main"]
 
 # The commands, in the order of the help: name -> module and dataclass.
 COMMANDS = {
-    "train": "funcnet._train_command:Train",
-    "check": "funcnet._check_command:CheckCommand",
-    "info": "funcnet._info_command:Info",
+    "train": "funcnet.cli._train_command:Train",
+    "check": "funcnet.cli._check_command:CheckCommand",
+    "info": "funcnet.cli._info_command:Info",
 }
 
 
@@ -134,7 +134,3 @@ def _unboxed(text: str, args: list[str]) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,9 +11,9 @@ from jax import Array
 from jaxtyping import Float
 
 from funcnet import _validate, kernels
-from funcnet._geometry import Padding, resolve
-from funcnet._params import AffineParams, ConvParams
-from funcnet._pools import Window, max_along, spread
+from funcnet.layers._geometry import Padding, resolve
+from funcnet.layers._params import AffineParams, ConvParams
+from funcnet.layers._pools import Window, max_along, spread
 
 
 @jax.custom_vjp

@@ -19,8 +19,8 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from funcnet import _validate
-from funcnet._geometry import Axis, Padding, resolve
 from funcnet.kernels import wide
+from funcnet.layers._geometry import Axis, Padding, resolve
 
 Window = int | tuple[int, int]
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from funcnet import checks
-from funcnet._command import CommandError, console, expected_errors, option
+from funcnet.cli._command import CommandError, console, expected_errors, option
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from funcnet._blocks import Net, example_shape, float_dtype
-from funcnet._fusion import Stage, child
+from funcnet.nets._blocks import Net, example_shape, float_dtype
+from funcnet.nets._fusion import Stage, child
 
 
 class Row(NamedTuple):

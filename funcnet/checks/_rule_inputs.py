@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnet import _comparison as cmp
-from funcnet import _rules
-from funcnet._problem import NotApplicableError, Problem, cast, is_floating, quick_jit
-from funcnet._reports import Check
-from funcnet._rule_checks import compared, entry, units, worst_of
+from funcnet.checks import _comparison as cmp
+from funcnet.checks import _rules
+from funcnet.checks._problem import NotApplicableError, Problem, cast, is_floating, quick_jit
+from funcnet.checks._reports import Check
+from funcnet.checks._rule_checks import compared, entry, units, worst_of
 
 # Precision ---------------------------------------------------------------------------------
 

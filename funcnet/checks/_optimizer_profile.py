@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from funcnet._diagnosis import fitted_factor, name_factor
+from funcnet.checks._diagnosis import fitted_factor, name_factor
 
 STEPS = 24
 Run = Callable[[Any, Any, int], Any]

@@ -31,11 +31,12 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from funcnet import _fit, data, losses
-from funcnet._blocks import Net, example_shape, float_dtype
-from funcnet._evaluation import EVALUATION_ROWS, evaluate, evaluate_rows
-from funcnet._fit import History, Progress, Sampling
+from funcnet import data, losses
 from funcnet.kernels import wide, wide_dtype
+from funcnet.nets._blocks import Net, example_shape, float_dtype
+from funcnet.train import _fit
+from funcnet.train._evaluation import EVALUATION_ROWS, evaluate, evaluate_rows
+from funcnet.train._fit import History, Progress, Sampling
 
 __all__ = [
     "History",

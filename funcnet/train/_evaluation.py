@@ -12,9 +12,9 @@ import numpy as np
 from jax import Array
 
 from funcnet import data, losses
-from funcnet._blocks import Net, float_dtype
-from funcnet._fit import check_split
 from funcnet.kernels import wide
+from funcnet.nets._blocks import Net, float_dtype
+from funcnet.train._fit import check_split
 
 EVALUATION_ROWS = 250
 

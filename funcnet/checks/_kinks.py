@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from funcnet import _comparison as cmp
+from funcnet.checks import _comparison as cmp
 
 if TYPE_CHECKING:
-    from funcnet._problem import Problem
+    from funcnet.checks._problem import Problem
 
 Entry = tuple[int, tuple[int, ...]]
 """A leaf's number and an index into it."""

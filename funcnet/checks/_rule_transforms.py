@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnet import _comparison as cmp
-from funcnet import _rules
-from funcnet._diagnosis import explains
-from funcnet._problem import NotApplicableError, Problem, cast, quick_jit
-from funcnet._reports import Check
-from funcnet._rule_checks import compared, units, worst_of
+from funcnet.checks import _comparison as cmp
+from funcnet.checks import _rules
+from funcnet.checks._diagnosis import explains
+from funcnet.checks._problem import NotApplicableError, Problem, cast, quick_jit
+from funcnet.checks._reports import Check
+from funcnet.checks._rule_checks import compared, units, worst_of
 
 Bank = list[Any]  # one leaf of the arguments at two samples, stacked
 

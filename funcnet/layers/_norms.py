@@ -14,9 +14,9 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from funcnet import _validate
-from funcnet._linear import affine_arguments, affine_cotangents, affine_sum
-from funcnet._params import AffineParams, BatchStats, NormParams
 from funcnet.kernels import wide
+from funcnet.layers._linear import affine_arguments, affine_cotangents, affine_sum
+from funcnet.layers._params import AffineParams, BatchStats, NormParams
 
 
 @partial(jax.custom_vjp, nondiff_argnames=("eps",))

@@ -16,8 +16,8 @@ from jax import Array, lax
 from jax.extend.core import jaxpr_as_fun
 
 from funcnet import data
-from funcnet._blocks import float_dtype
 from funcnet.kernels import wide_dtype
+from funcnet.nets._blocks import float_dtype
 
 Sampling = Literal["permutation", "replacement", "full"]
 _SECONDS_BETWEEN_REPORTS = 0.25

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from funcnet import layers
-from funcnet._blocks import Net, running_statistics
+from funcnet.nets._blocks import Net, running_statistics
 
 Configs = list[dict[str, Any]]
 

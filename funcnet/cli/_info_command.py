@@ -15,7 +15,7 @@ from rich.table import Table
 
 import funcnet
 from funcnet import data
-from funcnet._command import console, option
+from funcnet.cli._command import console, option
 
 CORE = ("jax", "jaxlib", "optax", "jaxtyping", "numpy")
 

@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnet import _train_options as settings
 from funcnet import checkpoint, data, nets, plots, train
-from funcnet._command import CommandError, console, expected_errors, need
 from funcnet._files import replacing
-from funcnet._info_command import cpu_model, device, versions
-from funcnet._train_options import (
+from funcnet.cli import _train_options as settings
+from funcnet.cli._command import CommandError, console, expected_errors, need
+from funcnet.cli._info_command import cpu_model, device, versions
+from funcnet.cli._train_options import (
     DataOptions,
     NetOptions,
     OptimizerOptions,
@@ -34,7 +34,7 @@ from funcnet._train_options import (
     OutputOptions,
     TrainingOptions,
 )
-from funcnet._train_report import Report, facts, layers, result_rows
+from funcnet.cli._train_report import Report, facts, layers, result_rows
 
 
 def _recipes() -> str:

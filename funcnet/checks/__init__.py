@@ -31,9 +31,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from funcnet import _rule_checks, _rule_inputs, _rule_transforms, _rules
-from funcnet._detection import Detection, threshold
-from funcnet._numerical import (
+from funcnet.checks import _rule_checks, _rule_inputs, _rule_transforms, _rules
+from funcnet.checks._detection import Detection, threshold
+from funcnet.checks._numerical import (
     SparseGradCheck,
     eval_numerical_gradient,
     grad_check_sparse,
@@ -41,11 +41,11 @@ from funcnet._numerical import (
     numerical_vjp,
     rel_error,
 )
-from funcnet._optimizer_checks import CHECKS as _OPTIMIZER_CHECKS
-from funcnet._optimizer_checks import Comparison, EagerOptimizer, run_checks, torch_optimizer
-from funcnet._problem import NotApplicableError, Problem
-from funcnet._reports import Check, OptimizerReport, RuleError, RuleReport
-from funcnet._sharding_checks import sharding_checks
+from funcnet.checks._optimizer_checks import CHECKS as _OPTIMIZER_CHECKS
+from funcnet.checks._optimizer_checks import Comparison, EagerOptimizer, run_checks, torch_optimizer
+from funcnet.checks._problem import NotApplicableError, Problem
+from funcnet.checks._reports import Check, OptimizerReport, RuleError, RuleReport
+from funcnet.checks._sharding_checks import sharding_checks
 
 __all__ = [
     "OPTIMIZER_CHECKS",

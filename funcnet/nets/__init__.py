@@ -20,8 +20,8 @@ from typing import Any, Literal
 import jax
 from jax import Array
 
-from funcnet import _blocks
-from funcnet._blocks import (
+from funcnet.nets import _blocks
+from funcnet.nets._blocks import (
     ACTIVATIONS,
     Net,
     affine,
@@ -47,8 +47,8 @@ from funcnet._blocks import (
     softplus,
     tanh,
 )
-from funcnet._fusion import child, stages, within, without_empty
-from funcnet._summary import Row, Summary, summary
+from funcnet.nets._fusion import child, stages, within, without_empty
+from funcnet.nets._summary import Row, Summary, summary
 
 __all__ = [
     "Net",

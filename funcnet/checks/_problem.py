@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from funcnet import _comparison as cmp
-from funcnet import _rules
-from funcnet._kinks import Kinks, find_kinks, moved_off
+from funcnet.checks import _comparison as cmp
+from funcnet.checks import _rules
+from funcnet.checks._kinks import Kinks, find_kinks, moved_off
 
 FULL_JACOBIAN_ENTRIES = 4096
 RANDOM_COTANGENTS = 16

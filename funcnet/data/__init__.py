@@ -27,8 +27,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from funcnet import _formats
-from funcnet._formats import DataFormatError
 from funcnet.augment import (
     Preprocessing,
     compose,
@@ -38,6 +36,8 @@ from funcnet.augment import (
     random_crop,
     random_flip,
 )
+from funcnet.data import _formats
+from funcnet.data._formats import DataFormatError
 
 __all__ = [
     "NAMES",

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnet import _comparison as cmp
-from funcnet import _diagnosis as diag
-from funcnet import _rules
-from funcnet._problem import Analysis, NotApplicableError, Problem, cast
-from funcnet._reports import Check
+from funcnet.checks import _comparison as cmp
+from funcnet.checks import _diagnosis as diag
+from funcnet.checks import _rules
+from funcnet.checks._problem import Analysis, NotApplicableError, Problem, cast
+from funcnet.checks._reports import Check
 
 
 def entry(name: str, index: Sequence[int]) -> str:

@@ -17,7 +17,7 @@ order (`jax.hessian`, `grad` of `grad`); plain forward mode (`jax.jvp`) does not
 `custom_vjp`: differentiate the twin of the same name in `funcnet.plain` instead.
 """
 
-from funcnet._activations import (
+from funcnet.layers._activations import (
     dropout,
     elu,
     gelu,
@@ -28,8 +28,8 @@ from funcnet._activations import (
     softplus,
     tanh,
 )
-from funcnet._linear import affine, affine_relu, conv2d, conv_relu, conv_relu_pool, flatten
-from funcnet._norms import (
+from funcnet.layers._linear import affine, affine_relu, conv2d, conv_relu, conv_relu_pool, flatten
+from funcnet.layers._norms import (
     affine_batch_norm_relu,
     batch_norm,
     batch_norm_inference,
@@ -37,7 +37,7 @@ from funcnet._norms import (
     layer_norm,
     rms_norm,
 )
-from funcnet._params import (
+from funcnet.layers._params import (
     AffineParams,
     BatchStats,
     ConvParams,
@@ -46,7 +46,7 @@ from funcnet._params import (
     conv_init,
     norm_init,
 )
-from funcnet._pools import avg_pool, global_avg_pool, max_pool
+from funcnet.layers._pools import avg_pool, global_avg_pool, max_pool
 
 __all__ = [
     "AffineParams",

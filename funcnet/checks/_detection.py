@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from funcnet import _comparison as cmp
-from funcnet._problem import Analysis, Problem
+from funcnet.checks import _comparison as cmp
+from funcnet.checks._problem import Analysis, Problem
 
 
 class Detection(NamedTuple):

@@ -14,9 +14,9 @@ import optax
 import tyro
 
 from funcnet import data, losses, nets, optimizers, train
-from funcnet._blocks import ACTIVATIONS
-from funcnet._command import CommandError, choice, option
-from funcnet._fit import SAMPLINGS
+from funcnet.cli._command import CommandError, choice, option
+from funcnet.nets._blocks import ACTIVATIONS
+from funcnet.train._fit import SAMPLINGS
 
 NETS: dict[str, Callable[..., nets.Net]] = {
     "softmax": nets.softmax_classifier,
