@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from funcnet.data import _formats
+from funcnet import _formats
 from funcnet.data._formats import DataFormatError
 
 PY, BIN = "cifar-10-batches-py", "cifar-10-batches-bin"
@@ -381,9 +381,8 @@ def hostile_pickles():
     yield "slots_state", pickle.dumps(Reduce(Reduce, os.mkdir, state=(None, {"call": 1})), 2)
     yield "build_on_dict", b"\x80\x02}}b."
     yield "build_on_name", b"\x80\x02cnumpy\nndarray\n}U\x05shapeK\x01sb."
-    state = (
-        b"(K\x01J" + struct.pack("<i", 0) + b"J" + struct.pack("<i", 9) + b"\x86h\x0b\x89U\x00tb"
-    )
+    state = b"(K\x01K\x03J" + struct.pack("<i", 3072) + b"\x86h\x0b\x89T"
+    state += struct.pack("<i", ROWS.size) + bytes(ROWS.size) + b"tb"
     yield "build_twice", with_array({b"tbU\tfilenames": b"tb" + state + b"U\tfilenames"})
     yield "state_too_long", with_array({b"tbU\tfilenames": b"NtbU\tfilenames"})
     yield (
@@ -428,6 +427,7 @@ def hostile_pickles():
     yield "bytearray", pickle.dumps(bytearray(10), 5)
     yield "stack_global", b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x0ctouch canary\x85R."
     yield "stack_global_of_numbers", b"\x80\x04K\x01K\x02\x93."
+    yield "stack_global_of_deep_tuples", b"\x80\x04)" + b"\x85" * 9000 + b"\x8c\x01a\x93."
     yield "stack_global_from_memo", b"\x80\x04\x8c\x06system\x94\x8c\x02osh\x00\x93)R."
     yield "object_dtype", with_array({b"U\x02u1": b"U\x02O8"})
     yield "structured_dtype", with_array({b"U\x02u1": b"U\x0bV3,O,u1abcd"})
@@ -435,10 +435,15 @@ def hostile_pickles():
     yield "dtype_with_fields", with_array({b"U\x01|NNN": b"U\x01|N}N"})
     yield "fortran_order", with_array({b"K\x00tb\x89": b"K\x00tb\x88"})
     yield "array_as_dtype", with_array({b"cnumpy\ndtype\n": b"cnumpy\nndarray\n"})
+    yield (
+        "dtype_of_an_array",
+        with_array({b"cnumpy.core.multiarray\n_reconstruct": b"cnumpy\ndtype"}),
+    )
     yield "reconstruct_of_a_dtype", with_array({b"cnumpy\nndarray\n": b"cnumpy\ndtype\n"})
     yield "shape_too_large", python2_pickle(ROWS, LABELS, shape=(1 << 30, 3072))
     yield "shape_product_overflows", python2_pickle(ROWS, LABELS, shape=(1 << 30, 1 << 30))
     yield "shape_negative", python2_pickle(ROWS, LABELS, shape=(-3, -3072))
+    yield "shape_minus_one", python2_pickle(ROWS, LABELS, shape=(-1, 3072))
     yield "shape_too_small", python2_pickle(ROWS, LABELS, shape=(2, 3072))
     yield "shape_transposed", python2_pickle(ROWS, LABELS, shape=(3072, 3))
     yield "shape_of_one_axis", with_array({b"\x86cnumpy\ndtype": b"0\x85cnumpy\ndtype"})
@@ -492,8 +497,21 @@ def hostile_pickles():
     yield "odd_items", b"\x80\x02}(K\x01u."
     yield "list_as_key", b"\x80\x02}]K\x01s."
     yield "unknown_opcode", b"\x80\x02\xff."
-    yield "two_objects", b"\x80\x02}}."
-    yield "unmatched_mark", b"\x80\x02(}."
+    # A good batch and one thing too many.
+    yield "two_objects", b"\x80\x02}" + good[2:]
+    yield "unmatched_mark", b"\x80\x02(" + good[2:]
+    yield "persistent_batch", good[:-1] + b"Q."
+    filenames = good[good.index(b"]q\x0c") : -2]
+    yield "other_call", good.replace(filenames, b"K\x01cnumpy\nndarray\nK\x01\x85R")
+    yield "other_state", good.replace(filenames, b"](K\x03U\x01|NNNtb")
+    yield (
+        "dtype_state_of_a_number",
+        good.replace(dtype, dtype[: dtype.index(b"(K\x03")] + b"K\x01b"),
+    )
+    encoded = pickle.dumps({"data": ROWS, "labels": LABELS.tolist()}, 2)
+    yield "encode_by_another_name", encoded.replace(b"c_codecs\nencode", b"cnumpy\ndtype")
+    yield "encode_otherwise", encoded.replace(b"latin1", b"utf-16")
+    yield "encode_of_bytes", b"\x80\x03c_codecs\nencode\nC\x01aU\x06latin1\x86R."
     yield "second_pickle", python2_pickle(ROWS, LABELS) + pickle.dumps(Reduce(os.mkdir, "canary"))
     yield "not_a_dict", b"\x80\x02]."
     yield "no_labels", pickle.dumps({"data": ROWS}, 2)
