@@ -17,27 +17,83 @@ Pair = tuple[int, int]
 
 
 def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """The dtype that sums over `dtype` are taken in: float64 for itself, float32 for the rest."""
+    """The dtype that sums over `dtype` are taken in: float64 for itself, float32 for the rest.
+
+    Args:
+      dtype: a floating dtype.
+
+    >>> wide_dtype(jnp.dtype(jnp.bfloat16)), wide_dtype(jnp.dtype(jnp.float64))
+    (dtype('float32'), dtype('float64'))
+    """
     return jnp.dtype(jnp.float64) if dtype == jnp.float64 else jnp.dtype(jnp.float32)
 
 
 def wide(x: Array) -> Array:
-    """Returns `x` in the dtype that sums over it are taken in."""
+    """Returns `x` in the dtype that sums over it are taken in.
+
+    Args:
+      x: an array of a floating dtype.
+
+    >>> wide(jnp.ones(1, jnp.float16)).dtype
+    dtype('float32')
+    """
     return x.astype(wide_dtype(x.dtype))
 
 
 def matmul(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
-    """The product `a @ b`."""
+    r"""The product $a b$.
+
+    Args:
+      a: (n, k).
+      b: (k, m).
+
+    Returns:
+      (n, m), in the dtype that the sum was taken in.
+
+    Raises:
+      TypeError: the shapes do not fit, as `jax.lax.dot_general` says it.
+
+    >>> matmul(jnp.ones((1, 2)), jnp.ones((2, 1)))
+    Array([[2.]], dtype=float64)
+    """
     return _dot(a, b, 1, 0)
 
 
 def matmul_tn(a: Float[Array, "k n"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
-    """The product `a.T @ b`."""
+    r"""The product $a^\top b$.
+
+    Args:
+      a: (k, n).
+      b: (k, m).
+
+    Returns:
+      (n, m), in the dtype that the sum was taken in.
+
+    Raises:
+      TypeError: the shapes do not fit, as `jax.lax.dot_general` says it.
+
+    >>> matmul_tn(jnp.ones((2, 1)), jnp.ones((2, 1)))
+    Array([[2.]], dtype=float64)
+    """
     return _dot(a, b, 0, 0)
 
 
 def matmul_nt(a: Float[Array, "n k"], b: Float[Array, "m k"]) -> Float[Array, "n m"]:
-    """The product `a @ b.T`."""
+    r"""The product $a b^\top$.
+
+    Args:
+      a: (n, k).
+      b: (m, k).
+
+    Returns:
+      (n, m), in the dtype that the sum was taken in.
+
+    Raises:
+      TypeError: the shapes do not fit, as `jax.lax.dot_general` says it.
+
+    >>> matmul_nt(jnp.ones((1, 2)), jnp.ones((1, 2)))
+    Array([[2.]], dtype=float64)
+    """
     return _dot(a, b, 1, 1)
 
 
@@ -51,7 +107,29 @@ def _dot(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
 def conv(
     x: Float[Array, "n h w cin"], w: Float[Array, "kh kw cin cout"], stride: Pair, pads: Pads
 ) -> Float[Array, "n oh ow cout"]:
-    """Cross-correlation: y[nijo] = sum over p, q, c of x[n, i*sh+p-top, j*sw+q-left, c] w[pqco]."""
+    r"""Cross-correlation of images with a kernel.
+
+    $y_{nijo} = \sum_{p,q,c} x_{n,\,i s_h + p - t,\,j s_w + q - l,\,c}\, w_{pqco}$ with t rows
+    padded above and l columns padded on the left.
+
+    Args:
+      x: images (n, h, w, cin).
+      w: a kernel (kh, kw, cin, cout).
+      stride: the step in pixels, (height, width).
+      pads: pixels padded, ((above, below), (left, right)).
+
+    Returns:
+      (n, oh, ow, cout), in the dtype that the sum was taken in.
+
+    Raises:
+      ValueError: channels or sizes do not fit, as `jax.lax.conv_general_dilated` says it.
+
+    Source: Dumoulin and Visin 2016, https://arxiv.org/abs/1603.07285.
+
+    >>> x, w = jnp.ones((1, 3, 3, 1)), jnp.ones((2, 2, 1, 1))
+    >>> conv(x, w, (1, 1), ((0, 0), (0, 0))).shape
+    (1, 2, 2, 1)
+    """
     return _correlate(x, w, pads, stride=stride)
 
 
@@ -62,7 +140,29 @@ def conv_kernel_gradient(
     stride: Pair,
     pads: Pads,
 ) -> Float[Array, "kh kw cin cout"]:
-    """The adjoint of `conv` in its kernel: the images correlated with the cotangent."""
+    r"""The adjoint of `conv` in its kernel: the images correlated with the cotangent.
+
+    $dw_{pqco} = \sum_{n,i,j} x_{n,\,i s_h + p - t,\,j s_w + q - l,\,c}\, dy_{nijo}$.
+
+    Args:
+      x: images (n, h, w, cin).
+      dy: the cotangent of the output, (n, oh, ow, cout).
+      size: the kernel's height and width.
+      stride: the step in pixels, (height, width).
+      pads: pixels padded, ((above, below), (left, right)).
+
+    Returns:
+      (kh, kw, cin, cout), in the dtype that the sum was taken in.
+
+    Raises:
+      ValueError: channels or sizes do not fit, as `jax.lax.conv_general_dilated` says it.
+
+    Source: courses.md row 4-35.
+
+    >>> x, dy = jnp.ones((1, 3, 3, 1)), jnp.ones((1, 2, 2, 1))
+    >>> conv_kernel_gradient(x, dy, (2, 2), (1, 1), ((0, 0), (0, 0))).ravel()
+    Array([4., 4., 4., 4.], dtype=float64)
+    """
     high = tuple(
         (dy.shape[1 + i] - 1) * stride[i] + size[i] - x.shape[1 + i] - pads[i][0] for i in (0, 1)
     )
@@ -83,7 +183,30 @@ def conv_input_gradient(
     stride: Pair,
     pads: Pads,
 ) -> Float[Array, "n h w cin"]:
-    """The adjoint of `conv` in its images of height and width `size`."""
+    r"""The adjoint of `conv` in its images of height and width `size`.
+
+    $dx_{nabc} = \sum dy_{nijo}\, w_{pqco}$ over all i, j, p, q, o with $i s_h + p - t = a$ and
+    $j s_w + q - l = b$.
+
+    Args:
+      dy: the cotangent of the output, (n, oh, ow, cout).
+      w: the kernel (kh, kw, cin, cout).
+      size: the images' height and width.
+      stride: the step in pixels, (height, width).
+      pads: pixels padded, ((above, below), (left, right)).
+
+    Returns:
+      (n, h, w, cin), in the dtype that the sum was taken in.
+
+    Raises:
+      ValueError: channels or sizes do not fit, as `jax.lax.conv_general_dilated` says it.
+
+    Source: courses.md row 4-35.
+
+    >>> dy, w = jnp.ones((1, 1, 2, 1)), jnp.ones((1, 2, 1, 1))
+    >>> conv_input_gradient(dy, w, (1, 3), (1, 1), ((0, 0), (0, 0))).ravel()
+    Array([1., 2., 1.], dtype=float64)
+    """
     low = tuple(w.shape[i] - 1 - pads[i][0] for i in (0, 1))
     high = tuple(
         size[i] - (dy.shape[1 + i] - 1) * stride[i] - 2 - low[i] + w.shape[i] for i in (0, 1)

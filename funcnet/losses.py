@@ -13,6 +13,8 @@ from jaxtyping import Float, Integer
 from funcnet import _validate
 from funcnet.kernels import wide
 
+__all__ = ["l2_penalty", "mean_squared_error", "multiclass_hinge", "softmax_cross_entropy"]
+
 
 @partial(jax.custom_vjp, nondiff_argnames=("label_smoothing",))
 def softmax_cross_entropy(

@@ -448,8 +448,8 @@ def hostile_pickles():
     yield "shape_transposed", python2_pickle(ROWS, LABELS, shape=(3072, 3))
     yield "shape_of_one_axis", with_array({b"\x86cnumpy\ndtype": b"0\x85cnumpy\ndtype"})
     yield "deep_lists", b"\x80\x02" + b"](" * 99_000 + b"e" * 99_000 + b"."
-    yield "deep_tuples", b"\x80\x02)" + b"\x85" * 190_000 + b"."
-    yield "deep_key", b"\x80\x02})" + b"\x85" * 100_000 + b"K\x01s."
+    yield "deep_tuples", b"\x80\x02)" + b"\x85" * 50_000 + b"."
+    yield "deep_key", b"\x80\x02})" + b"\x85" * 50_000 + b"K\x01s."
     yield "opcode_flood", b"\x80\x02" + b"]" * 3_000_000 + b"."
     yield "mark_flood", b"\x80\x02" + b"(" * 3_000_000 + b"."
     yield "memo_flood", b"\x80\x02]" + b"".join(b"r" + struct.pack("<I", i) for i in range(300_000))

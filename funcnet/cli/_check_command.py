@@ -44,6 +44,8 @@ class CheckCommand:
     """Check every sample of the catalogue's rules, not the first of each alone."""
     json: Annotated[str | None, option("none")] = None
     """File to write the reports to."""
+    markdown: Annotated[str | None, option("none")] = None
+    """File to write the table to, as Markdown."""
     seed: int = 0
     """What samples and cotangents are drawn from."""
     traceback: bool = False
@@ -72,6 +74,9 @@ funcnet.checks.assert_rule(my_norm, x, gain).
         if self.json is not None:
             with expected_errors():
                 Path(self.json).write_text(json.dumps([r.to_dict() for r in reports], indent=1))
+        if self.markdown is not None:
+            with expected_errors():
+                Path(self.markdown).write_text(_markdown(reports))
         wrong = [r.name for r in reports if not r.ok]
         if len(reports) > 1 or ":" not in (self.target or ":"):
             seconds = time.perf_counter() - began
@@ -133,21 +138,22 @@ funcnet.checks.assert_rule(my_norm, x, gain).
 
 
 DTYPES = ("cotangent", "float32", "bfloat16", "float16")
+COLUMNS = (
+    "rule",
+    *("float64" if name == "cotangent" else name for name in DTYPES),
+    "order 2",
+    "transforms",
+    "bytes kept",
+    "autodiff's",
+    "detects",
+    "verdict",
+)
 
 
 def table(reports: list[checks.RuleReport]) -> Table:
     """A row a rule: the worst errors in eps, order two, transforms, residual bytes, verdict."""
     drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for column in (
-        "rule",
-        *("float64" if name == "cotangent" else name for name in DTYPES),
-        "order 2",
-        "transforms",
-        "bytes kept",
-        "autodiff's",
-        "detects",
-        "verdict",
-    ):
+    for column in COLUMNS:
         drawn.add_column(column, justify="left" if column in ("rule", "verdict") else "right")
     for report in reports:
         drawn.add_row(*cells(report))
@@ -177,6 +183,21 @@ def cells(report: checks.RuleReport) -> list[Any]:
         "-" if report.detects is None else f"{report.detects:.0e}",
         Text("right", "green") if report.ok else Text("WRONG", "bold red"),
     ]
+
+
+def _markdown(reports: list[checks.RuleReport]) -> str:
+    lines = [
+        "# The certificate",
+        "",
+        "Made by `funcnet check --markdown docs/certificate.md`. Errors are the worst entry's, in",
+        "units of eps, of what is allowed; `detects` is the smallest relative error of a whole",
+        "gradient that the comparison rejects on these samples.",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|" + "---|" * len(COLUMNS),
+        *("| " + " | ".join(str(cell) for cell in cells(r)) + " |" for r in reports),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _module(path: str) -> ModuleType:

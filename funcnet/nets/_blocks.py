@@ -188,6 +188,8 @@ def conv(
 def relu() -> Net:
     r"""Rectified linear unit, $\max(x, 0)$: see `layers.relu`.
 
+    Source: `layers.relu`, which says what it computes and refuses.
+
     >>> from funcnet import nets
     >>> nets.relu().apply((), (), jnp.array([-1.0, 2.0]))[0]
     Array([0., 2.], dtype=float64)
@@ -200,6 +202,8 @@ def leaky_relu(negative_slope: float = 0.01) -> Net:
 
     Args:
       negative_slope: the slope a left of 0.
+
+    Source: `layers.leaky_relu`, which says what it computes and refuses.
 
     >>> from funcnet import nets
     >>> nets.leaky_relu().apply((), (), jnp.array([-1.0, 2.0]))[0]
@@ -214,6 +218,8 @@ def elu(alpha: float = 1.0) -> Net:
     Args:
       alpha: the limit at minus infinity, negated.
 
+    Source: `layers.elu`, which says what it computes and refuses.
+
     >>> from funcnet import nets
     >>> nets.elu().apply((), (), jnp.array([0.0, 2.0]))[0]
     Array([0., 2.], dtype=float64)
@@ -224,6 +230,8 @@ def elu(alpha: float = 1.0) -> Net:
 def sigmoid() -> Net:
     r"""Logistic sigmoid, $1/(1 + e^{-x})$: see `layers.sigmoid`.
 
+    Source: `layers.sigmoid`, which says what it computes and refuses.
+
     >>> from funcnet import nets
     >>> nets.sigmoid().apply((), (), jnp.array([0.0]))[0]
     Array([0.5], dtype=float64)
@@ -233,6 +241,8 @@ def sigmoid() -> Net:
 
 def tanh() -> Net:
     r"""Hyperbolic tangent: see `layers.tanh`.
+
+    Source: `layers.tanh`, which says what it computes and refuses.
 
     >>> from funcnet import nets
     >>> nets.tanh().apply((), (), jnp.array([0.0]))[0]
@@ -247,6 +257,8 @@ def gelu(approximate: bool = True) -> Net:
     Args:
       approximate: the tanh formula, as in `jax.nn.gelu`.
 
+    Source: `layers.gelu`, which says what it computes and refuses.
+
     >>> from funcnet import nets
     >>> nets.gelu().apply((), (), jnp.array([0.0]))[0]
     Array([0.], dtype=float64)
@@ -257,6 +269,8 @@ def gelu(approximate: bool = True) -> Net:
 def silu() -> Net:
     r"""Sigmoid linear unit, $x\,\sigma(x)$: see `layers.silu`.
 
+    Source: `layers.silu`, which says what it computes and refuses.
+
     >>> from funcnet import nets
     >>> nets.silu().apply((), (), jnp.array([0.0]))[0]
     Array([0.], dtype=float64)
@@ -266,6 +280,8 @@ def silu() -> Net:
 
 def softplus() -> Net:
     r"""Softplus, $\log(1 + e^x)$: see `layers.softplus`.
+
+    Source: `layers.softplus`, which says what it computes and refuses.
 
     >>> from funcnet import nets
     >>> nets.softplus().apply((), (), jnp.array([0.0]))[0].round(4)
@@ -362,6 +378,8 @@ def layer_norm(eps: float = 1e-5) -> Net:
     Returns:
       The block; params `NormParams(gamma, beta)`, (c,) each.
 
+    Source: `layers.layer_norm`, which says what it computes and refuses.
+
     >>> from funcnet import nets
     >>> params, _ = nets.layer_norm().init(jax.random.key(0), (3,))
     >>> params.gamma.shape
@@ -384,6 +402,8 @@ def group_norm(groups: int, eps: float = 1e-5) -> Net:
       TypeError: `groups` is not an int.
       ValueError: `groups` is below 1; at init: it does not divide the number of channels.
 
+    Source: `layers.group_norm`, which says what it computes and refuses.
+
     >>> from funcnet import nets
     >>> params, _ = nets.group_norm(2).init(jax.random.key(0), (8, 8, 4))
     >>> params.gamma.shape
@@ -401,6 +421,8 @@ def rms_norm(eps: float = 1e-6) -> Net:
 
     Returns:
       The block; params `gamma` (c,).
+
+    Source: `layers.rms_norm`, which says what it computes and refuses.
 
     >>> from funcnet import nets
     >>> params, _ = nets.rms_norm().init(jax.random.key(0), (3,))
@@ -467,6 +489,8 @@ def max_pool(window: Any = 2, stride: Any = None, padding: Any = "VALID") -> Net
       TypeError: a size is not an int.
       ValueError: a size is below 1; at init: the window does not fit.
 
+    Source: `layers.max_pool`, which says what it computes and refuses.
+
     >>> from funcnet import nets
     >>> nets.max_pool().apply((), (), jnp.arange(4.0).reshape(1, 2, 2, 1))[0].ravel()
     Array([3.], dtype=float64)
@@ -493,6 +517,8 @@ def avg_pool(window: Any = 2, stride: Any = None, padding: Any = "VALID") -> Net
       TypeError: a size is not an int.
       ValueError: a size is below 1; at init: the window does not fit.
 
+    Source: `layers.avg_pool`, which says what it computes and refuses.
+
     >>> from funcnet import nets
     >>> nets.avg_pool().apply((), (), jnp.arange(4.0).reshape(1, 2, 2, 1))[0].ravel()
     Array([1.5], dtype=float64)
@@ -509,6 +535,8 @@ def _window(function: str, window: Any, stride: Any) -> tuple[tuple[int, int], t
 def global_avg_pool() -> Net:
     r"""The mean over all pixels, (n, h, w, c) to (n, c): see `layers.global_avg_pool`.
 
+    Source: `layers.global_avg_pool`, which says what it computes and refuses.
+
     >>> from funcnet import nets
     >>> nets.global_avg_pool().apply((), (), jnp.ones((2, 4, 4, 3)))[0].shape
     (2, 3)
@@ -518,6 +546,8 @@ def global_avg_pool() -> Net:
 
 def flatten() -> Net:
     r"""Each example as one row, (n, ...) to (n, d): see `layers.flatten`.
+
+    Source: `layers.flatten`, which says what it computes and refuses.
 
     >>> from funcnet import nets
     >>> nets.flatten().apply((), (), jnp.ones((2, 4, 4, 3)))[0].shape
