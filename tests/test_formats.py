@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from funcnet import _formats
+from funcnet.data import _formats
 from funcnet.data._formats import DataFormatError
 
 PY, BIN = "cifar-10-batches-py", "cifar-10-batches-bin"
