@@ -87,6 +87,15 @@ def number(
     return value
 
 
+def count(function: str, name: str, value: Any, *, low: int = 1) -> int:
+    """Returns an int of at least `low`, or raises TypeError or ValueError."""
+    if not hasattr(value, "__index__") or isinstance(value, bool):
+        raise TypeError(f"{function}: {name} is {value!r}, expected an int of at least {low}.")
+    if int(value) < low:
+        raise ValueError(f"{function}: {name} is {value}, expected an int of at least {low}.")
+    return int(value)
+
+
 def pair(function: str, name: str, value: Any, *, low: int = 1) -> tuple[int, int]:
     """Returns an int or a pair of ints as (height, width), or raises TypeError or ValueError."""
     both = (value, value) if not isinstance(value, (tuple, list)) else tuple(value)

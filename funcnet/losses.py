@@ -198,8 +198,7 @@ def _mean_squared_error(prediction, target):
             "entry: nothing has no mean."
         )
     dtype = jnp.result_type(prediction, target)
-    difference = wide(prediction.astype(dtype)) - wide(target.astype(dtype))
-    return jnp.square(difference).mean().astype(dtype)
+    return jnp.square(wide(prediction) - wide(target)).mean().astype(dtype)
 
 
 def _mean_squared_error_fwd(prediction, target):
@@ -208,9 +207,7 @@ def _mean_squared_error_fwd(prediction, target):
 
 def _mean_squared_error_bwd(residuals, dloss):
     prediction, target = (jnp.asarray(r) for r in residuals)  # the same shape
-    dtype = jnp.result_type(prediction, target)
-    difference = wide(prediction.astype(dtype)) - wide(target.astype(dtype))
-    d = difference * (wide(dloss) * 2.0 / prediction.size)
+    d = (wide(prediction) - wide(target)) * (wide(dloss) * 2.0 / prediction.size)
     return d.astype(prediction.dtype), (-d).astype(target.dtype)
 
 

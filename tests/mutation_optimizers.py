@@ -17,6 +17,7 @@ import test_optimizers
 from mutation import Proof, Subject, notice
 
 from funcnet.optimizers import _frame
+from funcnet.optimizers._orthogonal import PRECONDITIONINGS
 
 T = test_optimizers
 STEPS = 3
@@ -108,12 +109,32 @@ def matrices_of_all_shapes() -> None:
 
 def orthogonalises_in_the_dtype_asked_for() -> None:
     w = jnp.asarray(np.random.default_rng(2).normal(size=(8, 16)), jnp.float32)
-    for ns_dtype, most in ((None, "float32"), (jnp.bfloat16, "bfloat16")):
-        optimizer = T.opt.muon(0.1, ns_dtype=ns_dtype)
-        state = optimizer.init(w)
-        jaxpr = jax.make_jaxpr(optimizer.update)(w, state)
-        products = [e for e in jaxpr.eqns if e.primitive.name == "dot_general"]
-        notice(products and all(e.outvars[0].aval.dtype == most for e in products))
+    for preconditioning in PRECONDITIONINGS:
+        for ns_dtype, most in ((None, "float32"), (jnp.bfloat16, "bfloat16")):
+            optimizer = T.opt.muon(0.1, ns_dtype=ns_dtype, preconditioning=preconditioning)
+            state = optimizer.init(w)
+            jaxpr = jax.make_jaxpr(optimizer.update)(w, state)
+            products = [e for e in jaxpr.eqns if e.primitive.name == "dot_general"]
+            dtypes = [e.outvars[0].aval.dtype for e in products]
+            notice(dtypes and all(d == most for d in dtypes[-3:]))  # the last step's
+            u, _ = optimizer.update(w, state)  # scaled in float32, after the steps
+            notice(ns_dtype is None or np.any(u != u.astype(ns_dtype).astype(u.dtype)))
+
+
+def a_stack_is_its_matrices() -> None:
+    w = (
+        jnp.asarray(np.random.default_rng(3).normal(size=(2, 3, 4)))
+        * jnp.array([1, 5.0])[:, None, None]
+    )
+    for preconditioning in PRECONDITIONINGS:
+        numbers = T.NUMBERS(-2, -1)
+        muon = T.opt.muon(
+            0.1, preconditioning=preconditioning, muon_weight_dimension_numbers=numbers
+        )
+        together, _ = muon.update(w, muon.init(w))
+        for matrix, u in zip(w, together, strict=True):
+            alone, _ = muon.update(matrix, muon.init(matrix))
+            T.assert_trees_close(u, alone, 1e-12)
 
 
 def takes_any_mask() -> None:
@@ -154,6 +175,7 @@ FURTHER = (
     names_what_has_no_floats,
     takes_any_mask,
     matrices_of_all_shapes,
+    a_stack_is_its_matrices,
     orthogonalises_in_the_dtype_asked_for,
 )
 """What tests/test_optimizers.py leaves out."""

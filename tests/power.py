@@ -2,6 +2,8 @@
 
 python -m tests.power mutants      # docs/proof_mutants.md, and the survivors
 python -m tests.power checkers     # docs/proof_checkers.md
+python -m tests.power thresholds   # docs/proof_thresholds.md
+python -m tests.power all          # one after the other
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import sys
 import time
 import tomllib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -30,7 +32,11 @@ import mutation_checks  # noqa: E402
 import test_optimizers  # noqa: E402
 from mutation import Mutant, mutants_of, planted, reached  # noqa: E402
 
+from funcnet import checks  # noqa: E402
+from funcnet.catalogue import ROWS, Row  # noqa: E402
+
 EQUIVALENT = ROOT / "tests" / "mutants_equivalent.toml"
+WHOLE_LEAF, SINGLE_ENTRY = 1e-12, 1e-9  # the least errors that must be noticed, in float64
 PAUSE = 200  # mutants between two looks at the right code
 DEAREST_FOR = 4  # rules that a mutant of a shared function meets in the dearest stage
 
@@ -262,21 +268,71 @@ def verdicts_of_checkers() -> dict[str, dict[str, dict[str, str]]]:
     }
 
 
+# The table of thresholds -------------------------------------------------------------------
+
+
+def threshold(row: Row, index: int) -> checks.Detection:
+    """The smallest errors that the cotangent check rejects on one of a rule's samples."""
+    sample = row.samples(np.random.default_rng(0))[index]
+    return checks.detection_threshold(
+        row.function,
+        *sample.args,
+        plain=row.plain,
+        static=sample.static,
+        reduction=max(1, row.reduction(sample)),
+    )
+
+
+def table_of_thresholds() -> str:
+    """Markdown: of each rule the smallest error that is rejected, on its worst sample."""
+    lines = [
+        "# Thresholds",
+        "",
+        "How small a mistake is noticed, by `python -m tests.power thresholds`. An error is "
+        "injected into the gradient that a rule gives in float64, and made smaller by bisection "
+        "until the cotangent check lets it pass. *Whole leaf*: every entry of a gradient leaf "
+        "times 1 + error. *Single entry*: the smallest entry of a leaf moved by error times the "
+        "leaf's largest. Stated for the worst leaf of the worst sample; the bars, which the tests "
+        f"hold, are {WHOLE_LEAF:.0e} and {SINGLE_ENTRY:.0e}.",
+        "",
+        "| rule | samples | whole leaf | single entry | hardest leaf |",
+        "| --- | ---: | ---: | ---: | --- |",
+    ]
+    for name, row in ROWS.items():
+        samples = range(len(row.samples(np.random.default_rng(0))))
+        found = [threshold(row, index) for index in samples]
+        worst = max(found, key=lambda detection: detection.whole_leaf)
+        single = max(detection.single_entry for detection in found)
+        lines.append(
+            f"| {name} | {len(found)} | {worst.whole_leaf:.1e} | {single:.1e} | `{worst.leaf}` |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+# The command -------------------------------------------------------------------------------
+
+
 def main() -> int:
     """Makes the tables; 1 when a mutant survives that nobody has called equivalent."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["mutants", "checkers"])
-    parser.add_argument("--out", type=pathlib.Path, help="by default docs/proof_<what>.md")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["mutants", "checkers", "thresholds", "all"])
     parser.add_argument("--log", type=pathlib.Path, help="a line of JSON for each mutant")
     options = parser.parse_args()
-    out = options.out or ROOT / "docs" / f"proof_{options.what}.md"
-    if options.what == "checkers":
-        out.write_text(table_of_checkers(verdicts_of_checkers()))
+
+    def write(what: str, make: Callable[[], str]) -> None:
+        if options.what in (what, "all"):
+            (ROOT / "docs" / f"proof_{what}.md").write_text(make())
+
+    write("thresholds", table_of_thresholds)
+    write("checkers", lambda: table_of_checkers(verdicts_of_checkers()))
+    if options.what not in ("mutants", "all"):
         return 0
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(options.log.open("w")) if options.log else None
         fates = survey(all_mutants(), log)
-    out.write_text(tables_of_mutants(fates))
+    write("mutants", lambda: tables_of_mutants(fates))
     known = equivalent()
     survivors = [f.mutant for f in fates if not f.noticed and f.mutant.key not in known]
     for mutant in survivors:

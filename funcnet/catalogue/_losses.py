@@ -174,6 +174,12 @@ def rows() -> list[Row]:
                         np.array(9.0),
                     ),
                 ),
+                Case(
+                    "weights of several dtypes",
+                    Sample(([np.ones((1, 2), np.float32), np.ones((2, 2))], np.array(0.5))),
+                    np.array(1.5),
+                    ([np.full((1, 2), 0.5, np.float32), np.full((2, 2), 0.5)], np.array(3.0)),
+                ),
             ),
             refusals=(
                 type_error(

@@ -67,6 +67,7 @@ def rows() -> list[Row]:
     def layer_reduction(sample: Sample) -> int:
         return max(sample.args[1].shape[-1], size(sample.args[1][..., 0]))
 
+    linear = AffineParams(np.eye(2), np.zeros(2))
     constant = Sample((channels(2), np.full((4, 2), 0.1)))
     flat = Case(
         "equal numbers become beta exactly",
@@ -141,6 +142,8 @@ def rows() -> list[Row]:
                 value_error("groups", channels(3), np.ones((2, 3)), 2, match="groups is 2"),
                 value_error("no groups", channels(3), np.ones((2, 3)), 0, match="groups is 0"),
                 type_error("half", channels(3), np.ones((2, 3)), 1.5, match="groups is 1.5"),
+                type_error("two", channels(3), np.ones((2, 3)), (1, 3), match="expected an int"),
+                value_error("one row", channels(3), np.ones(3), 1, match=r"expected \(n, ..., c"),
             ),
         ),
         Row(
@@ -182,6 +185,19 @@ def rows() -> list[Row]:
             empty="is refused",
             single="is refused",
             statistics=(1,),
+            conventions=(
+                Case(
+                    "relu'(0) = 0: nothing passes where gamma and beta are 0",
+                    Sample(((linear, NormParams(np.zeros(2), np.zeros(2))), np.eye(2))),
+                    cotangents=(
+                        (
+                            AffineParams(np.zeros((2, 2)), np.zeros(2)),
+                            NormParams(np.zeros(2), np.zeros(2)),
+                        ),
+                        np.zeros((2, 2)),
+                    ),
+                ),
+            ),
             refusals=(
                 value_error(
                     "features",

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from funcnet import _validate, kernels
 from funcnet.layers._geometry import Padding, resolve
 from funcnet.layers._params import AffineParams, ConvParams
-from funcnet.layers._pools import Window, max_along, spread
+from funcnet.layers._pools import Window, max_along
 
 
 @jax.custom_vjp
@@ -398,16 +398,12 @@ def _conv_relu_pool_fwd(params, x, stride, padding):
 
 
 def _conv_relu_pool_bwd(stride, padding, residuals, dy):
-    params, x, winner = (
-        residuals  # (kh, kw, cin, cout) and (cout,), (n, h, w, cin), (n, ph, pw, cout)
-    )
-    _, _, strides, pads, _ = _conv_arguments("conv_relu_pool", params, x, stride, padding)
-    (kh, kw), (sh, sw) = params.w.shape[:2], strides
-    oh = (x.shape[1] + sum(pads[0]) - kh) // sh + 1
-    ow = (x.shape[2] + sum(pads[1]) - kw) // sw + 1
-    rows, columns = _pool_axes((oh, ow))
-    cells = [jnp.where(winner == k, dy, jnp.zeros_like(dy)) for k in range(_NO_CELL)]
-    dz = spread([spread(cells[2 * p : 2 * p + 2], 2, columns) for p in (0, 1)], 1, rows)
+    params, x, winner = residuals  # (kh, kw, cin, cout) and (cout,), (n, h, w, cin), (n, ph, pw, o)
+    n, ph, pw, c = winner.shape
+    cell = jnp.arange(_NO_CELL, dtype=winner.dtype).reshape(1, 1, 2, 1, 2, 1)
+    won = winner[:, :, None, :, None] == cell
+    dz = jnp.where(won, dy[:, :, None, :, None], jnp.zeros((), dy.dtype))
+    dz = dz.reshape(n, 2 * ph, 2 * pw, c)  # without z's last odd row or column, which got nothing
     return _conv_cotangents(params, x, dz, stride, padding)
 
 

@@ -271,7 +271,7 @@ def _group_norm(params, x, groups, eps):
 
 
 def _check_groups(x, groups):
-    groups, _ = _validate.pair("group_norm", "groups", groups)
+    groups = _validate.count("group_norm", "groups", groups)
     if x.ndim < 2 or x.shape[-1] % groups:
         raise ValueError(
             f"group_norm: x has shape {x.shape} and groups is {groups}, expected (n, ..., c) with "
@@ -464,8 +464,8 @@ def _scale_and_shift(params, x_hat):
 
 
 def _last_axis(values, x):
-    """Values per channel, wide, with the axes that let them broadcast against x."""
-    return wide(values).astype(x.dtype).reshape((1,) * (x.ndim - 1) + values.shape)
+    """Values per channel in x's dtype, with the axes that let them broadcast against x."""
+    return values.astype(x.dtype).reshape((1,) * (x.ndim - 1) + values.shape)
 
 
 def _like(params, dgamma, dbeta):

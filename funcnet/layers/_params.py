@@ -127,7 +127,7 @@ def norm_init(channels: int, dtype: Any = jnp.float32) -> NormParams:
     >>> norm_init(2)
     NormParams(gamma=Array([1., 1.], dtype=float32), beta=Array([0., 0.], dtype=float32))
     """
-    channels, _ = _validate.pair("norm_init", "channels", channels)
+    channels = _validate.count("norm_init", "channels", channels)
     return NormParams(jnp.ones((channels,), dtype), jnp.zeros((channels,), dtype))
 
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import jax
 from jax import Array
 
+from funcnet import _validate
 from funcnet.nets import _blocks
 from funcnet.nets._blocks import (
     ACTIVATIONS,
@@ -28,7 +29,6 @@ from funcnet.nets._blocks import (
     avg_pool,
     batch_norm,
     conv,
-    count,
     dropout,
     elu,
     example_shape,
@@ -315,7 +315,9 @@ def fully_connected_net(
     blocks: list[Net] = []
     for index, units in enumerate(hidden):
         blocks.append(
-            affine(count("nets.fully_connected_net", f"hidden[{index}]", units), weight_scale)
+            affine(
+                _validate.count("nets.fully_connected_net", f"hidden[{index}]", units), weight_scale
+            )
         )
         if (normalise := norms[norm]) is not None:
             blocks.append(normalise())
@@ -416,7 +418,7 @@ def resnet(classes: int, widths: Sequence[int] = (16, 32, 64), depth: int = 1) -
     >>> params["affine1"].w.shape
     (64, 10)
     """
-    depth = count("nets.resnet", "depth", depth)
+    depth = _validate.count("nets.resnet", "depth", depth)
     if not widths:
         raise ValueError("nets.resnet: widths is empty, expected the channels of each stage.")
     blocks = [conv(widths[0]), batch_norm(), relu()]

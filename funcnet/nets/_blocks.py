@@ -45,15 +45,6 @@ class Net(NamedTuple):
     config: tuple[tuple[str, Any], ...] = ()
 
 
-def count(function: str, name: str, value: Any) -> int:
-    """Returns an int of at least 1, or raises TypeError or ValueError."""
-    if not hasattr(value, "__index__") or isinstance(value, bool):
-        raise TypeError(f"{function}: {name} is {value!r}, expected an int of at least 1.")
-    if value < 1:
-        raise ValueError(f"{function}: {name} is {value}, expected an int of at least 1.")
-    return int(value)
-
-
 def example_shape(function: str, value: Any) -> tuple[int, ...]:
     """Returns the shape of one example as a tuple of ints, or raises TypeError or ValueError."""
     if not isinstance(value, (tuple, list)):
@@ -61,7 +52,7 @@ def example_shape(function: str, value: Any) -> tuple[int, ...]:
             f"{function}: input_shape is {value!r}, expected the shape of one example without the "
             "batch, such as (3072,) or (32, 32, 3)."
         )
-    return tuple(count(function, f"input_shape[{i}]", v) for i, v in enumerate(value))
+    return tuple(_validate.count(function, f"input_shape[{i}]", v) for i, v in enumerate(value))
 
 
 def _channels(function: str, input_shape: Any) -> int:
@@ -122,7 +113,7 @@ def affine(units: int, scale: Any = "he") -> Net:
     >>> params.w.shape, state
     ((784, 10), ())
     """
-    units = count("nets.affine", "units", units)
+    units = _validate.count("nets.affine", "units", units)
 
     def init(key: Array, input_shape: Any) -> tuple[Any, Any]:
         d = math.prod(example_shape("nets.affine", input_shape))
@@ -165,7 +156,7 @@ def conv(
     >>> params.w.shape
     (5, 5, 3, 8)
     """
-    channels = count("nets.conv", "channels", channels)
+    channels = _validate.count("nets.conv", "channels", channels)
     size = _validate.pair("nets.conv", "size", size)
     stride = _validate.pair("nets.conv", "stride", stride)
 
@@ -409,7 +400,7 @@ def group_norm(groups: int, eps: float = 1e-5) -> Net:
     >>> params.gamma.shape
     (4,)
     """
-    groups = count("nets.group_norm", "groups", groups)
+    groups = _validate.count("nets.group_norm", "groups", groups)
     return _norm("group_norm", lambda params, x: layers.group_norm(params, x, groups, eps))
 
 

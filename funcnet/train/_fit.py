@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array, lax
 from jax.extend.core import jaxpr_as_fun
 
-from funcnet import data
+from funcnet import _validate, data
 from funcnet.kernels import wide_dtype
 from funcnet.nets._blocks import float_dtype
 
@@ -312,10 +312,7 @@ def check_arguments(dataset: Any, sampling: str, batch_size: int, **counts: int 
         low = 0 if name == "epochs" else 1
         if value is None and name not in ("epochs", "batch_size", "evaluation_batch_size"):
             continue
-        if not hasattr(value, "__index__") or isinstance(value, bool):
-            raise TypeError(f"fit: {name} is {value!r}, expected an int of at least {low}.")
-        if int(value) < low:
-            raise ValueError(f"fit: {name} is {value}, expected an int of at least {low}.")
+        _validate.count("fit", name, value, low=low)
     if sampling not in SAMPLINGS:
         raise ValueError(f"fit: sampling is {sampling!r}, expected one of {', '.join(SAMPLINGS)}.")
     classes = class_count(dataset)
