@@ -14,6 +14,7 @@ import pytest
 from funcnet import checks, cli
 from funcnet._certificate import certify
 from funcnet.catalogue import ROWS
+from tests import power
 
 # Checks that do not apply to a rule, and why; every other pair of rule and check is run.
 ONE_OUTPUT = {"outputs"}
