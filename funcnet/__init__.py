@@ -3,10 +3,12 @@
 The rooms: `layers` and `losses` (the rules), `optimizers`, `nets`, `data` and `train` to build and
 train with, `checkpoint` and `plots` to keep what came of it and to look at it; `checks` to prove
 rules and optimizers, these or your own; `plain` and `catalogue`, every layer in plain JAX and
-everything that is known of it; `kernels`, the products and convolutions that rules are made of.
+everything that is known of it; `kernels`, the products and convolutions that rules are made of;
+`bench`, what they take.
 """
 
 from funcnet import (
+    bench,
     catalogue,
     checkpoint,
     checks,
@@ -24,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "bench",
     "catalogue",
     "checkpoint",
     "checks",

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
-Pads = tuple[tuple[int, int], tuple[int, int]]
-Pair = tuple[int, int]
+from funcnet import _conv
+from funcnet._conv import Pads, Pair
 
 
 def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
@@ -25,7 +25,7 @@ def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
     >>> wide_dtype(jnp.dtype(jnp.bfloat16)), wide_dtype(jnp.dtype(jnp.float64))
     (dtype('float32'), dtype('float64'))
     """
-    return jnp.dtype(jnp.float64) if dtype == jnp.float64 else jnp.dtype(jnp.float32)
+    return _conv.wide_dtype(dtype)
 
 
 def wide(x: Array) -> Array:
@@ -130,7 +130,7 @@ def conv(
     >>> conv(x, w, (1, 1), ((0, 0), (0, 0))).shape
     (1, 2, 2, 1)
     """
-    return _correlate(x, w, pads, stride=stride)
+    return _conv.conv(x, w, stride=stride, pads=pads)
 
 
 def conv_kernel_gradient(
@@ -146,7 +146,8 @@ def conv_kernel_gradient(
 
     Args:
       x: images (n, h, w, cin).
-      dy: the cotangent of the output, (n, oh, ow, cout).
+      dy: the cotangent of the output, (n, oh, ow, cout); last rows or columns that are 0 may be
+        left out.
       size: the kernel's height and width.
       stride: the step in pixels, (height, width).
       pads: pixels padded, ((above, below), (left, right)).
@@ -163,17 +164,7 @@ def conv_kernel_gradient(
     >>> conv_kernel_gradient(x, dy, (2, 2), (1, 1), ((0, 0), (0, 0))).ravel()
     Array([4., 4., 4., 4.], dtype=float64)
     """
-    high = tuple(
-        (dy.shape[1 + i] - 1) * stride[i] + size[i] - x.shape[1 + i] - pads[i][0] for i in (0, 1)
-    )
-    # Images become channels: the sum is over them, and the cotangent is the kernel.
-    dw = _correlate(
-        x.transpose(3, 1, 2, 0),
-        dy.transpose(1, 2, 0, 3),
-        ((pads[0][0], high[0]), (pads[1][0], high[1])),
-        kernel_dilation=stride,
-    )
-    return dw.transpose(1, 2, 0, 3)
+    return _conv.kernel_gradient(x, dy, size=size, stride=stride, pads=pads)
 
 
 def conv_input_gradient(
@@ -189,7 +180,8 @@ def conv_input_gradient(
     $j s_w + q - l = b$.
 
     Args:
-      dy: the cotangent of the output, (n, oh, ow, cout).
+      dy: the cotangent of the output, (n, oh, ow, cout); last rows or columns that are 0 may be
+        left out.
       w: the kernel (kh, kw, cin, cout).
       size: the images' height and width.
       stride: the step in pixels, (height, width).
@@ -207,43 +199,7 @@ def conv_input_gradient(
     >>> conv_input_gradient(dy, w, (1, 3), (1, 1), ((0, 0), (0, 0))).ravel()
     Array([1., 2., 1.], dtype=float64)
     """
-    low = tuple(w.shape[i] - 1 - pads[i][0] for i in (0, 1))
-    high = tuple(
-        size[i] - (dy.shape[1 + i] - 1) * stride[i] - 2 - low[i] + w.shape[i] for i in (0, 1)
-    )
-    return _correlate(
-        dy,
-        lax.rev(w, (0, 1)).transpose(0, 1, 3, 2),
-        ((low[0], high[0]), (low[1], high[1])),
-        image_dilation=stride,
-    )
-
-
-def _correlate(
-    x: Array,
-    w: Array,
-    pads: Pads,
-    *,
-    stride: Pair = (1, 1),
-    image_dilation: Pair = (1, 1),
-    kernel_dilation: Pair = (1, 1),
-) -> Array:
-    """The one convolution that XLA is asked for: NHWC by HWIO.
-
-    Inside a loop XLA runs other orders up to a hundred times slower on a CPU, while a transposition
-    costs little: https://github.com/jax-ml/jax/issues/12868.
-    """
-    x, w = _same_dtype(x, w)
-    return lax.conv_general_dilated(
-        x,
-        w,
-        stride,
-        pads,
-        image_dilation,
-        kernel_dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        preferred_element_type=wide_dtype(x.dtype),
-    )
+    return _conv.input_gradient(dy, w, size=size, stride=stride, pads=pads)
 
 
 def _same_dtype(a: Array, b: Array) -> tuple[Array, Array]:

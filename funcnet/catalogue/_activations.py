@@ -134,6 +134,7 @@ def rows() -> list[Row]:
         ),
         _activation_row(
             layers.softplus,
+            residual_bytes=lambda sample, itemsize: 0,
             conventions=(
                 Case(
                     "far from zero",

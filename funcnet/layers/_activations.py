@@ -242,8 +242,8 @@ def softplus(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     r"""Softplus, the smooth rectifier.
 
     Forward: $y = \log(1 + e^x) = \max(x, 0) + \log(1 + e^{-|x|})$.
-    Backward: $dx = (1 - e^{-y})\,dy$, which is the sigmoid of x.
-    Keeps y, from which the slope is right to eps of itself.
+    Backward: $dx = s(x)\,dy$ with the sigmoid $s$. Keeps x, from which the slope is right to eps of
+    itself.
 
     Args:
       x: any shape, a floating dtype.
@@ -265,16 +265,17 @@ def softplus(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def _softplus(x):
     x = _validate.floating("softplus", "x", x)
     xw = wide(x)
-    return jnp.logaddexp(xw, jnp.zeros((), xw.dtype)).astype(x.dtype)
+    y = jnp.maximum(xw, jnp.zeros((), xw.dtype)) + jnp.log1p(jnp.exp(-jnp.abs(xw)))
+    return y.astype(x.dtype)
 
 
 def _softplus_fwd(x):
-    y = _softplus(x)
-    return y, y
+    return _softplus(x), jnp.asarray(x)
 
 
-def _softplus_bwd(y, dy):
-    return ((wide(dy) * -jnp.expm1(-wide(y))).astype(dy.dtype),)
+def _softplus_bwd(x, dy):
+    slope, _ = _sigmoids(wide(x))
+    return ((wide(dy) * slope).astype(x.dtype),)
 
 
 softplus.defvjp(_softplus_fwd, _softplus_bwd)
@@ -310,13 +311,27 @@ def _silu(x):
     return (xw * lax.logistic(xw)).astype(x.dtype)
 
 
+def _sigmoids(t):
+    """s(t) and s(-t), both right to eps of themselves, from one exponential.
+
+    Forward passes take `lax.logistic` instead: sharing the exponential with the backward pass, XLA
+    would write it to memory, which takes longer than computing it twice.
+    """
+    e = jnp.exp(-jnp.abs(t))
+    large = 1 / (1 + e)
+    small = e * large
+    right = t >= 0
+    return jnp.where(right, large, small), jnp.where(right, small, large)
+
+
 def _silu_fwd(x):
     return _silu(x), jnp.asarray(x)
 
 
 def _silu_bwd(x, dy):
     xw = wide(x)
-    slope = lax.logistic(xw) * (1 + xw * lax.logistic(-xw))
+    s, s_minus = _sigmoids(xw)
+    slope = s * (1 + xw * s_minus)
     return ((wide(dy) * slope).astype(x.dtype),)
 
 
@@ -358,13 +373,14 @@ _INV_SQRT_2_PI = 0.3989422804014327
 _CUBIC = 0.044715
 
 
+def _two_u(x):
+    return 2 * _SQRT_2_OVER_PI * (x + _CUBIC * x * x * x)
+
+
 def _gelu(x, approximate):
     x = _validate.floating("gelu", "x", x)
     xw = wide(x)
-    if approximate:
-        weight = lax.logistic(2 * _SQRT_2_OVER_PI * (xw + _CUBIC * xw * xw * xw))
-    else:
-        weight = 0.5 * lax.erfc(-xw * _SQRT_HALF)
+    weight = lax.logistic(_two_u(xw)) if approximate else 0.5 * lax.erfc(-xw * _SQRT_HALF)
     return (xw * weight).astype(x.dtype)
 
 
@@ -373,14 +389,15 @@ def _gelu_fwd(x, approximate):
 
 
 def _gelu_bwd(approximate, x, dy):
-    # Beyond 40 the slope is 0 or 1 in every dtype, and powers of x would overflow.
-    xw = jnp.clip(wide(x), -40.0, 40.0)
+    xw = wide(x)
+    near = jnp.clip(xw, -40.0, 40.0)  # beyond, the slope is 0 or 1, and powers of x would overflow
     if approximate:
-        two_u = 2 * _SQRT_2_OVER_PI * (xw + _CUBIC * xw * xw * xw)
-        two_du = 2 * _SQRT_2_OVER_PI * (1 + 3 * _CUBIC * xw * xw)
-        slope = lax.logistic(two_u) * (1 + xw * two_du * lax.logistic(-two_u))
+        s, s_minus = _sigmoids(_two_u(xw))
+        two_du = 2 * _SQRT_2_OVER_PI * (1 + 3 * _CUBIC * near * near)
+        slope = s * (1 + near * two_du * s_minus)
     else:
-        slope = 0.5 * lax.erfc(-xw * _SQRT_HALF) + xw * _INV_SQRT_2_PI * jnp.exp(-0.5 * xw * xw)
+        density = _INV_SQRT_2_PI * jnp.exp(-0.5 * near * near)
+        slope = 0.5 * lax.erfc(-xw * _SQRT_HALF) + near * density
     return ((wide(dy) * slope).astype(x.dtype),)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from funcnet import _validate, kernels
 from funcnet.layers._geometry import Padding, resolve
 from funcnet.layers._params import AffineParams, ConvParams
-from funcnet.layers._pools import Window, max_along
+from funcnet.layers._pools import Window, first_winner, tile_cells, to_tiles
 
 
 @jax.custom_vjp
@@ -381,10 +381,8 @@ def _conv_relu_pool(params, x, stride, padding):
     params, x, stride, pads, dtype = _conv_arguments("conv_relu_pool", params, x, stride, padding)
     z = _conv_sum(params, x, stride, pads)
     rows, columns = _pool_axes(z.shape[1:3])
-    across, column = max_along(z, 2, columns)
-    top, row = max_along(across, 1, rows)
-    column = jnp.where(row == 0, column[:, 0 : 2 * rows.outputs : 2], column[:, 1::2])
-    winner = jnp.where(top > 0, 2 * row + column, jnp.int32(_NO_CELL)).astype(jnp.uint8)
+    top, winner = first_winner(tile_cells(z, rows, columns))
+    winner = jnp.where(top > 0, winner, jnp.asarray(_NO_CELL, winner.dtype))
     return _positive(top).astype(dtype), winner
 
 
@@ -399,11 +397,8 @@ def _conv_relu_pool_fwd(params, x, stride, padding):
 
 def _conv_relu_pool_bwd(stride, padding, residuals, dy):
     params, x, winner = residuals  # (kh, kw, cin, cout) and (cout,), (n, h, w, cin), (n, ph, pw, o)
-    n, ph, pw, c = winner.shape
-    cell = jnp.arange(_NO_CELL, dtype=winner.dtype).reshape(1, 1, 2, 1, 2, 1)
-    won = winner[:, :, None, :, None] == cell
-    dz = jnp.where(won, dy[:, :, None, :, None], jnp.zeros((), dy.dtype))
-    dz = dz.reshape(n, 2 * ph, 2 * pw, c)  # without z's last odd row or column, which got nothing
+    _, ph, pw, _ = winner.shape
+    dz = to_tiles(dy, winner, *_pool_axes((2 * ph, 2 * pw)))  # z's odd row or column got nothing
     return _conv_cotangents(params, x, dz, stride, padding)
 
 

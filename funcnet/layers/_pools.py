@@ -1,8 +1,10 @@
 """Pooling, each layer with its rule directly under it.
 
-A window is walked one axis at a time: `_cells` are the strided slices that hold the j-th cell of
-every window along an axis, `spread` is their adjoint. Overlapping, uneven and padded windows need
-no case of their own, and nothing gathers the batch axis.
+Tiles, which are the usual windows, are looked at whole: `tile_cells` are the strided slices that
+hold one cell of every tile, `to_tiles` is their adjoint. Other windows are walked one axis at a
+time: `_cells` are the slices that hold the j-th cell of every window along an axis, `_spread` is
+their adjoint, so that overlapping, uneven and padded windows need no case of their own. Nothing
+gathers the batch axis.
 """
 
 from __future__ import annotations
@@ -64,8 +66,10 @@ def max_pool(
 
 def _max_pool(x, window, stride, padding):
     x, (rows, columns) = _axes("max_pool", x, window, stride, padding)
+    if are_tiles(rows, columns):
+        return reduce(jnp.maximum, tile_cells(x, rows, columns))
     for axis, windows in ((2, columns), (1, rows)):
-        x, _ = max_along(x, axis, windows)
+        x, _ = _max_along(x, axis, windows)
     return x
 
 
@@ -75,10 +79,13 @@ def _max_pool_fwd(x, window, stride, padding):
 
 def _max_pool_bwd(window, stride, padding, x, dy):
     _, (rows, columns) = _axes("max_pool", x, window, stride, padding)
-    across, winner = max_along(x, 2, columns)
-    _, row = max_along(across, 1, rows)
+    if are_tiles(rows, columns):
+        _, winner = first_winner(tile_cells(x, rows, columns))
+        return (to_tiles(dy, winner, rows, columns),)
+    across, winner = _max_along(x, 2, columns)
+    _, row = _max_along(across, 1, rows)
     dx = _route(dy, row, 1, rows)
-    return (_route(dx, winner, 2, columns).astype(x.dtype),)
+    return (_route(dx, winner, 2, columns),)
 
 
 max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
@@ -122,8 +129,11 @@ def avg_pool(
 def _avg_pool(x, window, stride, padding):
     x, (rows, columns) = _axes("avg_pool", x, window, stride, padding)
     total = wide(x)
-    for axis, windows in ((2, columns), (1, rows)):
-        total = reduce(add, _cells(total, axis, windows, 0.0))
+    if are_tiles(rows, columns):
+        total = reduce(add, tile_cells(total, rows, columns))
+    else:
+        for axis, windows in ((2, columns), (1, rows)):
+            total = reduce(add, _cells(total, axis, windows, 0.0))
     return (total / _counts(rows, columns, total.dtype)).astype(x.dtype)
 
 
@@ -136,8 +146,10 @@ def _avg_pool_bwd(window, stride, padding, like_x, dy):
     like = jax.ShapeDtypeStruct(like_x.shape[1:], like_x.dtype)
     _, (rows, columns) = _axes("avg_pool", like, window, stride, padding)
     dx = wide(dy) / _counts(rows, columns, wide(dy).dtype)
+    if are_tiles(rows, columns):
+        return (to_tiles(dx.astype(like.dtype), None, rows, columns),)
     for axis, windows in ((1, rows), (2, columns)):
-        dx = spread([dx] * windows.window, axis, windows)
+        dx = _spread([dx] * windows.window, axis, windows)
     return (dx.astype(like.dtype),)
 
 
@@ -210,6 +222,44 @@ def _axes(
     return x, geometry.axes
 
 
+def are_tiles(rows: Axis, columns: Axis) -> bool:
+    """Whether windows lie beside each other, without padding: what pooling nearly always is."""
+    return all(axis.window == axis.stride and axis.pads == (0, 0) for axis in (rows, columns))
+
+
+def tile_cells(x: Array, rows: Axis, columns: Axis) -> list[Array]:
+    """The cells of all tiles, (n, oh, ow, c) each, in row-major order."""
+    high, wide = (axis.outputs * axis.window for axis in (rows, columns))
+    return [
+        x[:, p : high : rows.window, q : wide : columns.window]
+        for p in range(rows.window)
+        for q in range(columns.window)
+    ]
+
+
+def first_winner(cells: list[Array]) -> tuple[Array, Array]:
+    """The maximum of the cells, and which is the first to have it; a NaN wins over numbers."""
+    dtype = jnp.uint8 if len(cells) < 256 else jnp.int32
+    best, winner = cells[0], jnp.zeros(cells[0].shape, dtype)
+    for j, cell in enumerate(cells[1:], 1):
+        better = (cell > best) | (jnp.isnan(cell) & ~jnp.isnan(best))
+        best = jnp.where(better, cell, best)
+        winner = jnp.where(better, jnp.asarray(j, dtype), winner)
+    return best, winner
+
+
+def to_tiles(dy: Array, winner: Array | None, rows: Axis, columns: Axis) -> Array:
+    """Sends each tile's cotangent to the cell that has won it, or to every cell; 0 elsewhere."""
+    (n, oh, ow, c), kh, kw = dy.shape, rows.window, columns.window
+    dx = jnp.broadcast_to(dy[:, :, None, :, None], (n, oh, kh, ow, kw, c))
+    if winner is not None:
+        cell = jnp.arange(kh * kw, dtype=winner.dtype).reshape(1, 1, kh, 1, kw, 1)
+        dx = jnp.where(winner[:, :, None, :, None] == cell, dx, jnp.zeros((), dy.dtype))
+    after = rows.size - oh * kh, columns.size - ow * kw
+    config = [(0, 0, 0), (0, after[0], 0), (0, after[1], 0), (0, 0, 0)]
+    return lax.pad(dx.reshape(n, oh * kh, ow * kw, c), jnp.zeros((), dy.dtype), config)
+
+
 def _cells(x: Array, axis: int, windows: Axis, fill: float) -> list[Array]:
     """The j-th cells of all windows along an axis, for each j of the window."""
     low, high = windows.pads
@@ -221,7 +271,7 @@ def _cells(x: Array, axis: int, windows: Axis, fill: float) -> list[Array]:
     return [lax.slice_in_dim(x, j, j + last, windows.stride, axis) for j in range(windows.window)]
 
 
-def spread(parts: list[Array], axis: int, windows: Axis) -> Array:
+def _spread(parts: list[Array], axis: int, windows: Axis) -> Array:
     """The adjoint of `_cells`: adds the parts where their cells lie."""
     last = (windows.outputs - 1) * windows.stride + 1
 
@@ -234,7 +284,7 @@ def spread(parts: list[Array], axis: int, windows: Axis) -> Array:
     return reduce(add, (placed(j, part) for j, part in enumerate(parts)))
 
 
-def max_along(x: Array, axis: int, windows: Axis) -> tuple[Array, Array]:
+def _max_along(x: Array, axis: int, windows: Axis) -> tuple[Array, Array]:
     """The maximum of each window along an axis, and the place of the first cell that has it."""
     cells = _cells(x, axis, windows, -np.inf)
     best, place, found = cells[0], jnp.zeros(cells[0].shape, jnp.int32), _real(0, axis, windows)
@@ -260,7 +310,7 @@ def _route(dy: Array, place: Array, axis: int, windows: Axis) -> Array:
     """Sends each window's cotangent along an axis to the cell that has won it."""
     zero = jnp.zeros((), dy.dtype)
     parts = [jnp.where(place == j, dy, zero) for j in range(windows.window)]
-    return spread(parts, axis, windows)
+    return _spread(parts, axis, windows)
 
 
 def _counts(rows: Axis, columns: Axis, dtype: Any) -> Array:

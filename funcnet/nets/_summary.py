@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from funcnet._conv import conv_p
 from funcnet.nets._blocks import Net, example_shape, float_dtype
 from funcnet.nets._fusion import Stage, child
 
@@ -184,6 +185,9 @@ def _flops(jaxpr: Any) -> int:
             spec, kernel = options["dimension_numbers"].rhs_spec, equation.invars[1].aval
             terms = kernel.size // kernel.shape[spec[0]]
             total += 2 * equation.outvars[0].aval.size * terms
+        elif name == conv_p.name:
+            kernel = equation.invars[1].aval
+            total += 2 * equation.outvars[0].aval.size * (kernel.size // kernel.shape[-1])
         elif name == "cond":  # a choice, by platform for instance: they compute the same
             total += max(_flops(branch.jaxpr) for branch in options["branches"])
         else:

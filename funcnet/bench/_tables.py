@@ -1,0 +1,401 @@
+"""What a report looks like: tables for terminals and Markdown, a figure, and what became slower."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from funcnet.bench._results import SECTIONS, Contender, Report, Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+OTHERS = ("autodiff", "flax", "equinox", "torch", "numpy")  # who is not funcnet
+_COLOURS = {"autodiff": "#E69F00", "flax": "#CC79A7", "equinox": "#009E73", "torch": "#D55E00"}
+_OURS = "#0072B2"
+
+
+class Sheet(NamedTuple):
+    """A table: a title, the names of columns, and rows of cells; the first two are words."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def without(self, column: str) -> Sheet:
+        """The table without a column."""
+        gone = self.columns.index(column)
+        cut = [line[:gone] + line[gone + 1 :] for line in (self.columns, *self.rows)]
+        return Sheet(self.title, cut[0], tuple(cut[1:]))
+
+
+class Slower(NamedTuple):
+    """A pass that takes longer than it did, in seconds."""
+
+    section: str
+    name: str
+    case: str
+    contender: str
+    timing: str
+    seconds: float
+    old_seconds: float
+
+    def __str__(self) -> str:
+        which = self.timing.replace("_", " and ")
+        return (
+            f"{self.name} ({self.case}), {self.contender}, {which}: "
+            f"{milliseconds(self.old_seconds)} -> {milliseconds(self.seconds)} ms, "
+            f"{self.seconds / self.old_seconds:.2f} times"
+        )
+
+
+def slower(new: Report, old: Report, by: float = 0.1) -> tuple[Slower, ...]:
+    r"""What funcnet takes longer for than it did, beyond the spread of both measurements.
+
+    A pass is slower where its median is more than (1 + `by`) times the old one, and the middle half
+    of its samples does not overlap with the old one's. What is not in both reports is left out.
+
+    Args:
+      new: a report.
+      old: an earlier one, of the same machine.
+      by: how much slower, as a fraction.
+
+    Returns:
+      What became slower, the worst first.
+
+    >>> from funcnet.bench import Report
+    >>> empty = Report((), *4 * ({},))
+    >>> slower(empty, empty)
+    ()
+    """
+    before = {(r.section, r.name, r.case): r for r in old.results}
+    found: list[Slower] = []
+    for result in new.results:
+        match = before.get((result.section, result.name, result.case))
+        for contender in result.contenders if match else ():
+            other = match.contender(contender.name) if match else None
+            if contender.name in OTHERS or other is None:
+                continue
+            for timing, now in contender.timings.items():
+                then = other.timings.get(timing)
+                if then is None or now.seconds <= (1 + by) * then.seconds:
+                    continue
+                if now.low_seconds > then.high_seconds:
+                    key = (result.section, result.name, result.case, contender.name, timing)
+                    found.append(Slower(*key, now.seconds, then.seconds))
+    return tuple(sorted(found, key=lambda s: s.old_seconds / s.seconds))
+
+
+def sheets(report: Report) -> list[Sheet]:
+    """The tables of a report, those with results."""
+    made: list[Sheet] = []
+    for section in SECTIONS:
+        results = report.section(section)
+        if results:
+            made += _rules(results, report) if section == "rules" else _steps(results, report)
+    return made
+
+
+def _others(results: tuple[Result, ...]) -> list[str]:
+    """Who stands beside the first contenders, in the order of `OTHERS`, variants before them."""
+    names = dict.fromkeys(c.name for r in results for c in r.contenders[1:])
+    return sorted(names, key=lambda n: OTHERS.index(n) if n in OTHERS else -1)
+
+
+def _rules(results: tuple[Result, ...], report: Report) -> list[Sheet]:
+    others = _others(results)
+    times: list[tuple[str, ...]] = []
+    memory: list[tuple[str, ...]] = []
+    for r in results:
+        ours = r.contenders[0]
+        both = ours.timings[r.last]
+        times.append(
+            (
+                r.name,
+                r.case,
+                milliseconds(ours.timings["forward"].seconds),
+                milliseconds(both.seconds),
+                _spread(ours, r.last),
+                _ratio(r.ratio("autodiff", timing="forward")),
+                *(_ratio(r.ratio(who)) for who in others),
+                _share(r.flops[r.last] / both.seconds / report.ceilings.flops_per_second),
+                _share(r.least_bytes[r.last] / both.seconds / report.ceilings.bytes_per_second),
+            )
+        )
+        plain = r.contender("autodiff")
+        memory.append(
+            (
+                r.name,
+                r.case,
+                *(_pair(ours, plain, "residual_bytes", _bytes)),
+                *(_pair(ours, plain, "temporary_bytes", _bytes)),
+                *(_pair(ours, plain, "compile_seconds", lambda s: f"{s:.2f}")),
+            )
+        )
+    name = results[0].contenders[0].name
+    return [
+        Sheet(
+            f"Time of the rules ({name}; ratios below 1: {name} is faster)",
+            (
+                "rule",
+                "shapes",
+                "forward ms",
+                "fwd+bwd ms",
+                "spread",
+                "fwd/autodiff",
+                *(f"/{who}" for who in others),
+                "FLOP/s",
+                "bytes/s",
+            ),
+            tuple(times),
+        ),
+        Sheet(
+            "Memory and compile time of the rules, beside autodiff of the plain function",
+            ("rule", "shapes", "kept", "autodiff", "scratch", "autodiff", "compile s", "autodiff"),
+            tuple(memory),
+        ),
+    ]
+
+
+def _steps(results: tuple[Result, ...], report: Report) -> list[Sheet]:
+    others = _others(results)
+    times: list[tuple[str, ...]] = []
+    costs: list[tuple[str, ...]] = []
+    for r in results:
+        ours = r.contenders[0]
+        seconds = ours.timings["step"].seconds
+        found = [r.contender(who) for who in others]
+        times.append(
+            (
+                r.name,
+                r.case,
+                milliseconds(seconds),
+                _spread(ours, "step"),
+                f"{r.images / seconds:,.0f}",
+                *("-" if c is None else milliseconds(c.timings["step"].seconds) for c in found),
+                *(_ratio(r.ratio(who)) for who in others),
+                _share(r.flops["step"] / seconds / report.ceilings.flops_per_second),
+            )
+        )
+        flax = r.contender("flax")
+        costs.append(
+            (
+                r.name,
+                r.case,
+                *_pair(ours, flax, "temporary_bytes", _bytes),
+                *_pair(ours, flax, "compile_seconds", lambda s: f"{s:.2f}"),
+            )
+        )
+    name, whole = results[0].contenders[0].name, results[0].section == "steps"
+    ms, ratios = [f"{who} ms" for who in others], [f"/{who}" for who in others]
+    sheet = Sheet(
+        f"{'Whole train steps' if whole else 'A step within whole epochs'} ({name})",
+        ("net", "layers", "ms", "spread", "images/s", *ms, *ratios, "FLOP/s"),
+        tuple(times),
+    )
+    if not whole:
+        return [sheet]
+    columns = ("net", "layers", "scratch", "flax", "compile s", "flax")
+    return [sheet, Sheet("Memory and compile time of whole train steps", columns, tuple(costs))]
+
+
+def remarks(report: Report) -> list[str]:
+    """What has to be said with the tables: who is missing, and what disagreed."""
+    lines = [f"not installed, so not measured: {who}" for who in report.missing]
+    lines += report.notes
+    lines += [f"{r.name} ({r.case}): {note}" for r in report.results for note in r.notes]
+    return lines
+
+
+def heading(report: Report) -> str:
+    """Machine, ceilings, versions and date in a sentence each."""
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    return (
+        f"{report.machine}. Ceilings: {report.ceilings.flops_per_second / 1e9:.0f} GFLOP/s (a "
+        f"product of 2048² matrices), {report.ceilings.bytes_per_second / 1e9:.1f} GB/s (a copy of "
+        f"256 MB). {report.date}; {versions}."
+    )
+
+
+def to_markdown(report: Report) -> str:
+    r"""The tables of a report as Markdown, with machine, versions, date and remarks.
+
+    Args:
+      report: what `rules`, `steps`, `runs` or `Report.load` returned.
+
+    Returns:
+      The text.
+
+    >>> from funcnet.bench import Ceilings, Machine, Report
+    >>> machine = Machine("a CPU", "AVX2", 2, "cpu", "cpu")
+    >>> print(to_markdown(Report((), Ceilings(1e11, 1e10), machine, {"funcnet": "1"}, "today")))
+    a CPU, AVX2, 2 cores. Ceilings: 100 GFLOP/s (a product of 2048² matrices), 10.0 GB/s (a copy of
+    256 MB). today; funcnet 1.
+    <BLANKLINE>
+    """
+    parts = [heading(report), ""]
+    for sheet in sheets(report):
+        numbers = len(sheet.columns) - 2
+        parts += [
+            f"## {sheet.title}",
+            "",
+            "| " + " | ".join(sheet.columns) + " |",
+            "|---|---|" + "---:|" * numbers,
+            *("| " + " | ".join(row) + " |" for row in sheet.rows),
+            "",
+        ]
+    found = remarks(report)
+    parts += [f"- {line}" for line in found]
+    return "\n".join(parts + ([""] if found else []))
+
+
+def figure(report: Report, path: str | os.PathLike[str] | None = None) -> Figure:
+    r"""Draws a report: time per rule as ratio bars, the bytes each keeps, and whole steps.
+
+    Time is forward and backward, in units of autodiff's, which is the line at 1; a bar to the left
+    of it is faster. The thin line on a bar spans the quartiles.
+
+    Args:
+      report: what `rules`, `steps`, `runs` or `Report.load` returned.
+      path: where to save the figure, as .png, .svg or .pdf; None to save nothing.
+
+    Returns:
+      The figure: two axes for rules, one for whole steps, as far as the report has them.
+
+    Raises:
+      ImportError: matplotlib is not installed.
+      ValueError: the report has neither rules nor steps.
+
+    >>> from funcnet.bench import Report
+    >>> figure(Report((), *4 * ({},)))
+    Traceback (most recent call last):
+        ...
+    ValueError: figure: the report has no results to draw.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('bench.figure needs matplotlib: pip install "funcnet[run]"') from error
+    rules = report.section("rules")
+    wholes = report.section("steps") + report.section("runs")
+    if not rules and not wholes:
+        raise ValueError("figure: the report has no results to draw.")
+    drawn = Figure(
+        figsize=(13, 1.5 + 0.3 * max(len(rules), 1.6 * len(wholes), 6)), layout="constrained"
+    )
+    axes = list(drawn.subplots(1, 2 * bool(rules) + bool(wholes), squeeze=False)[0])
+    if rules:
+        _draw_times(axes.pop(0), rules)
+        _draw_bytes(axes.pop(0), rules)
+    if wholes:
+        _draw_wholes(axes.pop(0), wholes)
+    drawn.suptitle(str(report.machine), fontsize=10)
+    if path is not None:
+        drawn.savefig(os.fspath(path), dpi=120)
+    return drawn
+
+
+def _label(axes: Any, labels: list[str], title: str) -> None:
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_title(title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _draw_times(axes: Any, rules: tuple[Result, ...]) -> None:
+    for y, r in enumerate(rules):
+        ratio = r.ratio("autodiff")
+        if ratio is not None:
+            ours = r.contenders[0].timings[r.last]
+            spread = [ratio * s / ours.seconds for s in (ours.low_seconds, ours.high_seconds)]
+            axes.barh(y, ratio, 0.6, color=_OURS)
+            axes.plot(spread, (y, y), color="black", linewidth=1)
+        for who in ("flax", "equinox", "torch"):
+            if (peer := r.ratio("autodiff", of=who)) is not None:
+                axes.plot(peer, y, "o", color=_COLOURS[who], markersize=4)
+    for who in ("flax", "equinox", "torch"):
+        if any(r.contender(who) for r in rules):
+            axes.plot([], [], "o", color=_COLOURS[who], markersize=4, label=who)
+    axes.plot([], [], color=_OURS, linewidth=6, label=rules[0].contenders[0].name)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlabel("time, autodiff = 1")
+    axes.legend(fontsize=8, frameon=False)
+    _label(axes, [f"{r.name} {r.case}" for r in rules], "forward and backward")
+
+
+def _draw_bytes(axes: Any, rules: tuple[Result, ...]) -> None:
+    for y, r in enumerate(rules):
+        for shift, who in ((-0.2, r.contenders[0]), (0.2, r.contender("autodiff"))):
+            if who is not None and who.residual_bytes is not None:
+                colour = _COLOURS["autodiff"] if who.name == "autodiff" else _OURS
+                axes.barh(y + shift, who.residual_bytes, 0.4, color=colour)
+    axes.set_xscale("symlog", linthresh=1e3)
+    axes.set_xlabel("bytes kept between the passes, beside the arguments")
+    for name, colour in ((rules[0].contenders[0].name, _OURS), ("autodiff", _COLOURS["autodiff"])):
+        axes.plot([], [], color=colour, linewidth=6, label=name)
+    axes.legend(fontsize=8, frameon=False)
+    _label(axes, [r.name for r in rules], "residual bytes")
+
+
+def _draw_wholes(axes: Any, wholes: tuple[Result, ...]) -> None:
+    shades = {**_COLOURS, "numpy": "#56B4E9"}
+    seen: set[str] = set()
+    for y, r in enumerate(wholes):
+        for i, c in enumerate(r.contenders):
+            height = 0.8 / len(r.contenders)
+            axes.barh(
+                y - 0.4 + (i + 0.5) * height,
+                r.images / c.timings["step"].seconds,
+                height,
+                color=shades.get(c.name, _OURS),
+                label=None if c.name in seen else c.name,
+            )
+            seen.add(c.name)
+    axes.set_xscale("log")
+    axes.set_xlabel("images per second")
+    axes.legend(fontsize=8, frameon=False)
+    _label(axes, [f"{r.name}\n({r.section})" for r in wholes], "whole steps and runs")
+
+
+def milliseconds(seconds: float) -> str:
+    """Three digits of a time in milliseconds.
+
+    >>> milliseconds(0.0123456), milliseconds(0.5)
+    ('12.3', '500')
+    """
+    value = 1e3 * seconds
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _spread(contender: Contender, timing: str) -> str:
+    found = contender.timings[timing]
+    half = 0.5 * (found.high_seconds - found.low_seconds) / found.seconds
+    return f"±{half:.0%} of {found.repetitions}"
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _share(value: float) -> str:
+    return "-" if value == 0 else f"{value:.0%}"
+
+
+def _bytes(value: float) -> str:
+    for unit in ("B", "kB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} MB"
+
+
+def _pair(
+    ours: Contender, other: Contender | None, field: str, words: Callable[[float], str]
+) -> tuple[str, str]:
+    """A field of both contenders in words."""
+    found = [None if c is None else getattr(c, field) for c in (ours, other)]
+    one, two = ("-" if value is None else words(value) for value in found)
+    return one, two

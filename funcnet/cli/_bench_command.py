@@ -1,0 +1,223 @@
+"""`funcnet bench`: measures rules and train steps, beside autodiff and other libraries."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from rich.console import Console
+from rich.table import Table
+
+from funcnet import _files, bench
+from funcnet.bench import _peers, _tables
+from funcnet.catalogue import ROWS
+from funcnet.cli._command import CommandError, console, expected_errors, option
+
+RUNS = ("course_000",)
+# What a table does without, in this order, where a terminal is narrow.
+LEAST_WANTED = ("layers", "bytes/s", "FLOP/s", "spread", "forward ms", "fwd/autodiff")
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchCommand:
+    """Measure time and memory of every rule and of whole train steps, beside other libraries.
+
+    Rules are compared with autodiff of their plain twins and with Flax, Equinox and torch; train
+    steps with Flax and torch; whole epochs with NumPy and torch. All take turns call by call, torch
+    in a process of its own; times are medians.
+    """
+
+    only: Annotated[tuple[str, ...], option("all")] = ()
+    """Names of rules (max_pool), steps (three_conv) or runs (course_000)."""
+    rules: Annotated[bool, option("rules and steps, where no section is named")] = False
+    """Measure the rules of the catalogue."""
+    steps: Annotated[bool, option("rules and steps, where no section is named")] = False
+    """Measure whole train steps."""
+    runs: Annotated[bool, option("rules and steps, where no section is named")] = False
+    """Measure whole epochs of course 000's net."""
+    quick: bool = False
+    """One shape a rule and short budgets: under two minutes on two cores."""
+    seconds: Annotated[float | None, option("1 a pass of a rule, 4 a step; less with --quick")] = (
+        None
+    )
+    """How long to time each side of each comparison."""
+    peers: Annotated[tuple[str, ...], option("flax equinox torch")] = _peers.NAMES
+    """Libraries to compare with; none for none."""
+    variants: Annotated[tuple[str, ...], option("funcnet")] = ()
+    """Ways to run funcnet, each NAME or NAME:VARIABLE=VALUE[,VARIABLE=VALUE] with environment
+    variables that hold while its programs are traced; ratios are of the first."""
+    json: Annotated[str | None, option("none")] = None
+    """File to write the results to."""
+    markdown: Annotated[str | None, option("none")] = None
+    """File to write the tables to, as Markdown."""
+    figure: Annotated[str | None, option("none")] = None
+    """File to draw the results to, .png, .svg or .pdf."""
+    load: Annotated[str | None, option("none")] = None
+    """Results of an earlier --json to show, instead of measuring."""
+    against: Annotated[str | None, option("none")] = None
+    """Results of an earlier --json: say what became slower than there by more than 10%."""
+    traceback: bool = False
+    """Show where an error came from."""
+
+    EPILOG: ClassVar[str] = """
+Examples:
+
+  funcnet bench --quick
+  funcnet bench --only max_pool conv2d --peers torch
+  funcnet bench --rules --steps --runs --json new.json --markdown speed.md --figure speed.png
+  funcnet bench --load new.json --against old.json
+  funcnet bench --variants pure:FUNCNET_NATIVE=0 native:FUNCNET_NATIVE=1
+
+Measure on a machine that does nothing else. The exit code is 1 where --against finds something
+slower.
+"""
+
+    def run(self) -> int:
+        """Measures, prints, and writes."""
+        began = time.perf_counter()
+        out = console()
+        with expected_errors():
+            old = None if self.against is None else bench.Report.load(self.against)
+            for path in (self.json, self.markdown, self.figure):
+                _writable(path)
+        if self.load is None:
+            report = self._measured(out)
+        else:
+            with expected_errors():
+                report = bench.Report.load(self.load)
+        with expected_errors():
+            if self.json is not None:
+                report.save(self.json)
+            if self.markdown is not None:
+                with _files.replacing(self.markdown) as file:
+                    file.write(bench.to_markdown(report).encode())
+            if self.figure is not None:
+                bench.figure(report, self.figure)
+        if not out.is_terminal:
+            out.width = max(out.width, 160)  # a file has room
+        for sheet in _tables.sheets(report):
+            shown, left_out = _fitting(sheet, out.width)
+            out.print(_drawn(shown))
+            if left_out:
+                out.print(f"(--markdown has room for {', '.join(left_out)} as well)")
+            out.print()
+        for line in _tables.remarks(report):
+            out.print(line)
+        out.print(_tables.heading(report))
+        if self.load is None:
+            count, seconds = len(report.results), time.perf_counter() - began
+            out.print(f"{count} comparisons in {seconds:.0f} s")
+        return 0 if old is None else _verdict(out, report, old)
+
+    def _measured(self, out: Console) -> bench.Report:
+        known = {"rules": tuple(ROWS), "steps": tuple(bench.STEPS), "runs": RUNS}
+        sections = [s for s in known if getattr(self, s)] or ["rules", "steps"]
+        names = {s: tuple(n for n in known[s] if not self.only or n in self.only) for s in sections}
+        for name in self.only:
+            if all(name not in names[section] for section in sections):
+                there = ", ".join(dict.fromkeys(n for s in sections for n in known[s]))
+                raise CommandError(
+                    f"--only {name}: there is no such name in {' and '.join(sections)}; expected "
+                    f"some of {there}."
+                )
+        peers = () if self.peers == ("none",) else self.peers
+        with expected_errors():
+            _peers.choose(peers)
+            variants = _variants(self.variants)
+        if self.seconds is not None and not self.seconds > 0:
+            raise CommandError(f"--seconds is {self.seconds}, expected a number above 0.")
+        options: dict[str, Any] = {
+            "peers": peers,
+            "variants": variants,
+            "quick": self.quick,
+            "seconds": self.seconds,
+        }
+        with out.status("ceilings") as status:
+            options["limits"] = bench.ceilings(0.3 if self.quick else 1.0)
+            reports = []
+            for section in filter(names.get, sections):
+                measure: Callable[..., bench.Report] = getattr(bench, section)
+                show = _shown(status, section)
+                reports.append(measure(names[section], **options, on_progress=show))
+        merged = reports[0]
+        for other in reports[1:]:
+            merged = merged.merged(other)
+        return merged
+
+
+def _shown(status: Any, section: str) -> Callable[[int, int, str], None]:
+    def show(done: int, total: int, label: str) -> None:
+        status.update(f"{section} {done}/{total}  {label}")
+
+    return show
+
+
+def _fitting(sheet: _tables.Sheet, width: int) -> tuple[_tables.Sheet, list[str]]:
+    """The table without the columns that a narrow terminal has no room for, and their names."""
+    left_out: list[str] = []
+    for name in LEAST_WANTED:
+        widths = (max(map(len, column)) for column in zip(sheet.columns, *sheet.rows, strict=True))
+        if sum(widths) + len(sheet.columns) <= width:
+            break
+        if name in sheet.columns:
+            sheet = sheet.without(name)
+            left_out.append(name)
+    return sheet, left_out
+
+
+def _drawn(sheet: _tables.Sheet) -> Table:
+    table = Table(
+        title=sheet.title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for index, column in enumerate(sheet.columns):
+        table.add_column(column, justify="left" if index < 2 else "right", no_wrap=index == 0)
+    for row in sheet.rows:
+        table.add_row(*row)
+    return table
+
+
+def _variants(words: tuple[str, ...]) -> tuple[bench.Variant, ...]:
+    """The variants of the command line, one named funcnet where there is none."""
+    made: list[bench.Variant] = []
+    for word in words or ("funcnet",):
+        name, _, settings = word.partition(":")
+        variables = {}
+        for setting in filter(None, settings.split(",")):
+            found = re.fullmatch(r"([A-Za-z_]\w*)=(.*)", setting)
+            if not found:
+                raise ValueError(
+                    f"--variants {word}: {setting} is no VARIABLE=VALUE, such as FUNCNET_NATIVE=0."
+                )
+            variables[found[1]] = found[2]
+        if not name or name in _tables.OTHERS or name in [v.name for v in made]:
+            raise ValueError(f"--variants {word}: {name!r} is no name, or another side's.")
+        made.append(bench.Variant(name, bench.environment(**variables)))
+    return tuple(made)
+
+
+def _writable(path: str | None) -> None:
+    """Raises OSError now where the folder is not there, not after minutes of measuring."""
+    if path is not None and not Path(path).absolute().parent.is_dir():
+        raise FileNotFoundError(f"{Path(path).parent} is no folder to write {path} to.")
+
+
+def _verdict(out: Console, new: bench.Report, old: bench.Report) -> int:
+    if new.machine != old.machine:
+        out.print(f"careful: the earlier results are of another machine: {old.machine}")
+    keys = [{(r.section, r.name, r.case) for r in report.results} for report in (new, old)]
+    out.print(f"against {old.date}: {len(keys[0] & keys[1])} of {len(keys[0])} are in both")
+    found = bench.slower(new, old)
+    for line in found:
+        out.print(f"slower: {line}")
+    if not found:
+        out.print("nothing became slower by more than 10%")
+    return 1 if found else 0

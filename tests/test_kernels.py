@@ -1,0 +1,137 @@
+"""Convolutions: the maps by products of patches, and the primitives that they lower."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from funcnet import _conv, kernels
+
+# (n, h, w), (cin, cout), (kh, kw), stride, pads: even and odd, bare and crowded with padding.
+GEOMETRIES = [
+    ((3, 9, 9), (3, 4), (3, 3), (1, 1), ((1, 1), (1, 1))),
+    ((7, 10, 9), (5, 2), (3, 2), (1, 1), ((1, 1), (0, 1))),
+    ((5, 12, 11), (2, 6), (5, 3), (2, 1), ((2, 2), (1, 1))),
+    ((4, 9, 12), (4, 4), (1, 1), (1, 1), ((0, 0), (0, 0))),
+    ((2, 9, 9), (3, 3), (7, 7), (3, 2), ((3, 3), (3, 3))),
+    ((1, 13, 13), (1, 1), (3, 3), (1, 1), ((0, 0), (0, 0))),
+    ((5, 20, 20), (1, 2), (2, 2), (1, 1), ((4, 4), (4, 4))),
+]
+IDS = [f"{k[0]}x{k[1]}_stride{s[0]}{s[1]}_{c[0]}to{c[1]}" for _, c, k, s, _ in GEOMETRIES]
+
+
+def drawn(geometry, rng, dtype=jnp.float64):
+    size, (cin, cout), kernel, stride, pads = geometry
+    x = jnp.asarray(rng.normal(size=(*size, cin)), dtype)
+    w = jnp.asarray(rng.normal(size=(*kernel, cin, cout)), dtype)
+    y = jax.eval_shape(lambda x, w: _conv.xla_conv(x, w, stride=stride, pads=pads), x, w)
+    return x, w, jnp.asarray(rng.normal(size=y.shape), dtype), {"stride": stride, "pads": pads}
+
+
+def assert_close(got, want, terms):
+    """Two sums of so many terms, taken in different orders."""
+    want = np.asarray(want)
+    assert got.dtype == want.dtype
+    scale = max(1.0, np.abs(want).max(initial=0.0))
+    eps = jnp.finfo(want.dtype).eps
+    np.testing.assert_allclose(got, want, rtol=0, atol=8 * np.sqrt(terms) * eps * scale)
+
+
+@pytest.fixture(params=[2**12, 2**24], ids=["chunks", "at_once"])
+def cache_bytes(request, monkeypatch):
+    """So little that every few images are a chunk, with a rest; or so much that one chunk does."""
+    monkeypatch.setattr(_conv, "CACHE_BYTES", request.param)
+
+
+@pytest.mark.usefixtures("cache_bytes")
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=IDS)
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
+def test_products_of_patches_are_the_convolution(geometry, dtype, rng):
+    x, w, dy, where = drawn(geometry, rng, dtype)
+    assert_close(_conv.chunked_conv(x, w, **where), _conv.xla_conv(x, w, **where), w[..., 0].size)
+    for seen in (dy, dy[:, :-1, :-1]):  # a last row and column of zeros may be left out
+        gradients = (
+            f(x, seen, size=w.shape[:2], **where)
+            for f in (_conv.chunked_kernel_gradient, _conv.xla_kernel_gradient)
+        )
+        assert_close(*gradients, seen[..., 0].size)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=IDS)
+def test_maps_differentiate_into_each_other(geometry, rng):
+    x, w, dy, where = drawn(geometry, rng)
+    kernel, image = w.shape[:2], x.shape[1:3]
+    few = dy[:, :-1]
+    for f, args in (
+        (lambda x, w: _conv.conv(x, w, **where), (x, w)),
+        (lambda x, dy: _conv.kernel_gradient(x, dy, size=kernel, **where), (x, few)),
+        (lambda dy, w: _conv.input_gradient(dy, w, size=image, **where), (few, w)),
+    ):
+        check_grads(f, args, order=3, modes=["fwd", "rev"])
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES[:3], ids=IDS[:3])
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0), (1, 2)])
+def test_maps_of_a_batch_are_the_maps_one_by_one(geometry, axes, rng):
+    x, w, dy, where = drawn(geometry, rng)
+    kernel, image = w.shape[:2], x.shape[1:3]
+    for f, args in (
+        (lambda x, w: _conv.conv(x, w, **where), (x, w)),
+        (lambda x, dy: _conv.kernel_gradient(x, dy, size=kernel, **where), (x, dy)),
+        (lambda dy, w: _conv.input_gradient(dy, w, size=image, **where), (dy, w)),
+    ):
+        several = [
+            a if axis is None else jnp.stack([a, 2 * a, a - 1], axis)
+            for a, axis in zip(args, axes, strict=True)
+        ]
+        one_by_one = [
+            f(
+                *(
+                    a if axis is None else jnp.take(a, i, axis)
+                    for a, axis in zip(several, axes, strict=True)
+                )
+            )
+            for i in range(3)
+        ]
+        got = jax.jit(jax.vmap(f, axes))(*several)
+        assert_close(got, jnp.stack(one_by_one), dy.size)
+
+
+def test_no_images_have_no_output_and_a_gradient_of_zeros():
+    x, w, dy = jnp.zeros((0, 9, 9, 3)), jnp.ones((3, 3, 3, 2)), jnp.zeros((0, 7, 7, 2))
+    where = {"stride": (1, 1), "pads": ((0, 0), (0, 0))}
+    assert kernels.conv(x, w, **where).shape == dy.shape
+    np.testing.assert_array_equal(
+        kernels.conv_kernel_gradient(x, dy, (3, 3), **where), np.zeros(w.shape)
+    )
+    assert kernels.conv_input_gradient(dy, w, (9, 9), **where).shape == x.shape
+
+
+def test_the_way_is_chosen_by_shape():
+    def products(f, *shapes):
+        """Whether a map is lowered to products instead of a convolution."""
+        args = (jnp.zeros(shape, jnp.float32) for shape in shapes)
+        text = jax.jit(f).lower(*args).as_text()
+        assert ("dot_general" in text) != ("stablehlo.convolution" in text)
+        return "dot_general" in text
+
+    where = {"stride": (1, 1), "pads": ((1, 1), (1, 1))}
+    for cin, pixels in itertools.product((3, 16), (8, 16)):
+        x, w, dy = (10, pixels, pixels, cin), (3, 3, cin, 32), (10, pixels, pixels, 32)
+        assert products(lambda x, w: _conv.conv(x, w, **where), x, w) == (cin == 3)
+        gradient = products(lambda x, d: _conv.kernel_gradient(x, d, size=(3, 3), **where), x, dy)
+        assert gradient == (pixels == 16)
+
+
+def test_elsewhere_it_is_one_convolution():
+    x, w = jnp.zeros((10, 16, 16, 3), jnp.float32), jnp.zeros((3, 3, 3, 32), jnp.float32)
+    f = jax.jit(lambda x, w: _conv.conv(x, w, stride=(1, 1), pads=((1, 1), (1, 1))))
+    for platform in ("cuda", "tpu"):
+        text = f.trace(x, w).lower(lowering_platforms=(platform,)).as_text()
+        assert "stablehlo.convolution" in text
+        assert "while" not in text
