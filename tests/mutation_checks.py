@@ -10,12 +10,13 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import test_kernels
 from mutation import Proof, Subject, notice
 from mutation_optimizers import optimizer_subject
 from rules import cotangents, is_float, problem_of, worst
@@ -24,6 +25,7 @@ from test_optimizers import TABLE
 from funcnet._certificate import certify
 from funcnet.catalogue import ROWS, Case, Refusal, Row, Sample
 from funcnet.checks._rules import raw_rules
+from funcnet.kernels import _conv, _products
 from funcnet.layers import AffineParams, BatchStats, ConvParams, NormParams
 
 EPS = np.finfo(np.float64).eps
@@ -425,11 +427,67 @@ def rule_subject(row: Row) -> Subject:
     return Subject(row.name, seeds, tuple(stages))
 
 
+def maps_subject() -> Subject:
+    """The maps that rules reach through primitives, whose code nobody calls by name."""
+
+    def proofs_of(geometry: Any) -> Iterator[Proof]:
+        x, w, dy, where = test_kernels.drawn(geometry, np.random.default_rng(2))
+        few = dy[:, :-1]
+        maps = (
+            ((_conv.xla_conv, _conv.chunked_conv), (x, w), {}),
+            (
+                (_conv.xla_kernel_gradient, _conv.chunked_kernel_gradient),
+                (x, few),
+                {"size": w.shape[:2]},
+            ),
+            ((_conv.xla_input_gradient,), (few, w), {"size": x.shape[1:3]}),
+        )
+        for functions, args, size in maps:
+            want = functions[0](*args, **size, **where)
+            for function in functions:
+                yield functools.partial(same, function, args, size | where, want, _conv.CACHE_BYTES)
+            yield functools.partial(same, functions[-1], args, size | where, want, 4096)
+
+    def same(function: Any, args: Any, options: Any, want: Any, cache_bytes: int) -> None:
+        kept, _conv.CACHE_BYTES = _conv.CACHE_BYTES, cache_bytes
+        try:
+            test_kernels.assert_close(function(*args, **options), want, args[0].size)
+        finally:
+            _conv.CACHE_BYTES = kept
+
+    def products() -> list[Proof]:
+        rng = np.random.default_rng(2)
+        a, b = (jnp.asarray(rng.normal(size=(4, 4)), jnp.bfloat16) for _ in range(2))
+        wants = {"nn": a @ b, "tn": a.T @ b, "nt": a @ b.T}
+        return [
+            functools.partial(
+                close, functools.partial(_products.xla_product, a, b, form=form), np.float64(want)
+            )
+            for form, want in wants.items()
+        ]
+
+    def close(product: Any, want: Any) -> None:
+        got = product()
+        notice(got.dtype == jnp.float32)
+        np.testing.assert_allclose(got, want, rtol=0.01, atol=0.01)
+
+    seeds = (
+        _conv.xla_conv,
+        _conv.xla_kernel_gradient,
+        _conv.xla_input_gradient,
+        _conv.chunked_conv,
+        _conv.chunked_kernel_gradient,
+        _products.xla_product,
+    )
+    by_geometry = [lambda g=g: list(proofs_of(g)) for g in test_kernels.GEOMETRIES]
+    return Subject("kernels", seeds, (*by_geometry, products))
+
+
 @functools.cache
 def subjects() -> dict[str, Subject]:
     """Every rule of the catalogue and every row of the optimizers' table."""
     rules = [rule_subject(row) for row in ROWS.values()]
-    return {s.name: s for s in (*rules, *map(optimizer_subject, TABLE))}
+    return {s.name: s for s in (*rules, maps_subject(), *map(optimizer_subject, TABLE))}
 
 
 @functools.cache

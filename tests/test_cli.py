@@ -333,7 +333,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(here, monkeypatch):
 # --- What it refuses
 
 WRONG = {
-    "no command": ([], r"expected one of \{train, check, info\}"),
+    "no command": ([], r"expected one of \{train, check, bench, info\}"),
     "unknown command": (["trian"], "trian"),
     "unknown option": (["train", "--epohcs", "3"], "options: --epohcs, 3; perhaps --epochs?"),
     "stray word": (["train", "digits"], "digits"),

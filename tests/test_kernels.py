@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from funcnet import _conv, kernels
+from funcnet import kernels
+from funcnet.kernels import _conv, _native
 
 # (n, h, w), (cin, cout), (kh, kw), stride, pads: even and odd, bare and crowded with padding.
 GEOMETRIES = [
@@ -112,7 +113,9 @@ def test_no_images_have_no_output_and_a_gradient_of_zeros():
     assert kernels.conv_input_gradient(dy, w, (9, 9), **where).shape == x.shape
 
 
-def test_the_way_is_chosen_by_shape():
+def test_the_way_is_chosen_by_shape(monkeypatch):
+    monkeypatch.setattr(_native, "_switched", [False])
+
     def products(f, *shapes):
         """Whether a map is lowered to products instead of a convolution."""
         args = (jnp.zeros(shape, jnp.float32) for shape in shapes)

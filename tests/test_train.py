@@ -923,14 +923,54 @@ def test_row_1_22_overfit_fifty_rows():
     assert run.history[-1]["train_accuracy"] == 1.0
 
 
-def test_train_loop_learns_the_digits_quickly():
+@pytest.mark.parametrize("compute_dtype", [None, jnp.bfloat16])
+def test_train_loop_learns_the_digits_quickly(compute_dtype):
     pytest.importorskip("sklearn")
     dataset = data.load("digits")
     run = fit(
         nets.fully_connected_net([64], 10, norm="batch"), dataset, optimizers.adam(3e-3),
-        epochs=12, batch_size=64,
+        epochs=12, batch_size=64, compute_dtype=compute_dtype,
     )  # fmt: skip
     result = train.evaluate(
         nets.fully_connected_net([64], 10, norm="batch"), run.best, dataset.test, run.preprocessing
     )
     assert result["accuracy"] > 0.94
+
+
+def test_compute_dtype_is_what_the_net_runs_in_and_nothing_else():
+    net = nets.serial(
+        nets.conv(4, 3), nets.relu(), nets.max_pool(), nets.flatten(), nets.affine(8),
+        nets.batch_norm(), nets.relu(), nets.affine(3),
+    )  # fmt: skip
+    optimizer = optimizers.adam(1e-3)
+    state = train.init_state(net, optimizer, jax.random.key(0), (8, 8, 3))
+    rng = np.random.default_rng(0)
+    batch = jnp.asarray(rng.normal(size=(6, 8, 8, 3)), jnp.float32), jnp.arange(6) % 3
+    plain, low = (train.make_step(net, optimizer, compute_dtype=d) for d in (None, jnp.bfloat16))
+
+    dtypes = set()
+
+    def walk(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name.startswith("funcnet_"):
+                dtypes.update(v.aval.dtype.name for v in equation.invars)
+            for value in jax.tree.leaves(tuple(equation.params.values()), is_leaf=hasattr_eqns):
+                if hasattr_eqns(value):
+                    walk(getattr(value, "jaxpr", value))
+
+    def hasattr_eqns(value):
+        return hasattr(value, "eqns")
+
+    walk(jax.make_jaxpr(low)(state, batch).jaxpr)
+    assert dtypes == {"bfloat16"}
+    (want, wanted), (got, metrics) = jax.jit(plain)(state, batch), jax.jit(low)(state, batch)
+    assert jax.tree.map(lambda leaf: leaf.dtype, got) == jax.tree.map(lambda leaf: leaf.dtype, want)
+    assert metrics["loss"].dtype == jnp.float32
+    eps = float(jnp.finfo(jnp.bfloat16).eps)
+    np.testing.assert_allclose(metrics["loss"], wanted["loss"], rtol=8 * eps)
+    np.testing.assert_allclose(metrics["grad_norm"], wanted["grad_norm"], rtol=32 * eps)
+
+
+def test_compute_dtype_is_a_floating_dtype():
+    with pytest.raises(TypeError, match=r"compute_dtype is .*int8.*expected a floating dtype"):
+        train.make_step(nets.affine(3), optimizers.sgd(0.1), compute_dtype=jnp.int8)

@@ -14,7 +14,7 @@ import jax
 from rich.table import Table
 
 import funcnet
-from funcnet import data
+from funcnet import data, kernels
 from funcnet.cli._command import console, option
 
 CORE = ("jax", "jaxlib", "optax", "jaxtyping", "numpy")
@@ -84,7 +84,7 @@ def _extras() -> dict[str, list[str]]:
     extras: dict[str, list[str]] = {name: [] for name in ("run", "test", "bench", "docs")}
     for requirement in requirements:
         found = re.match(r"""([\w.-]+).*extra == ['"](\w+)['"]""", requirement)
-        if found and found[1] != "funcnet":
+        if found and not found[1].startswith("funcnet"):
             extras.setdefault(found[2], []).append(found[1])
     # The others contain [run] once more.
     again = set(extras["run"])
@@ -115,6 +115,7 @@ def machine() -> dict[str, str]:
     return {
         "devices": f"{found['count']} × {found['platform']} ({found['kind']})",
         "CPU": f"{cpu_model()}, {_cores()} cores" + (f", {vectors}" if flags else ""),
+        "kernels": kernels.native_status(),
         "system": platform.platform(),
         "float64": "on" if settings["jax_enable_x64"] else "off (JAX_ENABLE_X64=1 turns it on)",
         "programs": f"kept in {cache}" if cache else "not kept (JAX_COMPILATION_CACHE_DIR keeps)",

@@ -321,6 +321,9 @@ def _fitted(
                 loss=job.loss,
                 reg=training.reg,
                 label_smoothing=training.label_smoothing,
+                compute_dtype=None
+                if training.compute_dtype == "float32"
+                else training.compute_dtype,
                 sampling=sampling,
                 preprocessing=job.preprocessing,
                 augment=job.augment,

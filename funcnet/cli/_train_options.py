@@ -52,6 +52,7 @@ AUGMENTATIONS = (
     *("none", "crop", "flip", "cutout"),
     *("crop-flip", "crop-cutout", "flip-cutout", "crop-flip-cutout"),
 )
+COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 # Parameters of the nets' functions whose options have another name.
 _OPTION_OF = {"size": "filter_size", "widths": "channels"}
 _DATA_SETS = "the data set's, see below"
@@ -167,6 +168,8 @@ class TrainingOptions:
     """What becomes of the pixels; its statistics come from the training split alone."""
     augment: Annotated[str, choice(AUGMENTATIONS)] = "none"
     """Random shifts by up to 1/8 of the side, flips left to right, squares of 1/4 left out."""
+    compute_dtype: Annotated[str, choice(COMPUTE_DTYPES)] = "float32"
+    """What the steps compute in; parameters, sums and evaluations stay float32."""
     sampling: Annotated[str, choice(SAMPLINGS)] = "permutation"
     """How batches are drawn; full is one batch of all the data in each epoch."""
     seed: int = 0

@@ -267,11 +267,12 @@ def _conv2d_bwd(stride, padding, residuals, dy):
     return _conv_cotangents(params, x, dy, stride, padding)
 
 
-def _conv_cotangents(params, x, dy, stride, padding):
+def _conv_cotangents(params, x, dy, stride, padding, dy_sum=None):
+    """`dy_sum` is what db is the sum of, where that is less than dy."""
     params, x, stride, pads, _ = _conv_arguments("conv2d", params, x, stride, padding)
     dw = kernels.conv_kernel_gradient(x, dy, params.w.shape[:2], stride, pads)
     dx = kernels.conv_input_gradient(dy, params.w, x.shape[1:3], stride, pads)
-    db = kernels.wide(dy).sum((0, 1, 2))
+    db = kernels.wide(dy if dy_sum is None else dy_sum).sum((0, 1, 2))
     return (
         ConvParams(dw.astype(params.w.dtype), db.astype(params.b.dtype)),
         dx.astype(x.dtype),
@@ -398,8 +399,9 @@ def _conv_relu_pool_fwd(params, x, stride, padding):
 def _conv_relu_pool_bwd(stride, padding, residuals, dy):
     params, x, winner = residuals  # (kh, kw, cin, cout) and (cout,), (n, h, w, cin), (n, ph, pw, o)
     _, ph, pw, _ = winner.shape
+    dy = jnp.where(winner < _NO_CELL, dy, jnp.zeros_like(dy))
     dz = to_tiles(dy, winner, *_pool_axes((2 * ph, 2 * pw)))  # z's odd row or column got nothing
-    return _conv_cotangents(params, x, dz, stride, padding)
+    return _conv_cotangents(params, x, dz, stride, padding, dy)
 
 
 conv_relu_pool.defvjp(_conv_relu_pool_fwd, _conv_relu_pool_bwd)

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from funcnet._conv import conv_p
+from funcnet.kernels._conv import conv_p
+from funcnet.kernels._products import AXES, product_p
 from funcnet.nets._blocks import Net, example_shape, float_dtype
 from funcnet.nets._fusion import Stage, child
 
@@ -184,6 +185,10 @@ def _flops(jaxpr: Any) -> int:
         elif name == "conv_general_dilated":
             spec, kernel = options["dimension_numbers"].rhs_spec, equation.invars[1].aval
             terms = kernel.size // kernel.shape[spec[0]]
+            total += 2 * equation.outvars[0].aval.size * terms
+        elif name == product_p.name:
+            axis, _ = AXES[options["form"]]
+            terms = equation.invars[0].aval.shape[axis]
             total += 2 * equation.outvars[0].aval.size * terms
         elif name == conv_p.name:
             kernel = equation.invars[1].aval

@@ -151,6 +151,7 @@ def make_step(
     loss: Callable[..., Array] = losses.softmax_cross_entropy,
     reg: Any = 0.0,
     label_smoothing: float = 0.0,
+    compute_dtype: Any = None,
 ) -> Callable[[TrainState, tuple[Any, Any]], tuple[TrainState, dict[str, Array]]]:
     r"""Makes the pure train step (TrainState, (x, y)) -> (TrainState, metrics).
 
@@ -167,16 +168,22 @@ def make_step(
       loss: `loss(output, labels)`, a mean over rows; low-precision outputs are cast to float32.
       reg: the strength of the L2 penalty, a number or a traced scalar.
       label_smoothing: passed to the loss, where it is not 0.
+      compute_dtype: the dtype that the net runs in, such as `jnp.bfloat16`: parameters and batch
+        are cast to it, and gradients come back in the parameters' own. Sums are taken in float32,
+        and so are the loss, the penalty, the running statistics and the update. None runs the net
+        in the dtype of its parameters.
 
     Returns:
       The step. Its metrics are scalars: "loss" (before the update, penalty included), "finite",
       "grad_norm", and "accuracy" where the labels are integers, one for each row.
 
     Raises:
-      TypeError: `net` is not a net, or `optimizer` not an optimizer.
+      TypeError: `net` is not a net, `optimizer` not an optimizer, or `compute_dtype` not a floating
+        dtype.
       ValueError: the loss takes no label smoothing.
 
-    Source: courses.md rows 1-14 (penalty) and 4-20 (the loss is the one before the update).
+    Source: courses.md rows 1-14 (penalty) and 4-20 (the loss is the one before the update);
+    Micikevicius et al. 2018 (low precision), https://arxiv.org/abs/1710.03740.
 
     >>> from funcnet import nets, optimizers
     >>> net, optimizer = nets.affine(3), optimizers.sgd(0.1)
@@ -189,6 +196,7 @@ def make_step(
     """
     _check_parts("make_step", net, optimizer)
     measure = _with_smoothing(loss, label_smoothing)
+    lower = _caster("make_step", compute_dtype)
     penalised = not (isinstance(reg, (int, float)) and reg == 0)
 
     def step(
@@ -198,7 +206,8 @@ def make_step(
         key = jax.random.fold_in(train_state.key, train_state.step)
 
         def objective(params: Any) -> tuple[Array, Any]:
-            output, state = net.apply(params, train_state.state, x, train=True, key=key)
+            low = lower(params), train_state.state, lower(x)
+            output, state = net.apply(*low, train=True, key=key)
             value = measure(wide(output), y)
             if penalised:
                 value = value + losses.l2_penalty(params, reg).astype(value.dtype)
@@ -245,6 +254,23 @@ def _guarded(update: Callable[..., Any], finite: Array, old: Any, *others: Any) 
 def _norm(tree: Any, dtype: Any) -> Array:
     squares = (jnp.square(wide(leaf)).sum().astype(dtype) for leaf in jax.tree.leaves(tree))
     return jnp.sqrt(sum(squares, jnp.zeros((), dtype)))
+
+
+def _caster(function: str, dtype: Any) -> Callable[[Any], Any]:
+    """What casts the floats of a tree to `dtype`; None leaves them as they are."""
+    if dtype is None:
+        return lambda tree: tree
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"{function}: compute_dtype is {dtype!r}, expected a floating dtype, such as "
+            "jnp.bfloat16, or None."
+        )
+
+    def cast(leaf: Any) -> Any:
+        floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        return jnp.asarray(leaf).astype(dtype) if floating else leaf
+
+    return partial(jax.tree.map, cast)
 
 
 def _are_classes(output: Array, labels: Any) -> bool:
@@ -383,6 +409,7 @@ def fit(
     augment: Callable[[Array, Array], Array] | None = None,
     train_accuracy_rows: int | None = 1000,
     dtype: Any = jnp.float32,
+    compute_dtype: Any = None,
     state: TrainState | None = None,
     chunk_steps: int | None = None,
     evaluation_batch_size: int = EVALUATION_ROWS,
@@ -424,6 +451,8 @@ def fit(
       augment: `augment(key, images)`, on images as they are stored, before preprocessing.
       train_accuracy_rows: rows for the training accuracy; None for all of them.
       dtype: the dtype of parameters and activations.
+      compute_dtype: the dtype that the steps run the net in, if not `dtype`: see `make_step`.
+        Evaluations run in `dtype`.
       state: a `TrainState` to go on from, instead of a new one; its `step` says where in the
         epochs it stands, and the run ends as if it had never been stopped.
       chunk_steps: steps between two questions of the host; None for about a quarter of a second's.
@@ -476,7 +505,7 @@ def fit(
     _check_output(net, now, input_shape, _fit.class_count(dataset))
 
     # Compiled before anything runs: what does not fit is refused here, and no epoch's time is it.
-    step = make_step(net, optimizer, loss, reg, label_smoothing)
+    step = make_step(net, optimizer, loss, reg, label_smoothing, compute_dtype)
     advance = _fit.step_of_epoch(step, sampling != "full", augment, float_dtype(now.params))
     order = partial(batch_order, n=n, batch_size=rows_per_step, sampling=sampling)
     carry = _fit.first_carry(now, 0, steps)

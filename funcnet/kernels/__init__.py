@@ -9,11 +9,11 @@ else.
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jaxtyping import Float
 
-from funcnet import _conv
-from funcnet._conv import Pads, Pair
+from funcnet.kernels import _conv, _lowering, _native, _products
+from funcnet.kernels._conv import Pads, Pair
 
 
 def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
@@ -25,7 +25,7 @@ def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
     >>> wide_dtype(jnp.dtype(jnp.bfloat16)), wide_dtype(jnp.dtype(jnp.float64))
     (dtype('float32'), dtype('float64'))
     """
-    return _conv.wide_dtype(dtype)
+    return _lowering.wide_dtype(dtype)
 
 
 def wide(x: Array) -> Array:
@@ -56,7 +56,7 @@ def matmul(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"
     >>> matmul(jnp.ones((1, 2)), jnp.ones((2, 1)))
     Array([[2.]], dtype=float64)
     """
-    return _dot(a, b, 1, 0)
+    return _products.product(a, b, "nn")
 
 
 def matmul_tn(a: Float[Array, "k n"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
@@ -75,7 +75,7 @@ def matmul_tn(a: Float[Array, "k n"], b: Float[Array, "k m"]) -> Float[Array, "n
     >>> matmul_tn(jnp.ones((2, 1)), jnp.ones((2, 1)))
     Array([[2.]], dtype=float64)
     """
-    return _dot(a, b, 0, 0)
+    return _products.product(a, b, "tn")
 
 
 def matmul_nt(a: Float[Array, "n k"], b: Float[Array, "m k"]) -> Float[Array, "n m"]:
@@ -94,14 +94,7 @@ def matmul_nt(a: Float[Array, "n k"], b: Float[Array, "m k"]) -> Float[Array, "n
     >>> matmul_nt(jnp.ones((1, 2)), jnp.ones((1, 2)))
     Array([[2.]], dtype=float64)
     """
-    return _dot(a, b, 1, 1)
-
-
-def _dot(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
-    a, b = _same_dtype(a, b)
-    return lax.dot_general(
-        a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=wide_dtype(a.dtype)
-    )
+    return _products.product(a, b, "nt")
 
 
 def conv(
@@ -202,6 +195,31 @@ def conv_input_gradient(
     return _conv.input_gradient(dy, w, size=size, stride=stride, pads=pads)
 
 
-def _same_dtype(a: Array, b: Array) -> tuple[Array, Array]:
-    dtype = jnp.promote_types(a.dtype, b.dtype)
-    return a.astype(dtype), b.astype(dtype)
+def use_native(on: bool) -> str:
+    """Switches the kernels of the package `funcnet-native` on or off, for programs yet to be made.
+
+    They are on where the package is installed, unless the environment has FUNCNET_NATIVE=0. What
+    JAX has compiled and kept is dropped; a compiled program that somebody holds stays as it is.
+
+    Args:
+      on: whether native kernels may be used.
+
+    Returns:
+      What is in use from now on, and why: as `native_status`.
+
+    >>> use_native(False)
+    'XLA: switched off by kernels.use_native(False)'
+    >>> _ = use_native(True)
+    """
+    _native.use(on)
+    return native_status()
+
+
+def native_status() -> str:
+    """Says which kernels convolutions and products of float32 run by on a CPU, and why.
+
+    >>> native_status().split(":")[0] in ("native", "XLA")
+    True
+    """
+    package, reason = _native.status()
+    return f"{'XLA' if package is None else 'native'}: {reason}"

@@ -23,7 +23,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
+
+from funcnet.kernels import _native
+from funcnet.kernels._lowering import make_primitive, wide_dtype
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 Pair = tuple[int, int]
@@ -31,11 +34,6 @@ Pair = tuple[int, int]
 CACHE_BYTES = 3 * 2**20  # of what a step of the sum reads and writes
 FEW_CHANNELS = 4  # of the input: below this a product over patches beats XLA's convolution
 FEW_PIXELS = 64  # of the output: up to this XLA's kernel gradient is the fastest
-
-
-def wide_dtype(dtype: Any) -> Any:
-    """The dtype that sums over `dtype` are taken in."""
-    return jnp.dtype(jnp.float64) if dtype == jnp.float64 else jnp.dtype(jnp.float32)
 
 
 # The maps by XLA's convolution -------------------------------------------------------------
@@ -203,61 +201,54 @@ def _of_chunks(some: Callable[..., Array], size: int, *images: Array, add: bool 
 
 
 def cpu_conv(x: Array, w: Array, *, stride: Pair, pads: Pads) -> Array:
-    """The faster way on a CPU: patches where the images have few channels."""
+    """The faster way on a CPU: native, else patches where the images have few channels."""
+    output = jax.eval_shape(functools.partial(xla_conv, stride=stride, pads=pads), x, w)
+    if native := _native_for("conv", x, w.shape, output.shape, stride, pads):
+        return native.conv(x, w, stride=stride, pads=pads)
     chunked = w.shape[2] <= FEW_CHANNELS and math.prod(w.shape[:2]) > 1 and x.size
     return (chunked_conv if chunked else xla_conv)(x, w, stride=stride, pads=pads)
 
 
 def cpu_kernel_gradient(x: Array, dy: Array, *, size: Pair, stride: Pair, pads: Pads) -> Array:
-    """The faster way on a CPU: patches unless the cotangent has few pixels."""
+    """The faster way on a CPU: native, else patches unless the cotangent has few pixels."""
+    kernel = (*size, x.shape[3], dy.shape[3])
+    if native := _native_for("conv_kernel_gradient", x, kernel, dy.shape, stride, pads):
+        return native.conv_kernel_gradient(x, dy, size, stride, pads)
     chunked = math.prod(dy.shape[1:3]) > FEW_PIXELS and x.size
     gradient = chunked_kernel_gradient if chunked else xla_kernel_gradient
     return gradient(x, dy, size=size, stride=stride, pads=pads)
 
 
+def cpu_input_gradient(dy: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads) -> Array:
+    """The faster way on a CPU: native, unless the images have few channels."""
+    images = (dy.shape[0], *size, w.shape[2])
+    native = _native_for("conv_input_gradient", dy, w.shape, dy.shape, stride, pads, images)
+    if native and w.shape[2] > FEW_CHANNELS:
+        return native.conv_input_gradient(dy, w, size, stride, pads)
+    return xla_input_gradient(dy, w, size=size, stride=stride, pads=pads)
+
+
+def _native_for(
+    kind: str, x: Array, w: Any, y: Any, stride: Pair, pads: Pads, images: Any = None
+) -> Any:
+    """The native package, where it is in use and has a kernel for these shapes; else None."""
+    native = _native.status().package
+    images = x.shape if images is None else images
+    if native is None or not native.supports(kind, images, w, y, stride, pads, x.dtype):
+        return None
+    return native
+
+
 # The primitives ----------------------------------------------------------------------------
 
 
-def _primitive(name: str, xla: Callable[..., Array], cpu: Callable[..., Array]) -> Primitive:
-    """A primitive of two arrays of one dtype that is lowered to `cpu` on a CPU, else to `xla`."""
-    primitive = Primitive(name)
-
-    @functools.cache
-    def compiled(params: tuple[tuple[str, Any], ...]) -> Callable[..., Array]:
-        return jax.jit(functools.partial(primitive.bind, **dict(params)))
-
-    def eager(a: Array, b: Array, **params: Any) -> Array:
-        return compiled(tuple(params.items()))(a, b)
-
-    def aval(a: Any, b: Any, **params: Any) -> Any:
-        shapes = (jax.ShapeDtypeStruct(v.shape, v.dtype) for v in (a, b))
-        out = jax.eval_shape(functools.partial(xla, **params), *shapes)
-        return a.update(shape=out.shape, dtype=out.dtype, weak_type=False)
-
-    def lowered_on_cpu(context: Any, a: Any, b: Any, **params: Any) -> Any:
-        way = cpu if _on_one_device(context) else xla
-        return mlir.lower_fun(way, multiple_results=False)(context, a, b, **params)
-
-    primitive.def_impl(eager)
-    primitive.def_abstract_eval(aval)
-    mlir.register_lowering(primitive, mlir.lower_fun(xla, multiple_results=False))
-    mlir.register_lowering(primitive, lowered_on_cpu, platform="cpu")
-    return primitive
-
-
-def _on_one_device(context: Any) -> bool:
-    """Whether each device runs the program as it stands: nobody will partition it."""
-    axes = context.module_context.axis_context
-    manual: Any = getattr(axes, "manual_axes", frozenset())
-    everywhere = frozenset(getattr(getattr(axes, "mesh", None), "axis_names", ("?",)))
-    return getattr(axes, "num_devices", None) == 1 or manual == everywhere
-
-
-conv_p = _primitive("funcnet_conv", xla_conv, cpu_conv)
-kernel_gradient_p = _primitive(
+conv_p = make_primitive("funcnet_conv", xla_conv, cpu_conv)
+kernel_gradient_p = make_primitive(
     "funcnet_conv_kernel_gradient", xla_kernel_gradient, cpu_kernel_gradient
 )
-input_gradient_p = _primitive("funcnet_conv_input_gradient", xla_input_gradient, xla_input_gradient)
+input_gradient_p = make_primitive(
+    "funcnet_conv_input_gradient", xla_input_gradient, cpu_input_gradient
+)
 
 
 def _bind(primitive: Primitive, a: Array, b: Array, **params: Any) -> Array:

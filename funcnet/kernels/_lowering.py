@@ -1,0 +1,57 @@
+"""Primitives lowered by platform and shape: mathematics above, ways to compute it below."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
+
+
+def wide_dtype(dtype: Any) -> Any:
+    """The dtype that sums over `dtype` are taken in."""
+    return jnp.dtype(jnp.float64) if dtype == jnp.float64 else jnp.dtype(jnp.float32)
+
+
+def make_primitive(name: str, xla: Callable[..., Array], cpu: Callable[..., Array]) -> Primitive:
+    """A primitive of two arrays of one dtype that is lowered to `cpu` on a CPU, else to `xla`.
+
+    Where XLA partitions a program over several devices it has to see its own operations: `cpu` is
+    for what each device runs as it stands, a program for one device or the inside of a `shard_map`.
+    """
+    primitive = Primitive(name)
+
+    @functools.cache
+    def compiled(params: tuple[tuple[str, Any], ...]) -> Callable[..., Array]:
+        return jax.jit(functools.partial(primitive.bind, **dict(params)))
+
+    def eager(a: Array, b: Array, **params: Any) -> Array:
+        return compiled(tuple(params.items()))(a, b)
+
+    def aval(a: Any, b: Any, **params: Any) -> Any:
+        shapes = (jax.ShapeDtypeStruct(v.shape, v.dtype) for v in (a, b))
+        out = jax.eval_shape(functools.partial(xla, **params), *shapes)
+        return a.update(shape=out.shape, dtype=out.dtype, weak_type=False)
+
+    def lowered_on_cpu(context: Any, a: Any, b: Any, **params: Any) -> Any:
+        way = cpu if _on_one_device(context) else xla
+        return mlir.lower_fun(way, multiple_results=False)(context, a, b, **params)
+
+    primitive.def_impl(eager)
+    primitive.def_abstract_eval(aval)
+    mlir.register_lowering(primitive, mlir.lower_fun(xla, multiple_results=False))
+    mlir.register_lowering(primitive, lowered_on_cpu, platform="cpu")
+    return primitive
+
+
+def _on_one_device(context: Any) -> bool:
+    """Whether each device runs the program as it stands: nobody will partition it."""
+    axes = context.module_context.axis_context
+    manual: Any = getattr(axes, "manual_axes", frozenset())
+    everywhere = frozenset(getattr(getattr(axes, "mesh", None), "axis_names", ("?",)))
+    return getattr(axes, "num_devices", None) == 1 or manual == everywhere

@@ -1,0 +1,48 @@
+"""Whether the kernels of the package `funcnet-native` are in use, and why."""
+
+from __future__ import annotations
+
+import functools
+import os
+from types import ModuleType
+from typing import NamedTuple
+
+import jax
+
+_switched: list[bool] = []  # what `use` was last told
+
+
+class Status(NamedTuple):
+    """The package that is in use, if one is, and the reason in words."""
+
+    package: ModuleType | None
+    reason: str
+
+
+@functools.cache
+def _loaded() -> Status:
+    try:
+        import funcnet_native
+    except ImportError as error:
+        if error.name == "funcnet_native":
+            return Status(None, "funcnet-native is not installed: pip install ./native")
+        return Status(None, " ".join(str(error).split()))
+    return Status(
+        funcnet_native, f"oneDNN {funcnet_native.VERSION} by funcnet-native, {funcnet_native.ISA}"
+    )
+
+
+def status() -> Status:
+    """What is in use now; nothing of it is loaded before a program for a CPU is lowered."""
+    if _switched and not _switched[-1]:
+        return Status(None, "switched off by kernels.use_native(False)")
+    if not _switched and os.environ.get("FUNCNET_NATIVE", "1") == "0":
+        return Status(None, "switched off by FUNCNET_NATIVE=0")
+    return _loaded()
+
+
+def use(on: bool) -> Status:
+    """See `kernels.use_native`."""
+    _switched[:] = [bool(on)]
+    jax.clear_caches()
+    return status()

@@ -1,0 +1,302 @@
+r"""Convolutions and products by oneDNN, as FFI targets for XLA on a CPU.
+
+Importing this package loads oneDNN and registers the targets named in `TARGETS` for the platform
+"cpu"; it raises ImportError, in one line, where that cannot be done. The functions below call the
+targets. They have no derivatives of their own: whoever builds an operation on them gives it its
+rules. Float32 only; images are (n, h, w, channels), kernels (height, width, in, out).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.metadata
+import pathlib
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import DTypeLike
+
+Pair = tuple[int, int]
+Pads = tuple[Pair, Pair]
+Kind = Literal["conv", "conv_kernel_gradient", "conv_input_gradient"]
+
+__all__ = [
+    "ISA",
+    "TARGETS",
+    "VERSION",
+    "cache_capacity",
+    "cache_size",
+    "conv",
+    "conv_input_gradient",
+    "conv_kernel_gradient",
+    "implementation",
+    "matmul",
+    "supports",
+]
+
+TARGETS = (
+    "funcnet_conv",
+    "funcnet_conv_kernel_gradient",
+    "funcnet_conv_input_gradient",
+    "funcnet_matmul",
+)
+_KINDS: tuple[Kind, ...] = ("conv", "conv_kernel_gradient", "conv_input_gradient")
+
+# dnnl_cpu_isa_t: each set of instructions is a set of bits that holds the ones before it.
+_ISA_NAMES = {
+    0x0: "generic",
+    0x1: "SSE4.1",
+    0x3: "AVX",
+    0x7: "AVX2",
+    0xF: "AVX2 with VNNI",
+    0x1F: "AVX2 with VNNI 2",
+    0x27: "AVX-512",
+    0x67: "AVX-512 with VNNI",
+    0xE7: "AVX-512 with bfloat16",
+    0x1EF: "AVX-512 with float16",
+    0xFEF: "AMX",
+    0x1FEF: "AMX with float16",
+}
+
+
+def _load() -> ctypes.CDLL:
+    here = pathlib.Path(__file__).parent
+    name = "libfuncnet_native.so"
+    try:
+        # A library already loaded by its name serves every later one that needs it, wherever pip
+        # put the wheel. Without the wheel it is a system oneDNN, which the linker finds.
+        for file in importlib.metadata.files("onednn-cpu-gomp") or ():
+            if file.name == "libdnnl.so.3":
+                ctypes.CDLL(str(pathlib.Path(str(file.locate())).resolve()))
+                break
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    except OSError as error:
+        raise ImportError(f"funcnet_native: oneDNN's library cannot be loaded: {error}") from None
+    folder = next((f for f in (here, *_site_folders()) if (f / name).exists()), None)
+    if folder is None:
+        raise ImportError(f"funcnet_native: {name} was not built; run `pip install ./native`")
+    try:
+        return ctypes.CDLL(str(folder / name))
+    except OSError as error:
+        raise ImportError(f"funcnet_native: {name} cannot be loaded: {error}") from None
+
+
+def _site_folders() -> list[pathlib.Path]:
+    """Where an editable install leaves the library: its package folder in site-packages."""
+    try:
+        files = importlib.metadata.files("funcnet-native") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [pathlib.Path(str(f.locate())).parent for f in files if f.suffix == ".so"]
+
+
+def _version(library: ctypes.CDLL) -> tuple[str, str]:
+    numbers = (ctypes.c_int64 * 6)()
+    library.funcnet_native_version(numbers)
+    loaded, headers, isa = tuple(numbers[:3]), tuple(numbers[3:5]), int(numbers[5])
+    if loaded[0] != headers[0] or loaded[1] < headers[1]:
+        raise ImportError(
+            f"funcnet_native: built for oneDNN {headers[0]}.{headers[1]}, but "
+            f"{'.'.join(map(str, loaded))} was loaded; reinstall with `pip install ./native`"
+        )
+    return ".".join(map(str, loaded)), _ISA_NAMES.get(isa, f"instruction set {isa:#x}")
+
+
+_library = _load()
+_library.funcnet_native_cache_size.restype = ctypes.c_size_t
+_library.funcnet_native_cache_capacity.restype = ctypes.c_size_t
+_library.funcnet_native_implementation.restype = ctypes.c_bool
+VERSION, ISA = _version(_library)
+for _target in TARGETS:
+    jax.ffi.register_ffi_target(
+        _target, jax.ffi.pycapsule(getattr(_library, _target)), platform="cpu"
+    )
+
+
+def cache_size() -> int:
+    """Compiled convolutions that are held now, of all shapes and kinds."""
+    return int(_library.funcnet_native_cache_size())
+
+
+def cache_capacity() -> int:
+    """The most compiled convolutions that are held; beyond it the least recently used goes."""
+    return int(_library.funcnet_native_cache_capacity())
+
+
+@functools.lru_cache(maxsize=1024)
+def _implementation(kind: Kind, numbers: tuple[int, ...]) -> tuple[bool, str]:
+    name = ctypes.create_string_buffer(256)
+    geometry = (ctypes.c_int64 * len(numbers))(*numbers)
+    good = _library.funcnet_native_implementation(
+        ctypes.c_int64(_KINDS.index(kind)), geometry, name, ctypes.c_size_t(len(name))
+    )
+    return bool(good), name.value.decode()
+
+
+def _numbers(
+    x: Sequence[int], w: Sequence[int], y: Sequence[int], stride: Pair, pads: Pads
+) -> tuple[int, ...]:
+    """The numbers of C++'s `Geometry`, in its order."""
+    n, height, width, cin = x
+    kernel_height, kernel_width, _, cout = w
+    before = pads[0][0], pads[1][0]
+    numbers = (n, height, width, cin, cout, kernel_height, kernel_width, *y[1:3], *stride, *before)
+    return tuple(map(int, numbers))
+
+
+def implementation(
+    kind: Kind, x: Sequence[int], w: Sequence[int], y: Sequence[int], stride: Pair, pads: Pads
+) -> str:
+    """The name of oneDNN's implementation of a convolution, or why there is none.
+
+    Args:
+      kind: "conv", "conv_kernel_gradient" or "conv_input_gradient".
+      x: the shape of the images (n, h, w, cin).
+      w: the shape of the kernel (kh, kw, cin, cout).
+      y: the shape of the output or of its cotangent (n, oh, ow, cout).
+      stride: the step in pixels, (height, width).
+      pads: pixels padded, ((above, below), (left, right)).
+    """
+    return _implementation(kind, _numbers(x, w, y, stride, pads))[1]
+
+
+def supports(
+    kind: Kind,
+    x: Sequence[int],
+    w: Sequence[int],
+    y: Sequence[int],
+    stride: Pair,
+    pads: Pads,
+    dtype: DTypeLike = jnp.float32,
+) -> bool:
+    """Whether a convolution can be computed here, by other than oneDNN's slow reference code.
+
+    Args:
+      kind: "conv", "conv_kernel_gradient" or "conv_input_gradient".
+      x: the shape of the images (n, h, w, cin).
+      w: the shape of the kernel (kh, kw, cin, cout).
+      y: the shape of the output or of its cotangent (n, oh, ow, cout); a cotangent may have fewer
+        rows than the images would give, or more.
+      stride: the step in pixels, (height, width).
+      pads: pixels padded, ((above, below), (left, right)); negative numbers cut.
+      dtype: the dtype of all operands.
+    """
+    if np.dtype(dtype) != np.dtype(np.float32) or x[3] != w[2]:
+        return False
+    good, name = _implementation(kind, _numbers(x, w, y, stride, pads))
+    return good and not name.startswith("ref")
+
+
+def _attributes(stride: Pair, pads: Pads) -> dict[str, np.int64]:
+    names = ("stride_h", "stride_w", "pad_top", "pad_bottom", "pad_left", "pad_right")
+    return dict(zip(names, map(np.int64, (*stride, *pads[0], *pads[1])), strict=True))
+
+
+def conv(
+    x: Array,
+    w: Array,
+    *,
+    stride: Pair,
+    pads: Pads,
+    bias: Array | None = None,
+    relu: bool = False,
+) -> Array:
+    r"""Cross-correlation of images with a kernel, plus a bias, through a ReLU.
+
+    $y_{nijo} = \sum_{p,q,c} x_{n,\,i s_h + p - t,\,j s_w + q - l,\,c}\, w_{pqco} + b_o$.
+
+    Args:
+      x: images (n, h, w, cin).
+      w: a kernel (kh, kw, cin, cout).
+      stride: the step in pixels, (height, width).
+      pads: pixels padded, ((above, below), (left, right)); negative numbers cut.
+      bias: (cout,), or None.
+      relu: whether negative outputs become 0; not-a-number stays.
+
+    Returns:
+      (n, oh, ow, cout), oh being (h + above + below - kh) // s_h + 1.
+    """
+    sizes = (
+        max((size + sum(pad) - kernel) // step + 1, 0)
+        for size, kernel, step, pad in zip(x.shape[1:3], w.shape[:2], stride, pads, strict=True)
+    )
+    out = jax.ShapeDtypeStruct((x.shape[0], *sizes, w.shape[3]), x.dtype)
+    operands = (x, w) if bias is None else (x, w, bias)
+    return jax.ffi.ffi_call("funcnet_conv", out)(
+        *operands, relu=bool(relu), **_attributes(stride, pads)
+    )
+
+
+def conv_kernel_gradient(
+    x: Array, dy: Array, size: Pair, stride: Pair, pads: Pads, *, bias: bool = False
+) -> Array | Sequence[Array]:
+    r"""The gradient of $\langle dy, \mathrm{conv}(x, w) \rangle$ by w, and by a bias.
+
+    Args:
+      x: images (n, h, w, cin).
+      dy: the cotangent (n, oh, ow, cout). How far the images are padded or cut below and on the
+        right follows from its shape.
+      size: the kernel's (height, width).
+      stride: the step in pixels, (height, width).
+      pads: pixels padded, ((above, below), (left, right)); below and right are not read.
+      bias: whether the sum of dy over images, rows and columns is wanted too.
+
+    Returns:
+      (kh, kw, cin, cout), or it and (cout,).
+    """
+    dw = jax.ShapeDtypeStruct((*size, x.shape[3], dy.shape[3]), x.dtype)
+    out = (dw, jax.ShapeDtypeStruct((dy.shape[3],), x.dtype)) if bias else dw
+    return jax.ffi.ffi_call("funcnet_conv_kernel_gradient", out)(x, dy, **_attributes(stride, pads))
+
+
+def conv_input_gradient(dy: Array, w: Array, size: Pair, stride: Pair, pads: Pads) -> Array:
+    r"""The gradient of $\langle dy, \mathrm{conv}(x, w) \rangle$ by x.
+
+    Args:
+      dy: the cotangent (n, oh, ow, cout). How far the images are padded or cut below and on the
+        right follows from its shape.
+      w: a kernel (kh, kw, cin, cout).
+      size: the images' (height, width).
+      stride: the step in pixels, (height, width).
+      pads: pixels padded, ((above, below), (left, right)); below and right are not read.
+
+    Returns:
+      (n, h, w, cin).
+    """
+    out = jax.ShapeDtypeStruct((dy.shape[0], *size, w.shape[2]), dy.dtype)
+    return jax.ffi.ffi_call("funcnet_conv_input_gradient", out)(dy, w, **_attributes(stride, pads))
+
+
+def matmul(
+    a: Array,
+    b: Array,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    bias: Array | None = None,
+    relu: bool = False,
+) -> Array:
+    r"""The product of two matrices, each as it is or transposed, plus a bias, through a ReLU.
+
+    Args:
+      a: (n, k), or (k, n) to be transposed.
+      b: (k, m), or (m, k) to be transposed.
+      transpose_a: whether `a` is transposed.
+      transpose_b: whether `b` is transposed.
+      bias: (m,), or None.
+      relu: whether negative outputs become 0; not-a-number stays.
+
+    Returns:
+      (n, m).
+    """
+    shape = (a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1])
+    operands = (a, b) if bias is None else (a, b, bias)
+    return jax.ffi.ffi_call("funcnet_matmul", jax.ShapeDtypeStruct(shape, a.dtype))(
+        *operands, transpose_a=bool(transpose_a), transpose_b=bool(transpose_b), relu=bool(relu)
+    )

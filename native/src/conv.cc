@@ -1,0 +1,377 @@
+#include <cstring>
+#include <vector>
+
+#include "kernels.h"
+
+namespace funcnet {
+namespace {
+
+using dnnl::memory;
+using Dims = memory::dims;
+constexpr auto kFloat = memory::data_type::f32;
+
+// ---- Windows ------------------------------------------------------------------------------------
+
+// Rows and columns that the kernel reads, from the first to the last.
+int64_t window_height(const Geometry& g) { return (g.oh - 1) * g.stride_h + g.kh; }
+int64_t window_width(const Geometry& g) { return (g.ow - 1) * g.stride_w + g.kw; }
+
+// Whether oneDNN's fast kernels take this padding as it is. They take none that is negative beyond
+// what the stride leaves over, and for more than about half a kernel they fall back to slow ones.
+bool fits(int64_t size, int64_t window, int64_t kernel, int64_t stride, int64_t before) {
+  const int64_t after = window - size - before;
+  return size > 0 && 0 <= before && before <= kernel / 2 && -stride < after && after <= kernel / 2;
+}
+bool fits(const Geometry& g) {
+  return fits(g.h, window_height(g), g.kh, g.stride_h, g.pad_top) &&
+         fits(g.w, window_width(g), g.kw, g.stride_w, g.pad_left);
+}
+
+// The same convolution on images already cut and padded to the window.
+Geometry windowed(Geometry g) {
+  g.h = window_height(g);
+  g.w = window_width(g);
+  g.pad_top = g.pad_left = 0;
+  return g;
+}
+
+// The part of one axis that window and image share, as [first, last) in the window.
+std::pair<int64_t, int64_t> overlap(int64_t size, int64_t window, int64_t before) {
+  const int64_t first = std::clamp<int64_t>(before, 0, window);
+  return {first, std::clamp<int64_t>(before + size, first, window)};
+}
+
+// Calls copy(offset in the window, offset in the image, count) for every run of floats they share.
+template <typename Copy>
+void for_each_shared_run(const Geometry& g, Copy copy) {
+  const int64_t height = window_height(g), width = window_width(g);
+  const auto [top, bottom] = overlap(g.h, height, g.pad_top);
+  const auto [left, right] = overlap(g.w, width, g.pad_left);
+  for (int64_t i = 0; i < g.n; ++i) {
+    for (int64_t row = top; row < bottom; ++row) {
+      copy(((i * height + row) * width + left) * g.cin,
+           ((i * g.h + row - g.pad_top) * g.w + left - g.pad_left) * g.cin,
+           (right - left) * g.cin);
+    }
+  }
+}
+
+int64_t window_count(const Geometry& g) {
+  return g.n * window_height(g) * window_width(g) * g.cin;
+}
+
+Buffer& window_buffer() {
+  thread_local Buffer buffer;
+  return buffer;
+}
+
+const float* to_window(const Geometry& g, const float* x) {
+  float* window = window_buffer().floats(window_count(g));
+  std::fill_n(window, window_count(g), 0.0f);
+  for_each_shared_run(g, [&](int64_t at_window, int64_t at_image, int64_t count) {
+    std::copy_n(x + at_image, count, window + at_window);
+  });
+  return window;
+}
+
+void from_window(const Geometry& g, const float* window, float* dx) {
+  std::fill_n(dx, g.n * g.h * g.w * g.cin, 0.0f);
+  for_each_shared_run(g, [&](int64_t at_window, int64_t at_image, int64_t count) {
+    std::copy_n(window + at_window, count, dx + at_image);
+  });
+}
+
+// ---- Primitives ---------------------------------------------------------------------------------
+
+memory memory_at(const memory::desc& desc, const void* data) {
+  return memory(desc, engine(), const_cast<void*>(data));
+}
+
+dnnl::primitive_attr own_scratchpad() {
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  return attributes;
+}
+
+void execute(const dnnl::primitive& primitive, const memory::desc& scratch,
+             std::unordered_map<int, memory> arguments) {
+  arguments.insert_or_assign(DNNL_ARG_SCRATCHPAD,
+                             memory_at(scratch, scratchpad().bytes(scratch.get_size())));
+  primitive.execute(stream(), arguments);
+}
+
+// A change of layout of a kernel, or none where the two are the same.
+struct Reorder {
+  memory::desc from, to, scratch;
+  dnnl::reorder primitive;
+
+  Reorder() = default;
+  Reorder(const memory::desc& from, const memory::desc& to) : from(from), to(to) {
+    if (from == to) return;
+    dnnl::reorder::primitive_desc desc(engine(), from, engine(), to, own_scratchpad());
+    scratch = desc.scratchpad_desc();
+    primitive = dnnl::reorder(desc);
+  }
+  bool needed() const { return from != to; }
+  void run(const void* source, void* target) const {
+    execute(primitive, scratch,
+            {{DNNL_ARG_FROM, memory_at(from, source)}, {DNNL_ARG_TO, memory_at(to, target)}});
+  }
+};
+
+// One of the three maps for a fixed number of images: images in plain layout, the kernel in
+// whatever layout oneDNN likes best.
+struct Plan {
+  memory::desc x, w, y, bias, scratch;
+  Reorder kernel;  // from HWIO to `w`, or back for the kernel gradient
+  dnnl::primitive primitive;
+  std::string implementation;
+};
+
+Plan make_plan(Kind kind, const Geometry& g, bool with_bias, bool compile) {
+  const auto algorithm = dnnl::algorithm::convolution_direct;
+  const memory::desc x({g.n, g.cin, g.h, g.w}, kFloat, memory::format_tag::nhwc);
+  const memory::desc y({g.n, g.cout, g.oh, g.ow}, kFloat, memory::format_tag::nhwc);
+  const memory::desc w({g.cout, g.cin, g.kh, g.kw}, kFloat, memory::format_tag::any);
+  const memory::desc hwio({g.cout, g.cin, g.kh, g.kw}, kFloat, memory::format_tag::hwio);
+  const memory::desc bias = with_bias ? memory::desc({g.cout}, kFloat, memory::format_tag::x)
+                                      : memory::desc();
+  const Dims strides{g.stride_h, g.stride_w}, before{g.pad_top, g.pad_left};
+  const Dims after{window_height(g) - g.h - g.pad_top, window_width(g) - g.w - g.pad_left};
+  const auto attributes = own_scratchpad();
+  const dnnl::convolution_forward::primitive_desc forward(
+      engine(), dnnl::prop_kind::forward_training, algorithm, x, w, bias, y, strides, before,
+      after, attributes);
+
+  const auto finish = [&](const auto& desc, const memory::desc& kernel_desc) {
+    Plan plan{x, kernel_desc, y, bias, desc.scratchpad_desc(), {}, {}, desc.impl_info_str()};
+    if (!compile) return plan;
+    plan.primitive = dnnl::primitive(desc.get());
+    plan.kernel = kind == Kind::kKernelGradient ? Reorder(kernel_desc, hwio)
+                                                : Reorder(hwio, kernel_desc);
+    return plan;
+  };
+  switch (kind) {
+    case Kind::kForward:
+      return finish(forward, forward.weights_desc());
+    case Kind::kKernelGradient: {
+      const dnnl::convolution_backward_weights::primitive_desc desc(
+          engine(), algorithm, x, w, bias, y, strides, before, after, forward, attributes);
+      return finish(desc, desc.diff_weights_desc());
+    }
+    default: {
+      const dnnl::convolution_backward_data::primitive_desc desc(
+          engine(), algorithm, x, w, y, strides, before, after, forward, attributes);
+      return finish(desc, desc.weights_desc());
+    }
+  }
+}
+
+using Key = std::array<int64_t, 15>;
+
+Cache<Key, Plan>& plans() {
+  static auto* cache = [] {
+    dnnl::set_primitive_cache_capacity(0);  // this cache is bounded; a second would only add to it
+    return new Cache<Key, Plan>(kConvCacheCapacity);
+  }();
+  return *cache;
+}
+
+std::shared_ptr<const Plan> plan_for(Kind kind, const Geometry& g, bool bias = false) {
+  const Key key{static_cast<int64_t>(kind), bias, g.n, g.h, g.w, g.cin, g.cout, g.kh, g.kw,
+                g.oh, g.ow, g.stride_h, g.stride_w, g.pad_top, g.pad_left};
+  return plans().get(key, [&] {
+    OneThread one;  // a primitive remembers how many threads it was made for
+    return std::make_shared<const Plan>(make_plan(kind, g, bias, /*compile=*/true));
+  });
+}
+
+// ---- Chunks -------------------------------------------------------------------------------------
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t image_floats(const Geometry& g) { return g.h * g.w * g.cin + g.oh * g.ow * g.cout; }
+
+// Images worked on at once: few enough to stay in a core's cache between one pass and the next,
+// and enough that starting oneDNN (some microseconds) is nothing.
+int64_t images_in_cache(const Geometry& g) {
+  constexpr int64_t kFloats = 128 * 1024;
+  return std::max<int64_t>(1, kFloats / std::max<int64_t>(image_floats(g), 1));
+}
+
+Geometry of_images(Geometry g, int64_t images) {
+  g.n = images;
+  return g;
+}
+
+// A range of images in chunks of one size, but for the last.
+struct Chunks {
+  int64_t size, count, rest;  // chunks of `size` images, the last of `rest`
+  Chunks(int64_t images, int64_t size)
+      : size(size), count(ceil_div(images, size)), rest(images - (count - 1) * size) {}
+  int64_t images(int64_t chunk) const { return chunk + 1 < count ? size : rest; }
+};
+
+// A plan, and the kernel in its layout.
+struct Prepared {
+  std::shared_ptr<const Plan> plan;
+  Buffer reordered;
+  const float* w;
+
+  Prepared(Kind kind, const Geometry& g, bool bias, const float* hwio)
+      : plan(plan_for(kind, g, bias)), w(hwio) {
+    if (!plan->kernel.needed()) return;
+    float* target = static_cast<float*>(reordered.bytes(plan->w.get_size()));
+    OneThread one;
+    plan->kernel.run(hwio, target);
+    w = target;
+  }
+};
+
+// Runs a map from images to images chunk by chunk. The two sizes of chunk have a plan each, which
+// may want the kernel in different layouts.
+template <typename Run>
+void for_each_chunk(Pool& pool, Kind kind, const Geometry& g, const Geometry& inner, bool bias,
+                    const float* w, Run run) {
+  const int64_t threads = worthwhile_threads(pool, g.flops());
+  const Chunks chunks(g.n, std::min(images_in_cache(inner), ceil_div(g.n, 4 * threads)));
+  const Prepared whole(kind, of_images(inner, chunks.images(0)), bias, w);
+  std::unique_ptr<const Prepared> last;
+  if (chunks.rest != chunks.images(0)) {
+    last = std::make_unique<const Prepared>(kind, of_images(inner, chunks.rest), bias, w);
+  }
+  for_each_share(pool, threads, chunks.count, [&](int64_t i) {
+    const int64_t images = chunks.images(i);
+    run(i * chunks.size, images, images == chunks.images(0) ? whole : *last);
+  });
+}
+
+}  // namespace
+
+void conv(Pool& pool, const Geometry& g, const float* x, const float* w, const float* bias,
+          bool relu, float* y) {
+  if (g.n == 0 || g.oh == 0 || g.ow == 0) return;
+  const bool direct = fits(g);
+  const Geometry inner = direct ? g : windowed(g);
+  for_each_chunk(pool, Kind::kForward, g, inner, bias != nullptr, w,
+                 [&](int64_t first, int64_t images, const Prepared& prepared) {
+    const Plan& plan = *prepared.plan;
+    const float* source = x + first * g.h * g.w * g.cin;
+    if (!direct) source = to_window(of_images(g, images), source);
+    float* target = y + first * g.oh * g.ow * g.cout;
+    std::unordered_map<int, memory> arguments{
+        {DNNL_ARG_SRC, memory_at(plan.x, source)},
+        {DNNL_ARG_WEIGHTS, memory_at(plan.w, prepared.w)},
+        {DNNL_ARG_DST, memory_at(plan.y, target)}};
+    if (bias) arguments.emplace(DNNL_ARG_BIAS, memory_at(plan.bias, bias));
+    execute(plan.primitive, plan.scratch, std::move(arguments));
+    if (relu) relu_in_place(target, images * g.oh * g.ow * g.cout);
+  });
+}
+
+void conv_input_gradient(Pool& pool, const Geometry& g, const float* dy, const float* w,
+                         float* dx) {
+  if (g.n == 0 || g.h == 0 || g.w == 0) return;
+  if (g.oh == 0 || g.ow == 0) {
+    std::fill_n(dx, g.n * g.h * g.w * g.cin, 0.0f);
+    return;
+  }
+  const bool direct = fits(g);
+  const Geometry inner = direct ? g : windowed(g);
+  for_each_chunk(pool, Kind::kInputGradient, g, inner, false, w,
+                 [&](int64_t first, int64_t images, const Prepared& prepared) {
+    const Plan& plan = *prepared.plan;
+    const Geometry part = of_images(g, images);
+    float* result = dx + first * g.h * g.w * g.cin;
+    float* target = direct ? result : window_buffer().floats(window_count(part));
+    execute(plan.primitive, plan.scratch,
+            {{DNNL_ARG_DIFF_DST, memory_at(plan.y, dy + first * g.oh * g.ow * g.cout)},
+             {DNNL_ARG_WEIGHTS, memory_at(plan.w, prepared.w)},
+             {DNNL_ARG_DIFF_SRC, memory_at(plan.x, target)}});
+    if (!direct) from_window(part, target, result);
+  });
+}
+
+void conv_kernel_gradient(Pool& pool, const Geometry& g, const float* x, const float* dy,
+                          float* dw, float* db) {
+  if (g.n == 0 || g.oh == 0 || g.ow == 0) {
+    std::fill_n(dw, g.kh * g.kw * g.cin * g.cout, 0.0f);
+    if (db) std::fill_n(db, g.cout, 0.0f);
+    return;
+  }
+  const bool direct = fits(g);
+  const Geometry inner = direct ? g : windowed(g);
+  const int64_t threads = worthwhile_threads(pool, g.flops());
+  const int64_t kernel_floats = g.kh * g.kw * g.cin * g.cout;
+  const int64_t image = std::max<int64_t>(image_floats(inner), 1);
+  // A share's sum must be no larger than the images that it is over, or sums cost more than shares
+  // save; and a chunk's gradient, added to its share's sum, must be small beside its images.
+  const int64_t shares =
+      std::clamp<int64_t>(g.n * image / kernel_floats, 1, std::min(threads, g.n));
+  const int64_t worth_adding = 4 * kernel_floats / image + 1;
+  const int64_t size = std::min(std::max(images_in_cache(inner), worth_adding),
+                                ceil_div(g.n, shares));
+
+  // Partial sums are added as they lie in the layout of the whole chunks' plan.
+  const auto plan_of = [&](int64_t images) {
+    return plan_for(Kind::kKernelGradient, of_images(inner, images));
+  };
+  const auto layout = plan_of(size);
+  const int64_t weights = layout->w.get_size() / sizeof(float);
+  const int64_t used = weights + (db ? g.cout : 0);
+  const int64_t stride = (used + 15) / 16 * 16;
+  Buffer sums_buffer;
+  float* sums = sums_buffer.floats(shares * stride);
+
+  for_each_share(pool, threads, shares, [&](int64_t share) {
+    thread_local Buffer part_buffer, relaid_buffer;
+    const int64_t begin = g.n * share / shares, end = g.n * (share + 1) / shares;
+    const Chunks chunks(end - begin, size);
+    float* sum = sums + share * stride;
+    for (int64_t i = 0; i < chunks.count; ++i) {
+      const int64_t images = chunks.images(i), first = begin + i * size;
+      const auto plan = images == size ? layout : plan_of(images);
+      float* target = i == 0 ? sum : part_buffer.floats(stride);
+      const bool as_laid = plan->w == layout->w;
+      float* written = as_laid ? target
+                               : static_cast<float*>(relaid_buffer.bytes(plan->w.get_size()));
+      const float* source = x + first * g.h * g.w * g.cin;
+      if (!direct) source = to_window(of_images(g, images), source);
+      const float* cotangent = dy + first * g.oh * g.ow * g.cout;
+      execute(plan->primitive, plan->scratch,
+              {{DNNL_ARG_SRC, memory_at(plan->x, source)},
+               {DNNL_ARG_DIFF_DST, memory_at(plan->y, cotangent)},
+               {DNNL_ARG_DIFF_WEIGHTS, memory_at(plan->w, written)}});
+      if (!as_laid) Reorder(plan->w, layout->w).run(written, target);
+      // oneDNN can sum the bias's gradient too, but takes several times as long.
+      if (db) sum_rows(target + weights, cotangent, images * g.oh * g.ow, g.cout);
+      if (i > 0) add_to(sum, target, used);
+    }
+  });
+
+  constexpr int64_t kBlock = 1 << 15;
+  for_each_share(pool, shares, shares > 1 ? ceil_div(used, kBlock) : 0, [&](int64_t block) {
+    const int64_t first = block * kBlock, count = std::min(kBlock, used - first);
+    for (int64_t share = 1; share < shares; ++share) {
+      add_to(sums + first, sums + share * stride + first, count);
+    }
+  });
+  OneThread one;
+  if (layout->kernel.needed()) {
+    layout->kernel.run(sums, dw);
+  } else {
+    std::copy_n(sums, kernel_floats, dw);
+  }
+  if (db) std::copy_n(sums + weights, g.cout, db);
+}
+
+std::string conv_implementation(Kind kind, const Geometry& geometry) {
+  OneThread one;
+  const Geometry one_image = of_images(geometry, 1);
+  return make_plan(kind, fits(one_image) ? one_image : windowed(one_image), false,
+                   /*compile=*/false).implementation;
+}
+
+size_t conv_cache_size() { return plans().size(); }
+
+}  // namespace funcnet

@@ -1,0 +1,315 @@
+// The XLA side: what comes is checked here, before oneDNN sees it.
+#include <cstdio>
+#include <initializer_list>
+#include <sstream>
+
+#include "kernels.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace funcnet {
+namespace {
+
+using Tensor = ffi::Buffer<ffi::F32, 4>;
+using Matrix = ffi::Buffer<ffi::F32, 2>;
+using Vector = ffi::Buffer<ffi::F32, 1>;
+
+class XlaPool final : public Pool {
+ public:
+  explicit XlaPool(ffi::ThreadPool& pool) : pool_(pool), threads_(pool.num_threads()) {}
+  int64_t threads() const override { return threads_; }
+  void schedule(std::function<void()> task) override { pool_.Schedule(std::move(task)); }
+
+ private:
+  ffi::ThreadPool& pool_;
+  int64_t threads_;
+};
+
+template <typename... Parts>
+ffi::Error invalid(const Parts&... parts) {
+  std::ostringstream message;
+  (message << ... << parts);
+  return ffi::Error::InvalidArgument(message.str());
+}
+
+template <typename Dimensions>
+std::string shape(const Dimensions& dimensions) {
+  std::ostringstream text;
+  text << "(";
+  const char* comma = "";
+  for (const int64_t size : dimensions) {
+    text << comma << size;
+    comma = ", ";
+  }
+  text << ")";
+  return text.str();
+}
+
+// Runs a kernel; nothing may be thrown across XLA's C interface.
+template <typename Run>
+ffi::Error guarded(Run run) {
+  try {
+    run();
+    return ffi::Error::Success();
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "funcnet_native: out of memory");
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(std::string("funcnet_native: oneDNN: ") + error.what());
+  }
+}
+
+// Attributes of the three convolutions. The gradients do not read pad_bottom and pad_right: how
+// far they reach follows from the shape of dy.
+struct Attributes {
+  int64_t stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right;
+};
+
+template <typename Binding>
+auto with_attributes(Binding binding) {
+  return std::move(binding)
+      .template Attr<int64_t>("stride_h")
+      .template Attr<int64_t>("stride_w")
+      .template Attr<int64_t>("pad_top")
+      .template Attr<int64_t>("pad_bottom")
+      .template Attr<int64_t>("pad_left")
+      .template Attr<int64_t>("pad_right");
+}
+
+// Sizes beyond what oneDNN counts in 32 bits, and numbers that are no convolution.
+std::string complaint(const Geometry& g) {
+  constexpr int64_t kMost = int64_t{1} << 20;
+  std::ostringstream text;
+  const auto within = [](int64_t value, int64_t least) { return least <= value && value <= kMost; };
+  if (!within(g.stride_h, 1) || !within(g.stride_w, 1)) {
+    text << "strides must be 1 to " << kMost << ", got (" << g.stride_h << ", " << g.stride_w
+         << ")";
+  } else if (!within(g.pad_top, -kMost) || !within(g.pad_left, -kMost)) {
+    text << "pads must be within " << kMost << ", got top " << g.pad_top << " and left "
+         << g.pad_left;
+  } else if (g.kh < 1 || g.kw < 1 || g.cin < 1 || g.cout < 1) {
+    text << "a kernel (height, width, in, out) must have no zero size, got ("
+         << g.kh << ", " << g.kw << ", " << g.cin << ", " << g.cout << ")";
+  } else {
+    // In floating point, where a product too large is still a large number.
+    const double window = (double(std::max<int64_t>(g.oh, 1)) * g.stride_h + g.kh) *
+                          (double(std::max<int64_t>(g.ow, 1)) * g.stride_w + g.kw) * g.cin;
+    const double image = double(g.h) * g.w * g.cin, out = double(g.oh) * g.ow * g.cout;
+    const double kernel = double(g.kh) * g.kw * g.cin * g.cout;
+    if (std::max(std::max(window, image), std::max(out, kernel)) >= 1u << 31) {
+      text << "an image, its padded window, its output or the kernel holds 2^31 numbers or more";
+    }
+  }
+  return text.str();
+}
+
+// The geometry of buffers x, w, y (or of their gradients), or what is wrong with it.
+template <typename X, typename W, typename Y>
+ffi::Error geometry_of(const char* name, X x, W w, Y y, const Attributes& a, Geometry* g) {
+  *g = {x[0], x[1], x[2], x[3], w[3], w[0], w[1], y[1], y[2],
+        a.stride_h, a.stride_w, a.pad_top, a.pad_left};
+  if (w[2] != x[3]) {
+    return invalid(name, ": images ", shape(x), " have ", x[3], " channels, but the kernel ",
+                   shape(w), " takes ", w[2]);
+  }
+  if (y[0] != x[0] || y[3] != w[3]) {
+    return invalid(name, ": images ", shape(x), " and kernel ", shape(w), " give (", x[0],
+                   ", *, *, ", w[3], "), not ", shape(y));
+  }
+  const std::string text = complaint(*g);
+  return text.empty() ? ffi::Error::Success() : invalid(name, ": ", text);
+}
+
+// Rows that a forward convolution gives.
+int64_t out_size(int64_t size, int64_t kernel, int64_t stride, int64_t before, int64_t after) {
+  const int64_t room = size + before + after - kernel;
+  return room < 0 ? 0 : room / stride + 1;
+}
+
+// The only operand or result that may follow the others, a vector of `size`; null where there is
+// none.
+template <typename Rest, typename Get>
+ffi::Error optional_vector(const char* name, const Rest& rest, int64_t size, Get get,
+                           float** data) {
+  *data = nullptr;
+  if (rest.size() == 0) return ffi::Error::Success();
+  if (rest.size() > 1) return invalid(name, ": one vector at most, got ", rest.size());
+  auto vector = get(rest);
+  if (vector.has_error()) return vector.error();
+  Vector buffer = [&] {
+    if constexpr (std::is_same_v<std::decay_t<decltype(*vector)>, Vector>) return *vector;
+    else return **vector;
+  }();
+  if (buffer.dimensions()[0] != size) {
+    return invalid(name, ": a vector of ", size, " was expected, got ",
+                   shape(buffer.dimensions()));
+  }
+  *data = buffer.typed_data();
+  return ffi::Error::Success();
+}
+
+constexpr auto get_argument = [](const auto& rest) { return rest.template get<Vector>(0); };
+constexpr auto get_result = [](const auto& rest) { return rest.template get<Vector>(0); };
+
+ffi::Error Conv(ffi::ThreadPool threads, Tensor x, Tensor w, ffi::RemainingArgs rest,
+                ffi::Result<Tensor> y, bool relu, int64_t stride_h, int64_t stride_w,
+                int64_t pad_top, int64_t pad_bottom, int64_t pad_left, int64_t pad_right) {
+  const Attributes a{stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right};
+  Geometry g;
+  if (auto error = geometry_of("funcnet_conv", x.dimensions(), w.dimensions(), y->dimensions(), a,
+                               &g);
+      error.failure()) {
+    return error;
+  }
+  const int64_t oh = out_size(g.h, g.kh, stride_h, pad_top, pad_bottom);
+  const int64_t ow = out_size(g.w, g.kw, stride_w, pad_left, pad_right);
+  if (g.oh != oh || g.ow != ow) {
+    return invalid("funcnet_conv: images ", shape(x.dimensions()), ", kernel ",
+                   shape(w.dimensions()), ", strides (", stride_h, ", ", stride_w, "), pads ((",
+                   pad_top, ", ", pad_bottom, "), (", pad_left, ", ", pad_right, ")) give ", oh,
+                   " by ", ow, ", not ", shape(y->dimensions()));
+  }
+  float* bias;
+  if (auto error = optional_vector("funcnet_conv: bias", rest, g.cout, get_argument, &bias);
+      error.failure()) {
+    return error;
+  }
+  XlaPool pool(threads);
+  return guarded([&] {
+    conv(pool, g, x.typed_data(), w.typed_data(), bias, relu, y->typed_data());
+  });
+}
+
+ffi::Error ConvKernelGradient(ffi::ThreadPool threads, Tensor x, Tensor dy, ffi::Result<Tensor> dw,
+                              ffi::RemainingRets rest, int64_t stride_h, int64_t stride_w,
+                              int64_t pad_top, int64_t pad_bottom, int64_t pad_left,
+                              int64_t pad_right) {
+  const Attributes a{stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right};
+  Geometry g;
+  if (auto error = geometry_of("funcnet_conv_kernel_gradient", x.dimensions(), dw->dimensions(),
+                               dy.dimensions(), a, &g);
+      error.failure()) {
+    return error;
+  }
+  float* db;
+  if (auto error = optional_vector("funcnet_conv_kernel_gradient: bias gradient", rest, g.cout,
+                                   get_result, &db);
+      error.failure()) {
+    return error;
+  }
+  XlaPool pool(threads);
+  return guarded([&] {
+    conv_kernel_gradient(pool, g, x.typed_data(), dy.typed_data(), dw->typed_data(), db);
+  });
+}
+
+ffi::Error ConvInputGradient(ffi::ThreadPool threads, Tensor dy, Tensor w, ffi::Result<Tensor> dx,
+                             int64_t stride_h, int64_t stride_w, int64_t pad_top,
+                             int64_t pad_bottom, int64_t pad_left, int64_t pad_right) {
+  const Attributes a{stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right};
+  Geometry g;
+  if (auto error = geometry_of("funcnet_conv_input_gradient", dx->dimensions(), w.dimensions(),
+                               dy.dimensions(), a, &g);
+      error.failure()) {
+    return error;
+  }
+  XlaPool pool(threads);
+  return guarded([&] {
+    conv_input_gradient(pool, g, dy.typed_data(), w.typed_data(), dx->typed_data());
+  });
+}
+
+ffi::Error Matmul(ffi::ThreadPool threads, Matrix a, Matrix b, ffi::RemainingArgs rest,
+                  ffi::Result<Matrix> y, bool transpose_a, bool transpose_b, bool relu) {
+  const auto as = a.dimensions(), bs = b.dimensions(), ys = y->dimensions();
+  const int64_t n = as[transpose_a], k = as[!transpose_a], m = bs[!transpose_b];
+  if (bs[transpose_b] != k || ys[0] != n || ys[1] != m) {
+    return invalid("funcnet_matmul: ", shape(as), transpose_a ? " transposed" : "", " times ",
+                   shape(bs), transpose_b ? " transposed" : "", " does not give ", shape(ys));
+  }
+  float* bias;
+  if (auto error = optional_vector("funcnet_matmul: bias", rest, m, get_argument, &bias);
+      error.failure()) {
+    return error;
+  }
+  XlaPool pool(threads);
+  return guarded([&] {
+    matmul(pool, n, k, m, transpose_a, transpose_b, a.typed_data(), b.typed_data(), bias, relu,
+           y->typed_data());
+  });
+}
+
+}  // namespace
+}  // namespace funcnet
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+#pragma GCC visibility push(default)
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    funcnet_conv, funcnet::Conv,
+    funcnet::with_attributes(ffi::Ffi::Bind()
+                                 .Ctx<ffi::ThreadPool>()
+                                 .Arg<funcnet::Tensor>()
+                                 .Arg<funcnet::Tensor>()
+                                 .RemainingArgs()
+                                 .Ret<funcnet::Tensor>()
+                                 .Attr<bool>("relu")));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    funcnet_conv_kernel_gradient, funcnet::ConvKernelGradient,
+    funcnet::with_attributes(ffi::Ffi::Bind()
+                                 .Ctx<ffi::ThreadPool>()
+                                 .Arg<funcnet::Tensor>()
+                                 .Arg<funcnet::Tensor>()
+                                 .Ret<funcnet::Tensor>()
+                                 .RemainingRets()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    funcnet_conv_input_gradient, funcnet::ConvInputGradient,
+    funcnet::with_attributes(ffi::Ffi::Bind()
+                                 .Ctx<ffi::ThreadPool>()
+                                 .Arg<funcnet::Tensor>()
+                                 .Arg<funcnet::Tensor>()
+                                 .Ret<funcnet::Tensor>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(funcnet_matmul, funcnet::Matmul,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<funcnet::Matrix>()
+                                  .Arg<funcnet::Matrix>()
+                                  .RemainingArgs()
+                                  .Ret<funcnet::Matrix>()
+                                  .Attr<bool>("transpose_a")
+                                  .Attr<bool>("transpose_b")
+                                  .Attr<bool>("relu"));
+#pragma GCC visibility pop
+
+// What Python asks by ctypes.
+
+EXPORT size_t funcnet_native_cache_size() { return funcnet::conv_cache_size(); }
+EXPORT size_t funcnet_native_cache_capacity() { return funcnet::kConvCacheCapacity; }
+
+// oneDNN's version as loaded (major, minor, patch), the version of its headers, and the bits of
+// the instruction set in use.
+EXPORT void funcnet_native_version(int64_t* numbers) {
+  const dnnl_version_t* loaded = dnnl_version();
+  const int64_t all[] = {loaded->major, loaded->minor, loaded->patch, DNNL_VERSION_MAJOR,
+                         DNNL_VERSION_MINOR, static_cast<int64_t>(dnnl_get_effective_cpu_isa())};
+  std::copy(std::begin(all), std::end(all), numbers);
+}
+
+// Writes the name of oneDNN's implementation for a Geometry's 13 numbers into `name`, and returns
+// true, or writes what stands against it, and returns false.
+EXPORT bool funcnet_native_implementation(int64_t kind, const int64_t* n, char* name, size_t size) {
+  const funcnet::Geometry g{n[0], n[1], n[2], n[3], n[4], n[5], n[6],
+                            n[7], n[8], n[9], n[10], n[11], n[12]};
+  std::string text = funcnet::complaint(g);
+  bool good = text.empty();
+  if (good) {
+    try {
+      text = g.oh > 0 && g.ow > 0 ? funcnet::conv_implementation(funcnet::Kind(kind), g) : "none";
+    } catch (const std::exception& error) {
+      text = error.what();
+      good = false;
+    }
+  }
+  std::snprintf(name, size, "%s", text.c_str());
+  return good;
+}

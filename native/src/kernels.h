@@ -1,0 +1,57 @@
+// The kernels: float32, row-major, images (n, h, w, channels), kernels (height, width, in, out).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+
+#include "common.h"
+
+namespace funcnet {
+
+// y[n, i, j, o] = sum over p, q, c of x[n, i stride_h + p - pad_top, j stride_w + q - pad_left, c]
+// w[p, q, c, o]. What is read beyond the image is zero; how far that is below and on the right
+// follows from oh and ow, which may be fewer or more than the image would give.
+struct Geometry {
+  int64_t n, h, w, cin, cout, kh, kw, oh, ow, stride_h, stride_w, pad_top, pad_left;
+  double flops() const { return 2.0 * n * oh * ow * kh * kw * cin * cout; }
+};
+
+enum class Kind : int64_t { kForward, kKernelGradient, kInputGradient };
+
+// y = relu?(conv(x, w) + bias?); bias has cout numbers or is null.
+void conv(Pool& pool, const Geometry& geometry, const float* x, const float* w, const float* bias,
+          bool relu, float* y);
+// dw = the gradient of sum(dy conv(x, w)) by w; db = dy summed over all but channels, or null.
+void conv_kernel_gradient(Pool& pool, const Geometry& geometry, const float* x, const float* dy,
+                          float* dw, float* db);
+// dx = the same by x.
+void conv_input_gradient(Pool& pool, const Geometry& geometry, const float* dy, const float* w,
+                         float* dx);
+// The name of oneDNN's implementation ("brgconv:avx512_core", "ref", ...), for one image.
+std::string conv_implementation(Kind kind, const Geometry& geometry);
+// Primitives in the cache, and the most that it holds.
+size_t conv_cache_size();
+constexpr size_t kConvCacheCapacity = 256;
+
+// y (n, m) = relu?(op(a) op(b) + bias?), op the identity or the transpose, bias m numbers or null.
+void matmul(Pool& pool, int64_t n, int64_t k, int64_t m, bool transpose_a, bool transpose_b,
+            const float* a, const float* b, const float* bias, bool relu, float* y);
+
+// Loops of our own are compiled for the wide vectors too, and the right one is chosen at loading;
+// the sanitizers cannot be there so early.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define FUNCNET_WIDE __attribute__((target_clones("default", "avx2", "avx512f")))
+#else
+#define FUNCNET_WIDE
+#endif
+
+// y = max(y, 0), but not-a-number stays: oneDNN's own ReLU turns it into 0 and hides it.
+void relu_in_place(float* y, int64_t count);
+// y += x.
+void add_to(float* y, const float* x, int64_t count);
+// y = the sum of the rows of x (rows, columns).
+void sum_rows(float* y, const float* x, int64_t rows, int64_t columns);
+
+}  // namespace funcnet

@@ -1,0 +1,275 @@
+// The kernels without XLA, for the sanitizers: on a pool of threads, on one that runs each task at
+// once, and on one that runs tasks only after the call has returned, from several threads at once,
+// compared with plain loops.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <deque>
+#include <random>
+#include <new>
+#include <thread>
+#include <vector>
+
+#include "kernels.h"
+
+using namespace funcnet;
+using Floats = std::vector<float>;
+
+namespace {
+
+class Threads final : public Pool {
+ public:
+  explicit Threads(int count) {
+    for (int i = 0; i < count; ++i) threads_.emplace_back([this] { loop(); });
+  }
+  ~Threads() override {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stop_ = true;
+    }
+    wake_.notify_all();
+    for (auto& thread : threads_) thread.join();
+  }
+  int64_t threads() const override { return static_cast<int64_t>(threads_.size()); }
+  void schedule(std::function<void()> task) override {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      tasks_.push_back(std::move(task));
+    }
+    wake_.notify_one();
+  }
+
+ private:
+  void loop() {
+    for (;;) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      wake_.wait(lock, [&] { return stop_ || !tasks_.empty(); });
+      if (tasks_.empty()) return;
+      auto task = std::move(tasks_.front());
+      tasks_.pop_front();
+      lock.unlock();
+      task();
+    }
+  }
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::function<void()>> tasks_;
+  std::vector<std::thread> threads_;
+  bool stop_ = false;
+};
+
+class AtOnce final : public Pool {
+ public:
+  int64_t threads() const override { return 4; }
+  void schedule(std::function<void()> task) override { task(); }
+};
+
+// A pool whose threads are all busy: what is scheduled runs when the pool goes.
+class TooLate final : public Pool {
+ public:
+  ~TooLate() override {
+    for (auto& task : tasks_) task();
+  }
+  int64_t threads() const override { return 4; }
+  void schedule(std::function<void()> task) override { tasks_.push_back(std::move(task)); }
+
+ private:
+  std::vector<std::function<void()>> tasks_;
+};
+
+Floats normal(int64_t count, int seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> distribution;
+  Floats values(count);
+  for (float& value : values) value = distribution(generator);
+  return values;
+}
+
+// Numbers that end, or begin, where memory does: what oneDNN compiles for itself no sanitizer sees,
+// but a read or write beyond them ends the process.
+class Guarded {
+ public:
+  Guarded(size_t count, bool at_end, const float* values = nullptr) {
+    const size_t page = sysconf(_SC_PAGESIZE), bytes = count * sizeof(float);
+    const size_t inner = (bytes + page - 1) / page * page;
+    size_ = inner + 2 * page;
+    base_ = static_cast<char*>(mmap(nullptr, size_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (base_ == MAP_FAILED) throw std::bad_alloc();
+    if (inner && mprotect(base_ + page, inner, PROT_READ | PROT_WRITE)) throw std::bad_alloc();
+    data_ = reinterpret_cast<float*>(base_ + page + (at_end ? inner - bytes : 0));
+    if (values) std::copy_n(values, count, data_);
+  }
+  Guarded(const Floats& values, bool at_end) : Guarded(values.size(), at_end, values.data()) {}
+  ~Guarded() { munmap(base_, size_); }
+  Guarded(const Guarded&) = delete;
+  Guarded& operator=(const Guarded&) = delete;
+  float* data() const { return data_; }
+  float operator[](size_t i) const { return data_[i]; }
+
+ private:
+  size_t size_;
+  char* base_;
+  float* data_;
+};
+
+std::atomic<int> failures{0};
+
+void expect_close(const char* what, const Guarded& got, const std::vector<double>& want,
+                  double terms) {
+  for (size_t i = 0; i < want.size(); ++i) {
+    // Normal factors: a sum of `terms` products, each rounding off by the size of what is summed.
+    if (!(std::abs(got[i] - want[i]) <= 1.2e-7 * (terms + 16) * 8)) {
+      std::printf("%s: at %zu got %g, want %g\n", what, i, got[i], want[i]);
+      ++failures;
+      return;
+    }
+  }
+}
+
+// Calls visit(index in x, index in w, index in y) for every product.
+template <typename Visit>
+void for_each_product(const Geometry& g, Visit visit) {
+  for (int64_t n = 0; n < g.n; ++n)
+    for (int64_t i = 0; i < g.oh; ++i)
+      for (int64_t j = 0; j < g.ow; ++j)
+        for (int64_t p = 0; p < g.kh; ++p)
+          for (int64_t q = 0; q < g.kw; ++q) {
+            const int64_t row = i * g.stride_h + p - g.pad_top;
+            const int64_t column = j * g.stride_w + q - g.pad_left;
+            if (row < 0 || row >= g.h || column < 0 || column >= g.w) continue;
+            for (int64_t c = 0; c < g.cin; ++c)
+              for (int64_t o = 0; o < g.cout; ++o)
+                visit(((n * g.h + row) * g.w + column) * g.cin + c,
+                      ((p * g.kw + q) * g.cin + c) * g.cout + o,
+                      ((n * g.oh + i) * g.ow + j) * g.cout + o);
+          }
+}
+
+struct Case {
+  Geometry g;
+  Floats x, w, dy, bias;
+  std::vector<double> y, dw, dx, db;
+
+  explicit Case(const Geometry& g) : g(g) {
+    const int64_t xs = g.n * g.h * g.w * g.cin, ws = g.kh * g.kw * g.cin * g.cout;
+    const int64_t ys = g.n * g.oh * g.ow * g.cout;
+    x = normal(xs, 1), w = normal(ws, 2), dy = normal(ys, 3), bias = normal(g.cout, 4);
+    y.assign(ys, 0), dw.assign(ws, 0), dx.assign(xs, 0), db.assign(g.cout, 0);
+    for_each_product(g, [&](int64_t at_x, int64_t at_w, int64_t at_y) {
+      y[at_y] += double(x[at_x]) * w[at_w];
+      dw[at_w] += double(x[at_x]) * dy[at_y];
+      dx[at_x] += double(dy[at_y]) * w[at_w];
+    });
+    for (int64_t i = 0; i < ys; ++i) {
+      y[i] = std::max(y[i] + bias[i % g.cout], 0.0);
+      db[i % g.cout] += dy[i];
+    }
+  }
+
+  void run(Pool& pool) const {
+    for (const bool at_end : {true, false}) run(pool, at_end);
+  }
+
+  void run(Pool& pool, bool at_end) const {
+    const Guarded x(this->x, at_end), w(this->w, at_end), dy(this->dy, at_end);
+    const Guarded bias(this->bias, at_end);
+    const Guarded y_got(y.size(), at_end), dw_got(dw.size(), at_end), dx_got(dx.size(), at_end);
+    const Guarded db_got(db.size(), at_end);
+    conv(pool, g, x.data(), w.data(), bias.data(), true, y_got.data());
+    conv_kernel_gradient(pool, g, x.data(), dy.data(), dw_got.data(), db_got.data());
+    conv_input_gradient(pool, g, dy.data(), w.data(), dx_got.data());
+    expect_close("conv", y_got, y, double(g.kh * g.kw * g.cin));
+    expect_close("kernel gradient", dw_got, dw, double(g.n * g.oh * g.ow));
+    expect_close("input gradient", dx_got, dx, double(g.kh * g.kw * g.cout));
+    expect_close("bias gradient", db_got, db, double(g.n * g.oh * g.ow));
+  }
+};
+
+void run_matmul(Pool& pool, int64_t n, int64_t k, int64_t m) {
+  const Floats a = normal(n * k, 5), b = normal(k * m, 6), bias = normal(m, 7);
+  for (int flags = 0; flags < 4; ++flags) {
+    const bool ta = flags & 1, tb = flags & 2;
+    std::vector<double> want(n * m);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < m; ++j) {
+        double sum = bias[j];
+        for (int64_t c = 0; c < k; ++c)
+          sum += double(ta ? a[c * n + i] : a[i * k + c]) * (tb ? b[j * k + c] : b[c * m + j]);
+        want[i * m + j] = std::max(sum, 0.0);
+      }
+    for (const bool at_end : {true, false}) {
+      const Guarded a_end(a, at_end), b_end(b, at_end), bias_end(bias, at_end);
+      const Guarded got(n * m, at_end);
+      matmul(pool, n, k, m, ta, tb, a_end.data(), b_end.data(), bias_end.data(), true, got.data());
+      expect_close("matmul", got, want, double(k));
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  // n h w cin cout kh kw oh ow stride_h stride_w pad_top pad_left
+  const std::vector<Geometry> geometries = {
+      {23, 16, 16, 16, 32, 3, 3, 16, 16, 1, 1, 1, 1},  // even chunks and a rest
+      {9, 32, 32, 3, 32, 5, 5, 32, 32, 1, 1, 2, 2},    {7, 15, 13, 17, 9, 3, 3, 8, 7, 2, 2, 1, 1},
+      {6, 9, 9, 8, 24, 3, 5, 8, 9, 1, 1, 1, 2},        // a row of dy is missing
+      {5, 9, 9, 8, 8, 3, 3, 12, 14, 1, 1, 4, 2},       // padded beyond the kernel
+      {5, 9, 9, 8, 8, 3, 3, 3, 4, 1, 1, -2, -1},       // cut
+      {3, 28, 28, 1, 6, 5, 5, 24, 24, 1, 1, 0, 0},     {2, 12, 12, 4, 4, 11, 11, 12, 12, 1, 1, 5, 5},
+      {2, 5, 5, 3, 4, 2, 2, 2, 2, 3, 3, 0, 0},         {1, 1, 1, 3, 4, 1, 1, 1, 1, 1, 1, 0, 0},
+      {3, 4, 4, 2, 2, 3, 3, 0, 2, 1, 1, 0, 0},         {0, 8, 8, 3, 4, 3, 3, 8, 8, 1, 1, 1, 1},
+      {64, 8, 8, 32, 48, 3, 3, 8, 8, 1, 1, 1, 1},
+  };
+  std::vector<Case> cases(geometries.begin(), geometries.end());
+  const auto round = [&](Pool& pool, size_t offset) {
+    for (size_t i = 0; i < cases.size(); ++i) cases[(i + offset) % cases.size()].run(pool);
+    run_matmul(pool, 130, 70, 40);
+    run_matmul(pool, 10, 300, 500);
+    run_matmul(pool, 1, 1, 1);
+  };
+
+  {
+    AtOnce pool;
+    round(pool, 0);
+  }
+  {
+    TooLate pool;
+    round(pool, 0);
+  }
+  for (const int size : {1, 2, 4}) {
+    Threads pool(size);
+    round(pool, 0);
+    std::vector<std::thread> callers;  // outside the pool
+    for (size_t i = 0; i < 4; ++i) {
+      callers.emplace_back([&, i] {
+        for (int turn = 0; turn < 3; ++turn) round(pool, turn == 0 ? 0 : i * 3);
+      });
+    }
+    for (auto& caller : callers) caller.join();
+    std::atomic<int> left{3};  // callers that are the pool's own threads, and fill it
+    for (int i = 0; i < 3; ++i) {
+      pool.schedule([&] {
+        round(pool, 0);
+        --left;
+      });
+    }
+    while (left > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  // More shapes than the cache holds, from two threads.
+  std::vector<std::thread> many;
+  for (int t = 0; t < 2; ++t) {
+    many.emplace_back([t] {
+      AtOnce pool;
+      for (int64_t size = 1; size <= 200; ++size) {
+        Case({1, size, 1 + t, 1, 1, 1, 1, size, 1 + t, 1, 1, 0, 0}).run(pool);
+      }
+    });
+  }
+  for (auto& thread : many) thread.join();
+  if (conv_cache_size() > kConvCacheCapacity) ++failures;
+  std::printf("%d failures, %zu primitives cached\n", failures.load(), conv_cache_size());
+  return failures != 0;
+}
