@@ -134,10 +134,13 @@ def _multiclass_hinge(scores, labels, margin):
 
 
 def _excess(s, labels, margin):
-    """How far each wrong class comes within the margin of the right one; 0 for the right one."""
+    """How far each wrong class comes within the margin of the right one; 0 for the right one.
+
+    It is NaN for a right one that is infinite: a run that has gone wrong is not to look right.
+    """
     is_label = _is_label(s, labels)
     of_label = jnp.where(is_label, s, 0.0).sum(-1, keepdims=True)
-    return jnp.where(is_label, 0.0, s - of_label + margin)
+    return s - of_label + jnp.where(is_label, 0.0, margin)
 
 
 def _multiclass_hinge_fwd(scores, labels, margin):

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 FLAGS = __future__.annotations.compiler_flag
 PACKAGE = "funcnet"
 LEFT_ALONE = ("funcnet._validate", "funcnet.layers._params")
+LEFT_ALONE_CALLS = ("_validate.", "hyperparameter", "_check_", "_images_at_a_time")
 MUST_ALL_DIE = ("sign", "factor", "axis", "cotangent", "order", "count", "sum_mean")
 COTANGENTS = {"dy", "dloss", "dx_hat", "dz", "g"}
 SMALL = {"eps", "tiny", "eps_root"}
@@ -202,7 +203,7 @@ def _is_left_alone(node: ast.AST) -> bool:
     if isinstance(node, (ast.Raise, ast.ExceptHandler, ast.JoinedStr, ast.arguments)):
         return True
     if isinstance(node, ast.Call):
-        return ast.unparse(node.func).startswith(("_validate.", "hyperparameter", "_check_"))
+        return ast.unparse(node.func).startswith(LEFT_ALONE_CALLS)
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 

@@ -409,6 +409,7 @@ def rule_subject(row: Row) -> Subject:
         lambda: refuses(row),
         lambda: keeps_conventions(row),
         lambda: [has_the_structure(row, first, (dtype,)) for dtype in LOW],
+        lambda: [has_the_structure(row, s, (jnp.bfloat16,)) for s in samples[1:]],
         lambda: [has_the_structure(row, first, dtypes) for dtypes in mixed],
         lambda: batches(row),
         lambda: [keeps_bytes(row, s, d) for s in samples for d in (jnp.float64, jnp.bfloat16)],
@@ -430,8 +431,8 @@ def rule_subject(row: Row) -> Subject:
 def maps_subject() -> Subject:
     """The maps that rules reach through primitives, whose code nobody calls by name."""
 
-    def proofs_of(geometry: Any) -> Iterator[Proof]:
-        x, w, dy, where = test_kernels.drawn(geometry, np.random.default_rng(2))
+    def proofs_of(geometry: Any, dtype: Any) -> Iterator[Proof]:
+        x, w, dy, where = test_kernels.drawn(geometry, np.random.default_rng(2), dtype)
         few = dy[:, :-1]
         maps = (
             ((_conv.xla_conv, _conv.chunked_conv), (x, w), {}),
@@ -445,8 +446,8 @@ def maps_subject() -> Subject:
         for functions, args, size in maps:
             want = functions[0](*args, **size, **where)
             for function in functions:
-                yield functools.partial(same, function, args, size | where, want, _conv.CACHE_BYTES)
-            yield functools.partial(same, functions[-1], args, size | where, want, 4096)
+                for cache_bytes in (2**12, 2**14, 2**15, 2**16):
+                    yield functools.partial(same, function, args, size | where, want, cache_bytes)
 
     def same(function: Any, args: Any, options: Any, want: Any, cache_bytes: int) -> None:
         kept, _conv.CACHE_BYTES = _conv.CACHE_BYTES, cache_bytes
@@ -458,18 +459,37 @@ def maps_subject() -> Subject:
     def products() -> list[Proof]:
         rng = np.random.default_rng(2)
         a, b = (jnp.asarray(rng.normal(size=(4, 4)), jnp.bfloat16) for _ in range(2))
-        wants = {"nn": a @ b, "tn": a.T @ b, "nt": a @ b.T}
+        x, y = np.float64(a), np.float64(b)
+        wants = {"nn": x @ y, "tn": x.T @ y, "nt": x @ y.T}
+        operands = (a, b), (a, b.astype(jnp.float32)), (a.astype(jnp.float32), b)
         return [
-            functools.partial(
-                close, functools.partial(_products.xla_product, a, b, form=form), np.float64(want)
-            )
+            functools.partial(close, functools.partial(product, *pair, form), want)
             for form, want in wants.items()
+            for product in (by_xla, _products.product)
+            for pair in operands[: 1 if product is by_xla else 3]
         ]
 
+    def by_xla(a: Any, b: Any, form: str) -> Any:
+        return _products.xla_product(a, b, form=form)
+
     def close(product: Any, want: Any) -> None:
-        got = product()
+        with jax.numpy_dtype_promotion("standard"):
+            got = product()
         notice(got.dtype == jnp.float32)
-        np.testing.assert_allclose(got, want, rtol=0.01, atol=0.01)
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-5)
+
+    def mixed() -> list[Proof]:
+        """Operands of two dtypes, of which one is float32."""
+        x, w, _, where = test_kernels.drawn(
+            test_kernels.GEOMETRIES[0], np.random.default_rng(3), jnp.bfloat16
+        )
+        b, options = jnp.ones(w.shape[-1], jnp.bfloat16), {**where, "relu": False}
+        wide = [a.astype(jnp.float32) for a in (x, w, b)]
+        want = _conv.xla_conv(*wide[:2], **where) + 1
+        return [
+            functools.partial(close, functools.partial(_conv.conv_bias, *operands, **options), want)
+            for operands in ((x, w, b), (wide[0], w, b), (x, wide[1], b), (x, w, wide[2]))
+        ]
 
     seeds = (
         _conv.xla_conv,
@@ -477,10 +497,16 @@ def maps_subject() -> Subject:
         _conv.xla_input_gradient,
         _conv.chunked_conv,
         _conv.chunked_kernel_gradient,
+        _conv.conv_bias,
         _products.xla_product,
+        _products.product,
     )
-    by_geometry = [lambda g=g: list(proofs_of(g)) for g in test_kernels.GEOMETRIES]
-    return Subject("kernels", seeds, (*by_geometry, products))
+    by_geometry = [
+        lambda g=g, d=d: list(proofs_of(g, d))
+        for d in (jnp.float64, jnp.bfloat16)
+        for g in test_kernels.GEOMETRIES
+    ]
+    return Subject("kernels", seeds, (*by_geometry, products, mixed))
 
 
 @functools.cache
@@ -493,4 +519,5 @@ def subjects() -> dict[str, Subject]:
 @functools.cache
 def proofs(name: str, stage: int) -> list[Proof]:
     """The proofs of one stage; their truths are computed here, so never with a mutant planted."""
-    return subjects()[name].stages[stage]()
+    stages = subjects()[name].stages
+    return stages[stage]() if stage < len(stages) else []

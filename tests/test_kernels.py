@@ -22,6 +22,8 @@ GEOMETRIES = [
     ((2, 9, 9), (3, 3), (7, 7), (3, 2), ((3, 3), (3, 3))),
     ((1, 13, 13), (1, 1), (3, 3), (1, 1), ((0, 0), (0, 0))),
     ((5, 20, 20), (1, 2), (2, 2), (1, 1), ((4, 4), (4, 4))),
+    ((5, 11, 8), (3, 2), (4, 3), (1, 1), ((2, 0), (0, 1))),
+    ((5, 8, 11), (2, 3), (2, 5), (1, 2), ((0, 1), (3, 1))),
 ]
 IDS = [f"{k[0]}x{k[1]}_stride{s[0]}{s[1]}_{c[0]}to{c[1]}" for _, c, k, s, _ in GEOMETRIES]
 
@@ -43,9 +45,9 @@ def assert_close(got, want, terms):
     np.testing.assert_allclose(got, want, rtol=0, atol=8 * np.sqrt(terms) * eps * scale)
 
 
-@pytest.fixture(params=[2**12, 2**24], ids=["chunks", "at_once"])
+@pytest.fixture(params=[2**12, 2**15, 2**24], ids=["singly", "chunks", "at_once"])
 def cache_bytes(request, monkeypatch):
-    """So little that every few images are a chunk, with a rest; or so much that one chunk does."""
+    """So little that each image is a chunk, or a few of them with a rest; or all at once."""
     monkeypatch.setattr(_conv, "CACHE_BYTES", request.param)
 
 
@@ -74,6 +76,29 @@ def test_maps_differentiate_into_each_other(geometry, rng):
         (lambda dy, w: _conv.input_gradient(dy, w, size=image, **where), (few, w)),
     ):
         check_grads(f, args, order=3, modes=["fwd", "rev"])
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("geometry", GEOMETRIES[:3], ids=IDS[:3])
+def test_with_bias_and_relu_it_differentiates_as_its_parts(geometry, relu, rng):
+    x, w, _, where = drawn(geometry, rng)
+    b = jnp.asarray(rng.normal(size=w.shape[-1]))
+
+    def parts(x, w, b):
+        y = _conv.xla_conv(x, w, **where) + b[None, None, None]
+        return jnp.where(y > 0, y, 0) if relu else y
+
+    def whole(x, w, b):
+        return kernels.conv_bias(x, w, b, *where.values(), relu=relu)
+
+    assert_close(whole(x, w, b), parts(x, w, b), w[..., 0].size)
+    check_grads(whole, (x, w, b), order=2, modes=["fwd", "rev"])
+    axes = (None, 0, 0)
+    several = x, jnp.stack([w, -w]), jnp.stack([b, 2 * b])
+    one_by_one = [parts(x, several[1][i], several[2][i]) for i in range(2)]
+    assert_close(jax.vmap(whole, axes)(*several), jnp.stack(one_by_one), w[..., 0].size)
+    low = kernels.conv_bias(*(a.astype(jnp.bfloat16) for a in (x, w, b)), *where.values())
+    assert low.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES[:3], ids=IDS[:3])

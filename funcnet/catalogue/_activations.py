@@ -181,7 +181,9 @@ def rows() -> list[Row]:
                 ]
                 + [Sample((None, away_from_zero(rng, 2, 3)), {"rate": 0.5})]
             ),
-            residual_bytes=lambda sample, itemsize: 0 if sample.args[0] is None else 8,
+            residual_bytes=lambda sample, itemsize: (
+                0 if sample.args[0] is None or sample.static["rate"] == 0.0 else 8
+            ),
             conventions=(
                 Case(
                     "no key: the identity",

@@ -78,6 +78,18 @@ def rows() -> list[Row]:
             (square([[0, 0, 0], [0, 4, 0], [0, 0, 0]]),),
         ),
         Case(
+            "a tie in overlapping windows",
+            Sample((square([[1, 1, 1], [1, 1, 1]]),), {"stride": 1}),
+            square([[1, 1]]),
+            (square([[1, 1, 0], [0, 0, 0]]),),
+        ),
+        Case(
+            "NaN wins in overlapping windows, the first of several",
+            Sample((square([[np.nan, np.nan, 9], [np.nan, 1, 9]]),), {"stride": 1}),
+            square([[np.nan, np.nan]]),
+            (square([[1, 1, 0], [0, 0, 0]]),),
+        ),
+        Case(
             "padding never wins, not even against minus infinity",
             Sample((square([[-np.inf]]),), {"window": 2, "stride": 1, "padding": 1}),
             square([[-np.inf, -np.inf], [-np.inf, -np.inf]]),

@@ -126,6 +126,39 @@ def conv(
     return _conv.conv(x, w, stride=stride, pads=pads)
 
 
+def conv_bias(
+    x: Float[Array, "n h w cin"],
+    w: Float[Array, "kh kw cin cout"],
+    b: Float[Array, " cout"],
+    stride: Pair,
+    pads: Pads,
+    relu: bool = False,
+) -> Float[Array, "n oh ow cout"]:
+    r"""`conv` plus a bias, through a ReLU if asked for, in one pass where a kernel can.
+
+    Args:
+      x: images (n, h, w, cin).
+      w: a kernel (kh, kw, cin, cout).
+      b: a bias (cout,).
+      stride: the step in pixels, (height, width).
+      pads: pixels padded, ((above, below), (left, right)).
+      relu: whether what is below 0 becomes 0; NaN stays NaN.
+
+    Returns:
+      (n, oh, ow, cout), in the dtype that the sum was taken in.
+
+    Raises:
+      ValueError: channels or sizes do not fit, as `jax.lax.conv_general_dilated` says it.
+
+    Source: courses.md rows 4-33 and 4-41.
+
+    >>> x, w = jnp.ones((1, 1, 2, 1)), jnp.ones((1, 2, 1, 1))
+    >>> conv_bias(x, w, -jnp.ones(1), (1, 1), ((0, 0), (0, 0))).ravel()
+    Array([1.], dtype=float64)
+    """
+    return _conv.conv_bias(x, w, b, stride=stride, pads=pads, relu=relu)
+
+
 def conv_kernel_gradient(
     x: Float[Array, "n h w cin"],
     dy: Float[Array, "n oh ow cout"],

@@ -46,13 +46,11 @@ def xla_conv(x: Array, w: Array, *, stride: Pair, pads: Pads) -> Array:
 
 def xla_kernel_gradient(x: Array, dy: Array, *, size: Pair, stride: Pair, pads: Pads) -> Array:
     """(n, h, w, cin) and (n, oh, ow, cout) -> (kh, kw, cin, cout)."""
-    (top, _), (left, _) = pads
-    below, right = _after(x.shape[1:3], dy.shape[1:3], size, stride, pads)
     # Images become channels: the sum is over them, and the cotangent is the kernel.
     dw = _correlate(
         x.transpose(3, 1, 2, 0),
         dy.transpose(1, 2, 0, 3),
-        ((top, below), (left, right)),
+        _exactly(x.shape[1:3], dy.shape[1:3], size, stride, pads),
         kernel_dilation=stride,
     )
     return dw.transpose(1, 2, 0, 3)
@@ -72,10 +70,14 @@ def xla_input_gradient(dy: Array, w: Array, *, size: Pair, stride: Pair, pads: P
     )
 
 
-def _after(image: Any, output: Any, window: Any, stride: Pair, pads: Pads) -> Pair:
-    """The pixels to pad after an image, below 0 to crop it, so that it has just these outputs."""
+def _exactly(image: Any, output: Any, window: Any, stride: Pair, pads: Pads) -> Pads:
+    """Pads that begin as `pads` do and end so that an image has just these outputs.
+
+    The end may be negative, which crops: an output may have fewer rows than there is room for.
+    """
+    above, left = (low for low, _ in pads)
     below, right = ((output[i] - 1) * stride[i] + window[i] - image[i] - pads[i][0] for i in (0, 1))
-    return below, right
+    return (above, below), (left, right)
 
 
 def _correlate(
@@ -119,7 +121,8 @@ def chunked_conv(x: Array, w: Array, *, stride: Pair, pads: Pads) -> Array:
         y = _product(patches.reshape(-1, kh * kw * cin), kernel, 1)
         return y.reshape(x.shape[0], oh, ow, cout)
 
-    return _of_chunks(some, oh * ow * (kh * kw * cin + cout), x)
+    few = _images_at_a_time(x, oh * ow * (kh * kw * cin + cout))
+    return _of_chunks(some, few, x)
 
 
 def chunked_kernel_gradient(x: Array, dy: Array, *, size: Pair, stride: Pair, pads: Pads) -> Array:
@@ -132,7 +135,7 @@ def chunked_kernel_gradient(x: Array, dy: Array, *, size: Pair, stride: Pair, pa
     (_, h, w, cin), (_, oh, ow, cout) = x.shape, dy.shape
     if stride == (1, 1) and cout <= cin:
         low = kh - 1 - pads[0][0], kw - 1 - pads[1][0]
-        around = (low[0], h - 1 - oh + kh - low[0]), (low[1], w - 1 - ow + kw - low[1])
+        around = _exactly((oh, ow), (h, w), size, stride, ((low[0], 0), (low[1], 0)))
 
         def of_cotangents(x: Array, dy: Array) -> Array:
             rows = _shifted(_padded(dy, around), 2, kw, w, 1)
@@ -140,11 +143,11 @@ def chunked_kernel_gradient(x: Array, dy: Array, *, size: Pair, stride: Pair, pa
             shifts = _shifts(rows, 1, kh, h, 1)
             return jnp.stack([_product(x, s.reshape(-1, kw * cout), 0) for s in shifts])
 
-        dw = _of_chunks(of_cotangents, ((h + kh - 1) * kw * cout + h * cin) * w, x, dy, add=True)
+        few = _images_at_a_time(x, ((h + kh - 1) * kw * cout + h * cin) * w)
+        dw = _of_chunks(of_cotangents, few, x, dy, add=True)
         return dw.reshape(kh, cin, kw, cout).transpose(0, 2, 1, 3)[::-1, ::-1]
 
-    below, right = _after(x.shape[1:3], dy.shape[1:3], size, stride, pads)
-    around = (pads[0][0], below), (pads[1][0], right)
+    around = _exactly((h, w), (oh, ow), size, stride, pads)
 
     def of_images(x: Array, dy: Array) -> Array:
         rows = _shifted(_padded(x, around), 2, kw, ow, stride[1])
@@ -152,7 +155,8 @@ def chunked_kernel_gradient(x: Array, dy: Array, *, size: Pair, stride: Pair, pa
         shifts = _shifts(rows, 1, kh, oh, stride[0])
         return jnp.stack([_product(s.reshape(-1, kw * cin), dy, 0) for s in shifts])
 
-    dw = _of_chunks(of_images, (h * kw * cin + oh * cout) * ow, x, dy, add=True)
+    few = _images_at_a_time(x, (h * kw * cin + oh * cout) * ow)
+    dw = _of_chunks(of_images, few, x, dy, add=True)
     return dw.reshape(kh, kw, cin, cout)
 
 
@@ -177,12 +181,16 @@ def _product(a: Array, b: Array, axis: int) -> Array:
     return lax.dot_general(a, b, numbers, preferred_element_type=wide_dtype(a.dtype))
 
 
-def _of_chunks(some: Callable[..., Array], size: int, *images: Array, add: bool = False) -> Array:
-    """`some(*images)`, a few images at a time; `size` counts the numbers that one image takes."""
+def _images_at_a_time(images: Array, numbers: int) -> int:
+    """So many that what is read and written of them, `numbers` an image, stays in the cache."""
+    return max(1, min(len(images), CACHE_BYTES // max(1, numbers * images.dtype.itemsize)))
+
+
+def _of_chunks(some: Callable[..., Array], few: int, *images: Array, add: bool = False) -> Array:
+    """`some(*images)`, a few images at a time: what it returns, one after the other or added."""
     n = images[0].shape[0]
-    few = max(1, min(n, CACHE_BYTES // max(1, size * images[0].dtype.itemsize)))
     whole = n // few
-    if whole <= 1 or n == few:
+    if whole <= 1:
         return some(*images)
     parts = [x[: whole * few].reshape(whole, few, *x.shape[1:]) for x in images]
     rest = [x[whole * few :] for x in images]
@@ -309,12 +317,6 @@ _sought(
 )
 
 
-def _exactly(image: Any, output: Any, window: Any, stride: Pair, pads: Pads) -> Pads:
-    """The pads with which a convolution has just these outputs: the cotangent may be smaller."""
-    below, right = _after(image, output, window, stride, pads)
-    return (pads[0][0], below), (pads[1][0], right)
-
-
 # Batched images are more images. Whatever else is batched a CPU does one after the other: XLA would
 # make groups of it, which a CPU runs slowly and an accelerator does not.
 
@@ -355,3 +357,44 @@ for _p, _xla in (
     (input_gradient_p, xla_input_gradient),
 ):
     batching.primitive_batchers[_p] = functools.partial(_batch, _p, _xla)
+
+
+# A convolution with bias and ReLU in the same pass -----------------------------------------
+#
+# It differentiates as what it is made of.
+
+
+def biased(x: Array, w: Array, b: Array, *, stride: Pair, pads: Pads, relu: bool) -> Array:
+    """`conv` plus a bias, through a ReLU; in the dtype of the sum, which is the bias's."""
+    y = conv(x, w, stride=stride, pads=pads) + b[None, None, None]
+    return jnp.maximum(y, jnp.zeros((), y.dtype)) if relu else y
+
+
+def _cpu_biased(x: Array, w: Array, b: Array, *, stride: Pair, pads: Pads, relu: bool) -> Array:
+    output = jax.eval_shape(functools.partial(xla_conv, stride=stride, pads=pads), x, w)
+    if native := _native_for("conv", x, w.shape, output.shape, stride, pads):
+        return native.conv(x, w, stride=stride, pads=pads, bias=b, relu=relu)
+    return biased(x, w, b, stride=stride, pads=pads, relu=relu)
+
+
+conv_bias_p = make_primitive("funcnet_conv_bias", biased, _cpu_biased)
+
+
+def _biased_jvp(primals: Any, tangents: Any, **params: Any) -> tuple[Array, Array]:
+    tangents = tuple(map(ad.instantiate_zeros, tangents))
+    return jax.jvp(functools.partial(biased, **params), primals, tangents)
+
+
+def _biased_batch(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
+    return jax.vmap(functools.partial(biased, **params), axes)(*operands), 0
+
+
+ad.primitive_jvps[conv_bias_p] = _biased_jvp
+batching.primitive_batchers[conv_bias_p] = _biased_batch
+
+
+def conv_bias(x: Array, w: Array, b: Array, *, stride: Pair, pads: Pads, relu: bool) -> Array:
+    """See `kernels.conv_bias`."""
+    dtype = jnp.promote_types(x.dtype, w.dtype)
+    operands = x.astype(dtype), w.astype(dtype), b.astype(wide_dtype(dtype))
+    return conv_bias_p.bind(*operands, stride=stride, pads=pads, relu=relu)

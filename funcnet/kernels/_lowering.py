@@ -19,7 +19,7 @@ def wide_dtype(dtype: Any) -> Any:
 
 
 def make_primitive(name: str, xla: Callable[..., Array], cpu: Callable[..., Array]) -> Primitive:
-    """A primitive of two arrays of one dtype that is lowered to `cpu` on a CPU, else to `xla`.
+    """A primitive of arrays of one dtype that is lowered to `cpu` on a CPU, else to `xla`.
 
     Where XLA partitions a program over several devices it has to see its own operations: `cpu` is
     for what each device runs as it stands, a program for one device or the inside of a `shard_map`.
@@ -30,17 +30,17 @@ def make_primitive(name: str, xla: Callable[..., Array], cpu: Callable[..., Arra
     def compiled(params: tuple[tuple[str, Any], ...]) -> Callable[..., Array]:
         return jax.jit(functools.partial(primitive.bind, **dict(params)))
 
-    def eager(a: Array, b: Array, **params: Any) -> Array:
-        return compiled(tuple(params.items()))(a, b)
+    def eager(*operands: Array, **params: Any) -> Array:
+        return compiled(tuple(params.items()))(*operands)
 
-    def aval(a: Any, b: Any, **params: Any) -> Any:
-        shapes = (jax.ShapeDtypeStruct(v.shape, v.dtype) for v in (a, b))
+    def aval(*operands: Any, **params: Any) -> Any:
+        shapes = (jax.ShapeDtypeStruct(v.shape, v.dtype) for v in operands)
         out = jax.eval_shape(functools.partial(xla, **params), *shapes)
-        return a.update(shape=out.shape, dtype=out.dtype, weak_type=False)
+        return operands[0].update(shape=out.shape, dtype=out.dtype, weak_type=False)
 
-    def lowered_on_cpu(context: Any, a: Any, b: Any, **params: Any) -> Any:
+    def lowered_on_cpu(context: Any, *operands: Any, **params: Any) -> Any:
         way = cpu if _on_one_device(context) else xla
-        return mlir.lower_fun(way, multiple_results=False)(context, a, b, **params)
+        return mlir.lower_fun(way, multiple_results=False)(context, *operands, **params)
 
     primitive.def_impl(eager)
     primitive.def_abstract_eval(aval)

@@ -466,7 +466,8 @@ def _dropout_mask(key, shape, rate, dtype):
 
 def _dropout_fwd(key, x, rate):
     # The mask is drawn twice from one key, and that is meant.
-    return _dropout(key, x, rate), None if key is None else jax.random.clone(key)
+    kept = None if key is None or rate == 0.0 else jax.random.clone(key)
+    return _dropout(key, x, rate), kept
 
 
 def _dropout_bwd(rate, key, dy):

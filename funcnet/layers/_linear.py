@@ -230,12 +230,7 @@ def conv2d(
 
 def _conv2d(params, x, stride, padding):
     params, x, stride, pads, dtype = _conv_arguments("conv2d", params, x, stride, padding)
-    return _conv_sum(params, x, stride, pads).astype(dtype)
-
-
-def _conv_sum(params, x, stride, pads):
-    y = kernels.conv(x, params.w, stride, pads)
-    return y + params.b.astype(y.dtype)[None, None, None]
+    return kernels.conv_bias(x, params.w, params.b, stride, pads).astype(dtype)
 
 
 def _conv_arguments(function, params, x, stride, padding):
@@ -319,7 +314,7 @@ def conv_relu(
 
 def _conv_relu(params, x, stride, padding):
     params, x, stride, pads, dtype = _conv_arguments("conv_relu", params, x, stride, padding)
-    return _positive(_conv_sum(params, x, stride, pads)).astype(dtype)
+    return kernels.conv_bias(x, params.w, params.b, stride, pads, relu=True).astype(dtype)
 
 
 def _conv_relu_fwd(params, x, stride, padding):
@@ -380,7 +375,7 @@ _NO_CELL = 4
 def _conv_relu_pool(params, x, stride, padding):
     """The output, and which cell of each window has won: 0 to 3, or none."""
     params, x, stride, pads, dtype = _conv_arguments("conv_relu_pool", params, x, stride, padding)
-    z = _conv_sum(params, x, stride, pads)
+    z = kernels.conv_bias(x, params.w, params.b, stride, pads)
     rows, columns = _pool_axes(z.shape[1:3])
     top, winner = first_winner(tile_cells(z, rows, columns))
     winner = jnp.where(top > 0, winner, jnp.asarray(_NO_CELL, winner.dtype))
@@ -400,7 +395,7 @@ def _conv_relu_pool_bwd(stride, padding, residuals, dy):
     params, x, winner = residuals  # (kh, kw, cin, cout) and (cout,), (n, h, w, cin), (n, ph, pw, o)
     _, ph, pw, _ = winner.shape
     dy = jnp.where(winner < _NO_CELL, dy, jnp.zeros_like(dy))
-    dz = to_tiles(dy, winner, *_pool_axes((2 * ph, 2 * pw)))  # z's odd row or column got nothing
+    dz = to_tiles(dy, winner, (2, 2), (2 * ph, 2 * pw))  # a last odd row or column got nothing
     return _conv_cotangents(params, x, dz, stride, padding, dy)
 
 

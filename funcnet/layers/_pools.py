@@ -81,7 +81,7 @@ def _max_pool_bwd(window, stride, padding, x, dy):
     _, (rows, columns) = _axes("max_pool", x, window, stride, padding)
     if are_tiles(rows, columns):
         _, winner = first_winner(tile_cells(x, rows, columns))
-        return (to_tiles(dy, winner, rows, columns),)
+        return (to_tiles(dy, winner, (rows.window, columns.window), x.shape[1:3]),)
     across, winner = _max_along(x, 2, columns)
     _, row = _max_along(across, 1, rows)
     dx = _route(dy, row, 1, rows)
@@ -147,7 +147,8 @@ def _avg_pool_bwd(window, stride, padding, like_x, dy):
     _, (rows, columns) = _axes("avg_pool", like, window, stride, padding)
     dx = wide(dy) / _counts(rows, columns, wide(dy).dtype)
     if are_tiles(rows, columns):
-        return (to_tiles(dx.astype(like.dtype), None, rows, columns),)
+        dx = dx.astype(like.dtype)
+        return (to_tiles(dx, None, (rows.window, columns.window), like.shape[1:3]),)
     for axis, windows in ((1, rows), (2, columns)):
         dx = _spread([dx] * windows.window, axis, windows)
     return (dx.astype(like.dtype),)
@@ -248,15 +249,19 @@ def first_winner(cells: list[Array]) -> tuple[Array, Array]:
     return best, winner
 
 
-def to_tiles(dy: Array, winner: Array | None, rows: Axis, columns: Axis) -> Array:
-    """Sends each tile's cotangent to the cell that has won it, or to every cell; 0 elsewhere."""
-    (n, oh, ow, c), kh, kw = dy.shape, rows.window, columns.window
+def to_tiles(
+    dy: Array, winner: Array | None, window: tuple[int, int], size: tuple[int, ...]
+) -> Array:
+    """Sends each tile's cotangent to the cell that has won it, or to every cell; 0 elsewhere.
+
+    `size` is the images' height and width, which may have rows and columns beyond the tiles.
+    """
+    (n, oh, ow, c), (kh, kw) = dy.shape, window
     dx = jnp.broadcast_to(dy[:, :, None, :, None], (n, oh, kh, ow, kw, c))
     if winner is not None:
         cell = jnp.arange(kh * kw, dtype=winner.dtype).reshape(1, 1, kh, 1, kw, 1)
         dx = jnp.where(winner[:, :, None, :, None] == cell, dx, jnp.zeros((), dy.dtype))
-    after = rows.size - oh * kh, columns.size - ow * kw
-    config = [(0, 0, 0), (0, after[0], 0), (0, after[1], 0), (0, 0, 0)]
+    config = [(0, 0, 0), (0, size[0] - oh * kh, 0), (0, size[1] - ow * kw, 0), (0, 0, 0)]
     return lax.pad(dx.reshape(n, oh * kh, ow * kw, c), jnp.zeros((), dy.dtype), config)
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from funcnet.kernels._conv import conv_p
+from funcnet.kernels._conv import conv_bias_p, conv_p
 from funcnet.kernels._products import AXES, product_p
 from funcnet.nets._blocks import Net, example_shape, float_dtype
 from funcnet.nets._fusion import Stage, child
@@ -190,7 +190,7 @@ def _flops(jaxpr: Any) -> int:
             axis, _ = AXES[options["form"]]
             terms = equation.invars[0].aval.shape[axis]
             total += 2 * equation.outvars[0].aval.size * terms
-        elif name == conv_p.name:
+        elif name in (conv_p.name, conv_bias_p.name):
             kernel = equation.invars[1].aval
             total += 2 * equation.outvars[0].aval.size * (kernel.size // kernel.shape[-1])
         elif name == "cond":  # a choice, by platform for instance: they compute the same
