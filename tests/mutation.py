@@ -96,6 +96,8 @@ def reached(*seeds: Callable) -> list[types.FunctionType]:
             continue
         if function.__qualname__ != function.__name__:  # a function within a function
             continue
+        if function.__name__ == "_images_at_a_time":  # how fast, not what
+            continue
         found[id(function)] = function
         names = set(_names(function.__code__))
         values = [function.__globals__.get(name) for name in names]
