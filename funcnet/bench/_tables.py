@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 OTHERS = ("autodiff", "flax", "equinox", "torch", "numpy")  # who is not funcnet
 _COLOURS = {"autodiff": "#E69F00", "flax": "#CC79A7", "equinox": "#009E73", "torch": "#D55E00"}
-_OURS = "#0072B2"
+_OURS, _VARIANT = "#0072B2", "#8CC5E8"
 
 
 class Sheet(NamedTuple):
@@ -341,7 +341,7 @@ def _draw_bytes(axes: Any, rules: tuple[Result, ...]) -> None:
 
 
 def _draw_wholes(axes: Any, wholes: tuple[Result, ...]) -> None:
-    shades = {**_COLOURS, "numpy": "#56B4E9"}
+    shades = {**_COLOURS, "numpy": "#999999"}
     seen: set[str] = set()
     for y, r in enumerate(wholes):
         for i, c in enumerate(r.contenders):
@@ -350,7 +350,7 @@ def _draw_wholes(axes: Any, wholes: tuple[Result, ...]) -> None:
                 y - 0.4 + (i + 0.5) * height,
                 r.images / c.timings["step"].seconds,
                 height,
-                color=shades.get(c.name, _OURS),
+                color=shades.get(c.name, _OURS if i == 0 else _VARIANT),
                 label=None if c.name in seen else c.name,
             )
             seen.add(c.name)
