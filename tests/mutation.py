@@ -358,7 +358,7 @@ def calls(node, holder, field):
     elif name in ("reshape", "transpose", "rev"):
         yield "transpose", first
     elif name in ("matmul_nt", "matmul_tn", "matmul"):
-        for other in {"matmul_nt", "matmul_tn", "matmul"} - {name}:
+        for other in sorted({"matmul_nt", "matmul_tn", "matmul"} - {name}):
             yield "transpose", _replaced(node, func=_replaced(node.func, attr=other))
     elif name == "where" and len(args) == 3:
         yield "where", _replaced(node, args=[args[0], args[2], args[1]])
