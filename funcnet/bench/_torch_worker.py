@@ -167,7 +167,8 @@ class Step:
         with torch.no_grad():
             for i, p in enumerate(self.net.parameters()):
                 p.copy_(_tensor(arrays[f"p{i}"], layout, device))
-        self.net.to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
+        memory_format: Any = LAYOUTS[layout]
+        self.net.to(memory_format=memory_format)
         self.optimizer: torch.optim.Optimizer
         rate = request["learning_rate"]
         if request["optimizer"] == "adam":
