@@ -167,8 +167,8 @@ class Step:
         with torch.no_grad():
             for i, p in enumerate(self.net.parameters()):
                 p.copy_(_tensor(arrays[f"p{i}"], layout, device))
-        memory_format: Any = LAYOUTS[layout]
-        self.net.to(memory_format=memory_format)
+        net: Any = self.net  # of a keyword that torch's annotations of `to` lack
+        net.to(memory_format=LAYOUTS[layout])
         self.optimizer: torch.optim.Optimizer
         rate = request["learning_rate"]
         if request["optimizer"] == "adam":
