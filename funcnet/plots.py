@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["compare", "curves", "load_run", "weight_grid"]
+__all__ = ["compare", "curves", "load_run", "style", "weight_grid"]
 
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart.
 _BLUE, _ORANGE, _GREEN, _RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -54,8 +54,19 @@ PathLike = str | os.PathLike[str]
 
 
 @contextmanager
-def _style() -> Iterator[None]:
-    """Draws in this module's style; matplotlib's own settings come back in the end."""
+def style() -> Iterator[None]:
+    """Draws in this module's style; matplotlib's own settings come back in the end.
+
+    A context manager, and a decorator of functions that draw.
+
+    Raises:
+      ImportError: matplotlib is not installed.
+
+    >>> import matplotlib
+    >>> with style():
+    ...     matplotlib.rcParams["axes.spines.top"]
+    False
+    """
     try:
         from matplotlib import rc_context
     except ImportError as error:
@@ -102,7 +113,7 @@ def load_run(path: PathLike) -> tuple[History, np.ndarray | None]:
     return history, np.load(losses, allow_pickle=False) if losses.is_file() else None
 
 
-@_style()
+@style()
 def curves(
     history: Rows | PathLike,
     losses: ArrayLike | None = None,
@@ -161,7 +172,7 @@ def curves(
     return _saved(figure, path)
 
 
-@_style()
+@style()
 def compare(
     runs: Mapping[str, tuple[Rows, ArrayLike | None] | PathLike],
     path: PathLike | None = None,
@@ -217,7 +228,7 @@ def compare(
     return _saved(figure, path)
 
 
-@_style()
+@style()
 def weight_grid(
     w: ArrayLike,
     path: PathLike | None = None,

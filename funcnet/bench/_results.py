@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import re
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 
-from funcnet import _files
+from funcnet import _files, _machine
 from funcnet.bench._timing import Timing
 
 Section = Literal["rules", "steps", "runs"]
@@ -109,12 +106,9 @@ class Machine(NamedTuple):
     @classmethod
     def here(cls) -> Machine:
         """This one."""
-        flags = _cpuinfo("flags").split()
-        kinds = {"avx512f": "AVX-512", "avx2": "AVX2"}
-        vectors = next((kinds[flag] for flag in kinds if flag in flags), "")
-        cpu = _cpuinfo("model name") or platform.processor() or platform.machine()
         device = jax.devices()[0].device_kind
-        return cls(cpu, vectors, cores(), jax.default_backend(), device)
+        vectors = _machine.cpu_vectors() or ""
+        return cls(_machine.cpu_model(), vectors, _machine.cores(), jax.default_backend(), device)
 
     def __str__(self) -> str:
         cpu = ", ".join(filter(None, (self.cpu, self.vectors, f"{self.cores} cores")))
@@ -207,38 +201,11 @@ class Report(NamedTuple):
 def report(results: Any, ceilings: Ceilings, missing: Any = (), notes: Any = ()) -> Report:
     """A report of this machine, now."""
     packages = ("jax", "jaxlib", "optax", "numpy", "flax", "equinox", "torch")
-    versions = {"funcnet": _funcnet_version(), "python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
+    versions = _machine.versions(*packages)
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return Report(
         tuple(results), ceilings, Machine.here(), versions, date, tuple(missing), tuple(notes)
     )
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def _funcnet_version() -> str:
-    import funcnet
-
-    return funcnet.__version__
-
-
-def _cpuinfo(key: str) -> str:
-    """A field of /proc/cpuinfo, empty where there is none."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    found = re.search(rf"^{key}\s*:\s*(.*)$", text, re.MULTILINE)
-    return found[1].strip() if found else ""
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from funcnet.bench import _results
+from funcnet import _machine
 from funcnet.bench._cases import KEY, Case, Step
 from funcnet.bench._peers import Layout
 from funcnet.bench._results import Contender
@@ -134,7 +134,7 @@ def torch() -> Iterator[Torch]:
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     # The process imports funcnet, whose JAX shall leave an accelerator alone.
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "funcnet.bench._torch_worker", str(_results.cores()), device]
+    command = [sys.executable, "-m", "funcnet.bench._torch_worker", str(_machine.cores()), device]
     with (
         tempfile.TemporaryDirectory() as folder,
         open(Path(folder) / "stderr", "w") as said,

@@ -13,11 +13,8 @@ from typing import Annotated, ClassVar
 import jax
 from rich.table import Table
 
-import funcnet
-from funcnet import data, kernels
+from funcnet import _machine, data, kernels
 from funcnet.cli._command import console, option
-
-CORE = ("jax", "jaxlib", "optax", "jaxtyping", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,18 +46,9 @@ class Info:
         return 0
 
 
-def versions() -> dict[str, str]:
-    """The versions of what a run's numbers depend on."""
-    return {
-        "funcnet": funcnet.__version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in CORE},
-    }
-
-
 def versions_and_extras() -> dict[str, str]:
     """The versions, and one row for each extra: what it has, and what is missing of it."""
-    rows = versions()
+    rows = _machine.versions()
     for extra, packages in _extras().items():
         there, missing = [], []
         for package in packages:
@@ -92,55 +80,21 @@ def _extras() -> dict[str, list[str]]:
     return {name: found for name, found in {"run": extras["run"], **rest}.items() if found}
 
 
-def device() -> dict[str, str | int]:
-    """The devices that JAX computes on."""
-    devices = jax.devices()
-    return {
-        "platform": devices[0].platform,
-        "kind": devices[0].device_kind,
-        "count": len(devices),
-        "cpu": cpu_model(),
-        "cpu_cores": _cores(),
-    }
-
-
 def machine() -> dict[str, str]:
     """Devices, the CPU and what of it matters for speed, and JAX's settings."""
-    found = device()
-    flags = _cpuinfo("flags").split()
-    kinds = {"avx512f": "AVX-512", "avx2": "AVX2"}
-    vectors = next((name for flag, name in kinds.items() if flag in flags), "neither AVX2 nor more")
+    found = _machine.device()
+    vectors = _machine.cpu_vectors()
+    kind = "" if vectors is None else f", {vectors or 'neither AVX2 nor more'}"
     settings = jax.config.values
     cache = settings["jax_compilation_cache_dir"]
     return {
         "devices": f"{found['count']} × {found['platform']} ({found['kind']})",
-        "CPU": f"{cpu_model()}, {_cores()} cores" + (f", {vectors}" if flags else ""),
+        "CPU": f"{found['cpu']}, {found['cpu_cores']} cores{kind}",
         "kernels": kernels.native_status(),
         "system": platform.platform(),
         "float64": "on" if settings["jax_enable_x64"] else "off (JAX_ENABLE_X64=1 turns it on)",
         "programs": f"kept in {cache}" if cache else "not kept (JAX_COMPILATION_CACHE_DIR keeps)",
     }
-
-
-def cpu_model() -> str:
-    """The CPU's name."""
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _cpuinfo(key: str) -> str:
-    """A field of /proc/cpuinfo, empty where there is none."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    found = re.search(rf"^{key}\s*:\s*(.*)$", text, re.MULTILINE)
-    return found[1].strip() if found else ""
-
-
-def _cores() -> int:
-    """The number of cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _data(data_dir: str | None) -> dict[str, str]:

@@ -23,9 +23,9 @@ import numpy as np
 
 from funcnet import checkpoint, data, nets, plots, train
 from funcnet._files import replacing
+from funcnet._machine import cpu_model, device, versions
 from funcnet.cli import _train_options as settings
 from funcnet.cli._command import CommandError, console, expected_errors, need
-from funcnet.cli._info_command import cpu_model, device, versions
 from funcnet.cli._train_options import (
     DataOptions,
     NetOptions,
