@@ -40,6 +40,22 @@ def wide(x: Array) -> Array:
     return x.astype(wide_dtype(x.dtype))
 
 
+def once(x: Array) -> Array:
+    """Returns `x`, which a CPU is to compute once.
+
+    XLA joins a sum with what reads it, and then takes the sum again for every reader: the mean of a
+    row, for each number of the row in the worst case. On other devices it joins what is best
+    joined, and this is the identity.
+
+    Args:
+      x: an array.
+
+    >>> once(jnp.ones(2).sum())
+    Array(2., dtype=float64)
+    """
+    return _lowering.once_p.bind(x)
+
+
 def matmul(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
     r"""The product $a b$.
 

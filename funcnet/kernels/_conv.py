@@ -27,6 +27,7 @@ from jax.interpreters import ad, batching
 
 from funcnet.kernels import _native
 from funcnet.kernels._lowering import make_primitive, wide_dtype
+from funcnet.kernels._products import xla_product
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 Pair = tuple[int, int]
@@ -118,7 +119,7 @@ def chunked_conv(x: Array, w: Array, *, stride: Pair, pads: Pads) -> Array:
     def some(x: Array) -> Array:
         rows = _shifted(_padded(x, pads), 2, kw, ow, stride[1])
         patches = jnp.concatenate(_shifts(rows, 1, kh, oh, stride[0]), -1)
-        y = _product(patches.reshape(-1, kh * kw * cin), kernel, 1)
+        y = xla_product(patches.reshape(-1, kh * kw * cin), kernel, form="nn")
         return y.reshape(x.shape[0], oh, ow, cout)
 
     few = _images_at_a_time(x, oh * ow * (kh * kw * cin + cout))
@@ -141,7 +142,7 @@ def chunked_kernel_gradient(x: Array, dy: Array, *, size: Pair, stride: Pair, pa
             rows = _shifted(_padded(dy, around), 2, kw, w, 1)
             x = x.reshape(-1, cin)
             shifts = _shifts(rows, 1, kh, h, 1)
-            return jnp.stack([_product(x, s.reshape(-1, kw * cout), 0) for s in shifts])
+            return jnp.stack([xla_product(x, s.reshape(-1, kw * cout), form="tn") for s in shifts])
 
         few = _images_at_a_time(x, ((h + kh - 1) * kw * cout + h * cin) * w)
         dw = _of_chunks(of_cotangents, few, x, dy, add=True)
@@ -153,7 +154,7 @@ def chunked_kernel_gradient(x: Array, dy: Array, *, size: Pair, stride: Pair, pa
         rows = _shifted(_padded(x, around), 2, kw, ow, stride[1])
         dy = dy.reshape(-1, cout)
         shifts = _shifts(rows, 1, kh, oh, stride[0])
-        return jnp.stack([_product(s.reshape(-1, kw * cin), dy, 0) for s in shifts])
+        return jnp.stack([xla_product(s.reshape(-1, kw * cin), dy, form="tn") for s in shifts])
 
     few = _images_at_a_time(x, (h * kw * cin + oh * cout) * ow)
     dw = _of_chunks(of_images, few, x, dy, add=True)
@@ -174,11 +175,6 @@ def _shifts(x: Array, axis: int, window: int, outputs: int, stride: int) -> list
 def _shifted(x: Array, axis: int, window: int, outputs: int, stride: int) -> Array:
     """The windows along an axis, their cells beside each other as channels."""
     return jnp.concatenate(_shifts(x, axis, window, outputs, stride), -1)
-
-
-def _product(a: Array, b: Array, axis: int) -> Array:
-    numbers = (((axis,), (0,)), ((), ()))
-    return lax.dot_general(a, b, numbers, preferred_element_type=wide_dtype(a.dtype))
 
 
 def _images_at_a_time(images: Array, numbers: int) -> int:
@@ -210,8 +206,7 @@ def _of_chunks(some: Callable[..., Array], few: int, *images: Array, add: bool =
 
 def cpu_conv(x: Array, w: Array, *, stride: Pair, pads: Pads) -> Array:
     """The faster way on a CPU: native, else patches where the images have few channels."""
-    output = jax.eval_shape(functools.partial(xla_conv, stride=stride, pads=pads), x, w)
-    if native := _native_for("conv", x, w.shape, output.shape, stride, pads):
+    if native := _native_for_conv(x, w, stride, pads):
         return native.conv(x, w, stride=stride, pads=pads)
     chunked = w.shape[2] <= FEW_CHANNELS and math.prod(w.shape[:2]) > 1 and x.size
     return (chunked_conv if chunked else xla_conv)(x, w, stride=stride, pads=pads)
@@ -220,7 +215,8 @@ def cpu_conv(x: Array, w: Array, *, stride: Pair, pads: Pads) -> Array:
 def cpu_kernel_gradient(x: Array, dy: Array, *, size: Pair, stride: Pair, pads: Pads) -> Array:
     """The faster way on a CPU: native, else patches unless the cotangent has few pixels."""
     kernel = (*size, x.shape[3], dy.shape[3])
-    if native := _native_for("conv_kernel_gradient", x, kernel, dy.shape, stride, pads):
+    kind = "conv_kernel_gradient"
+    if native := _native_for(kind, x.shape, kernel, dy.shape, stride, pads, x.dtype):
         return native.conv_kernel_gradient(x, dy, size, stride, pads)
     chunked = math.prod(dy.shape[1:3]) > FEW_PIXELS and x.size
     gradient = chunked_kernel_gradient if chunked else xla_kernel_gradient
@@ -230,19 +226,25 @@ def cpu_kernel_gradient(x: Array, dy: Array, *, size: Pair, stride: Pair, pads: 
 def cpu_input_gradient(dy: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads) -> Array:
     """The faster way on a CPU: native, unless the images have few channels."""
     images = (dy.shape[0], *size, w.shape[2])
-    native = _native_for("conv_input_gradient", dy, w.shape, dy.shape, stride, pads, images)
+    kind = "conv_input_gradient"
+    native = _native_for(kind, images, w.shape, dy.shape, stride, pads, dy.dtype)
     if native and w.shape[2] > FEW_CHANNELS:
         return native.conv_input_gradient(dy, w, size, stride, pads)
     return xla_input_gradient(dy, w, size=size, stride=stride, pads=pads)
 
 
-def _native_for(
-    kind: str, x: Array, w: Any, y: Any, stride: Pair, pads: Pads, images: Any = None
-) -> Any:
-    """The native package, where it is in use and has a kernel for these shapes; else None."""
+def _native_for_conv(x: Array, w: Array, stride: Pair, pads: Pads) -> Any:
+    y = jax.eval_shape(functools.partial(xla_conv, stride=stride, pads=pads), x, w)
+    return _native_for("conv", x.shape, w.shape, y.shape, stride, pads, x.dtype)
+
+
+def _native_for(kind: str, *shapes_and_dtype: Any) -> Any:
+    """The native package, where it is in use and has a kernel for these shapes; else None.
+
+    The shapes are those of images, kernel and output; then stride, pads and dtype.
+    """
     native = _native.status().package
-    images = x.shape if images is None else images
-    if native is None or not native.supports(kind, images, w, y, stride, pads, x.dtype):
+    if native is None or not native.supports(kind, *shapes_and_dtype):
         return None
     return native
 
@@ -371,8 +373,7 @@ def biased(x: Array, w: Array, b: Array, *, stride: Pair, pads: Pads, relu: bool
 
 
 def _cpu_biased(x: Array, w: Array, b: Array, *, stride: Pair, pads: Pads, relu: bool) -> Array:
-    output = jax.eval_shape(functools.partial(xla_conv, stride=stride, pads=pads), x, w)
-    if native := _native_for("conv", x, w.shape, output.shape, stride, pads):
+    if native := _native_for_conv(x, w, stride, pads):
         return native.conv(x, w, stride=stride, pads=pads, bias=b, relu=relu)
     return biased(x, w, b, stride=stride, pads=pads, relu=relu)
 

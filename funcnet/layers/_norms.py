@@ -14,7 +14,7 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from funcnet import _validate
-from funcnet.kernels import wide
+from funcnet.kernels import once, wide
 from funcnet.layers._linear import affine_arguments, affine_cotangents, affine_sum
 from funcnet.layers._params import AffineParams, BatchStats, NormParams
 
@@ -210,7 +210,8 @@ def _layer_norm(params, x, eps):
 
 
 def _layer_norm_fwd(params, x, eps):
-    y, (centre, inv_std) = _layer_norm(params, x, eps)
+    y, stats = _layer_norm(params, x, eps)
+    centre, inv_std = jax.tree.map(once, stats)
     return y, (params, x, centre, inv_std)
 
 
@@ -285,7 +286,8 @@ def _grouped(x, groups):
 
 
 def _group_norm_fwd(params, x, groups, eps):
-    y, (centre, inv_std) = _group_norm(params, x, groups, eps)
+    y, stats = _group_norm(params, x, groups, eps)
+    centre, inv_std = jax.tree.map(once, stats)
     return y, (params, x, centre, inv_std)
 
 
@@ -347,7 +349,7 @@ def _rms_norm(gamma, x, eps):
 
 def _rms_norm_fwd(gamma, x, eps):
     y, r = _rms_norm(gamma, x, eps)
-    return y, (gamma, x, r)
+    return y, (gamma, x, once(r))
 
 
 def _rms_norm_bwd(eps, residuals, dy):
@@ -355,7 +357,8 @@ def _rms_norm_bwd(eps, residuals, dy):
     dy = wide(dy)
     x_hat = wide(x) * r
     dx_hat = dy * _last_axis(gamma, dy)
-    dx = r * (dx_hat - x_hat * (dx_hat * x_hat).mean(-1, keepdims=True))
+    slope = once((dx_hat * x_hat).mean(-1, keepdims=True))
+    dx = r * (dx_hat - x_hat * slope)
     dgamma = (dy * x_hat).sum(tuple(range(x.ndim - 1)))
     return dgamma.astype(gamma.dtype), dx.astype(x.dtype)
 
@@ -454,8 +457,8 @@ def _centred(x, centre):
 
 
 def _standardise_cotangent(dx_hat, x_hat, inv_std, axes):
-    mean = dx_hat.mean(axes, keepdims=True)
-    slope = (dx_hat * x_hat).mean(axes, keepdims=True)
+    mean = once(dx_hat.mean(axes, keepdims=True))
+    slope = once((dx_hat * x_hat).mean(axes, keepdims=True))
     return inv_std * (dx_hat - mean - x_hat * slope)
 
 
