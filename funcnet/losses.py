@@ -61,7 +61,7 @@ def _softmax_cross_entropy(logits, labels, label_smoothing):
     _validate.number("softmax_cross_entropy", "label_smoothing", label_smoothing, low=0.0, high=1.0)
     z = wide(logits)
     log_sum = jax.nn.logsumexp(z, axis=-1)
-    of_label = (1.0 - label_smoothing) * _of_label(z, labels)[..., 0]
+    of_label = (1.0 - label_smoothing) * _of_label(z, labels)
     if label_smoothing:
         of_label = of_label + label_smoothing * z.mean(-1)
     loss = jnp.where(_valid(z, labels), log_sum - of_label, jnp.nan)
@@ -77,12 +77,12 @@ def _softmax_cross_entropy_bwd(label_smoothing, residuals, dloss):
     logits, labels, log_sum = residuals  # (..., C), (...), (...)
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     z = wide(logits)
-    log_sum, share = log_sum[..., None], _share(z, labels, dloss)
+    share = _share(z, labels, dloss)
     rest = label_smoothing / z.shape[-1]
-    dz = (jnp.exp(z - log_sum) - rest) * share
+    dz = (jnp.exp(z - log_sum[..., None]) - rest) * share[..., None]
     of_label = (jnp.exp(_of_label(z, labels) - log_sum) - rest - (1.0 - label_smoothing)) * share
     # One number a row is put right afterwards: XLA compares slowly, for every number of the row.
-    dz = _with_entry(dz, labels.astype(jnp.int32), of_label[..., 0])
+    dz = _with_entries(dz, labels.astype(jnp.int32), of_label)
     return dz.astype(logits.dtype), None
 
 
@@ -140,7 +140,7 @@ def _excess(s, labels, margin):
 
     It is NaN for a right one that is infinite: a run that has gone wrong is not to look right.
     """
-    return s - _of_label(s, labels) + jnp.where(_is_label(s, labels), 0.0, margin)
+    return s - _of_label(s, labels)[..., None] + jnp.where(_is_label(s, labels), 0.0, margin)
 
 
 def _multiclass_hinge_fwd(scores, labels, margin):
@@ -152,7 +152,7 @@ def _multiclass_hinge_bwd(margin, residuals, dloss):
     s = wide(scores)
     wrong = (_excess(s, labels, margin) > 0).astype(s.dtype)
     right = -wrong.sum(-1, keepdims=True)
-    ds = jnp.where(_is_label(s, labels), right, wrong) * _share(s, labels, dloss)
+    ds = jnp.where(_is_label(s, labels), right, wrong) * _share(s, labels, dloss)[..., None]
     return ds.astype(scores.dtype), None
 
 
@@ -304,19 +304,22 @@ def _is_label(scores, labels):
 
 
 def _of_label(scores, labels):
-    """The score of each row's label, (..., 1); of some class where the label is out of range."""
-    labels = labels.astype(jnp.int32)[..., None]
-    return jnp.take_along_axis(scores, labels, axis=-1, mode="clip")
+    """The score of each row's label, (...); of some class where the label is out of range."""
+    return jnp.take_along_axis(scores, labels[..., None], -1, mode="clip").squeeze(-1)
 
 
-@partial(jnp.vectorize, signature="(c),(),()->(c)")
-def _with_entry(row, index, value):
-    return row.at[index].set(value, mode="drop")
+def _with_entries(rows, indices, values):
+    """The rows (..., C) with one entry of each, at its index (...), in place of what was there."""
+
+    def with_entry(row, index, value):
+        return row.at[index].set(value, mode="drop")
+
+    return jnp.vectorize(with_entry, signature="(c),(),()->(c)")(rows, indices, values)
 
 
 def _share(scores, labels, dloss):
-    """Each row's share of dloss, (..., 1): NaN where the label is out of range."""
-    return jnp.where(_valid(scores, labels), wide(dloss) / labels.size, jnp.nan)[..., None]
+    """Each row's share of dloss, (...): NaN where the label is out of range."""
+    return jnp.where(_valid(scores, labels), wide(dloss) / labels.size, jnp.nan)
 
 
 def _valid(scores, labels):

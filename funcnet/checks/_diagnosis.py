@@ -260,16 +260,22 @@ def _missing_mean(e: Evidence) -> str:
     gap = e.got - e.expected
     if e.got.ndim == 0 or e.got.size < 3:
         return ""
-    for axis in range(e.got.ndim):
-        if e.got.shape[axis] < 2:
-            continue
-        mean = gap.mean(axis, keepdims=True)
-        if explains(np.broadcast_to(mean, gap.shape), gap):
-            return (
-                f"a missing mean: the error is constant along axis {axis}, as where a mean over it "
-                "is not subtracted, or without its 1/n"
-            )
-    return ""
+    axis = _constant_axis(gap)
+    if axis is None:
+        return ""
+    return (
+        f"a missing mean: the error is constant along axis {axis}, as where a mean over it is not "
+        "subtracted, or without its 1/n"
+    )
+
+
+def _constant_axis(values: np.ndarray) -> int | None:
+    """The first axis of two or more along which the values do not change, None without one."""
+    for axis in range(values.ndim):
+        mean = values.mean(axis, keepdims=True)
+        if values.shape[axis] > 1 and explains(np.broadcast_to(mean, values.shape), values):
+            return axis
+    return None
 
 
 def _normaliser(e: Evidence) -> str:
@@ -329,16 +335,13 @@ def _factor_by_axis(e: Evidence) -> str:
         ratio = e.got / e.expected - 1
     if not np.all(np.isfinite(ratio)):
         return ""
-    for axis in range(e.got.ndim):
-        if e.got.shape[axis] < 2:
-            continue
-        mean = ratio.mean(axis, keepdims=True)
-        if explains(np.broadcast_to(mean, ratio.shape), ratio):
-            return (
-                f"a factor that is constant along axis {axis} and differs across the others: a "
-                "wrong or missing weight, scale or normaliser"
-            )
-    return ""
+    axis = _constant_axis(ratio)
+    if axis is None:
+        return ""
+    return (
+        f"a factor that is constant along axis {axis} and differs across the others: a wrong or "
+        "missing weight, scale or normaliser"
+    )
 
 
 def _small_error(e: Evidence) -> str:
