@@ -467,7 +467,14 @@ def maps_subject() -> Subject:
             for form, want in wants.items()
             for product in (by_xla, _products.product)
             for pair in operands[: 1 if product is by_xla else 3]
+        ] + [
+            functools.partial(close, functools.partial(with_bias, *pair, relu), want)
+            for relu, want in ((False, x @ y + 0.5), (True, np.maximum(x @ y + 0.5, 0)))
+            for pair in operands
         ]
+
+    def with_bias(a: Any, b: Any, relu: bool) -> Any:
+        return _products.product_bias(a, b, jnp.full(4, 0.5, jnp.bfloat16), relu=relu)
 
     def by_xla(a: Any, b: Any, form: str) -> Any:
         return _products.xla_product(a, b, form=form)
@@ -500,6 +507,7 @@ def maps_subject() -> Subject:
         _conv.conv_bias,
         _products.xla_product,
         _products.product,
+        _products.product_bias,
     )
     by_geometry = [
         lambda g=g, d=d: list(proofs_of(g, d))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax
@@ -98,6 +99,24 @@ def test_with_bias_and_relu_it_differentiates_as_its_parts(geometry, relu, rng):
     one_by_one = [parts(x, several[1][i], several[2][i]) for i in range(2)]
     assert_close(jax.vmap(whole, axes)(*several), jnp.stack(one_by_one), w[..., 0].size)
     low = kernels.conv_bias(*(a.astype(jnp.bfloat16) for a in (x, w, b)), *where.values())
+    assert low.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_product_with_bias_and_relu_differentiates_as_its_parts(relu, rng):
+    a, b, bias = (jnp.asarray(rng.normal(size=shape)) for shape in ((5, 4), (4, 3), (3,)))
+
+    def parts(a, b, bias):
+        y = a @ b + bias[None]
+        return jnp.where(y > 0, y, 0) if relu else y
+
+    whole = functools.partial(kernels.matmul_bias, relu=relu)
+    assert_close(whole(a, b, bias), parts(a, b, bias), 4)
+    check_grads(whole, (a, b, bias), order=2, modes=["fwd", "rev"])
+    several = jnp.stack([b, -b])
+    got = jax.vmap(whole, (None, 0, None))(a, several, bias)
+    assert_close(got, jnp.stack([parts(a, b, bias), parts(a, -b, bias)]), 4)
+    low = kernels.matmul_bias(*(x.astype(jnp.bfloat16) for x in (a, b, bias)))
     assert low.dtype == jnp.float32
 
 

@@ -95,6 +95,7 @@ def test_float32_on_one_cpu_device_is_native_and_nothing_else_is(rng):
     x, w, a = drawn(rng, 2, 8, 8, 3), drawn(rng, 3, 3, 3, 4), drawn(rng, 4, 4)
     assert custom_calls(conv, x, w) == {"funcnet_conv"}
     assert custom_calls(kernels.matmul, a, a) == {"funcnet_matmul"}
+    assert custom_calls(kernels.matmul_bias, a, a, a[0]) == {"funcnet_matmul"}
     for dtype in (jnp.float64, jnp.bfloat16, jnp.float16):
         assert not custom_calls(conv, x.astype(dtype), w.astype(dtype))
         assert not custom_calls(kernels.matmul, a.astype(dtype), a.astype(dtype))

@@ -75,6 +75,31 @@ def matmul(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"
     return _products.product(a, b, "nn")
 
 
+def matmul_bias(
+    a: Float[Array, "n k"], b: Float[Array, "k m"], bias: Float[Array, " m"], relu: bool = False
+) -> Float[Array, "n m"]:
+    r"""`matmul` plus a bias, through a ReLU if asked for, in one pass where a kernel can.
+
+    Args:
+      a: (n, k).
+      b: (k, m).
+      bias: (m,).
+      relu: whether what is below 0 becomes 0; NaN stays NaN.
+
+    Returns:
+      (n, m), in the dtype that the sum was taken in.
+
+    Raises:
+      TypeError: the shapes do not fit, as `jax.lax.dot_general` says it.
+
+    Source: courses.md rows 0-3 and 1-8.
+
+    >>> matmul_bias(jnp.ones((1, 2)), jnp.ones((2, 1)), -jnp.ones(1))
+    Array([[1.]], dtype=float64)
+    """
+    return _products.product_bias(a, b, bias, relu=relu)
+
+
 def matmul_tn(a: Float[Array, "k n"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
     r"""The product $a^\top b$.
 

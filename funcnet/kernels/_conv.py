@@ -26,7 +26,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
 from funcnet.kernels import _native
-from funcnet.kernels._lowering import make_primitive, wide_dtype
+from funcnet.kernels._lowering import make_composite, make_primitive, promoted, wide_dtype
 from funcnet.kernels._products import xla_product
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -261,24 +261,19 @@ input_gradient_p = make_primitive(
 )
 
 
-def _bind(primitive: Primitive, a: Array, b: Array, **params: Any) -> Array:
-    dtype = jnp.promote_types(a.dtype, b.dtype)
-    return primitive.bind(a.astype(dtype), b.astype(dtype), **params)
-
-
 def conv(x: Array, w: Array, *, stride: Pair, pads: Pads) -> Array:
     """See `kernels.conv`."""
-    return _bind(conv_p, x, w, stride=stride, pads=pads)
+    return conv_p.bind(*promoted(x, w), stride=stride, pads=pads)
 
 
 def kernel_gradient(x: Array, dy: Array, *, size: Pair, stride: Pair, pads: Pads) -> Array:
     """See `kernels.conv_kernel_gradient`."""
-    return _bind(kernel_gradient_p, x, dy, size=size, stride=stride, pads=pads)
+    return kernel_gradient_p.bind(*promoted(x, dy), size=size, stride=stride, pads=pads)
 
 
 def input_gradient(dy: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads) -> Array:
     """See `kernels.conv_input_gradient`."""
-    return _bind(input_gradient_p, dy, w, size=size, stride=stride, pads=pads)
+    return input_gradient_p.bind(*promoted(dy, w), size=size, stride=stride, pads=pads)
 
 
 # Each map differentiates into the other two. The operand that is sought is known by its shape
@@ -362,8 +357,6 @@ for _p, _xla in (
 
 
 # A convolution with bias and ReLU in the same pass -----------------------------------------
-#
-# It differentiates as what it is made of.
 
 
 def biased(x: Array, w: Array, b: Array, *, stride: Pair, pads: Pads, relu: bool) -> Array:
@@ -378,24 +371,11 @@ def _cpu_biased(x: Array, w: Array, b: Array, *, stride: Pair, pads: Pads, relu:
     return biased(x, w, b, stride=stride, pads=pads, relu=relu)
 
 
-conv_bias_p = make_primitive("funcnet_conv_bias", biased, _cpu_biased)
-
-
-def _biased_jvp(primals: Any, tangents: Any, **params: Any) -> tuple[Array, Array]:
-    tangents = tuple(map(ad.instantiate_zeros, tangents))
-    return jax.jvp(functools.partial(biased, **params), primals, tangents)
-
-
-def _biased_batch(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
-    return jax.vmap(functools.partial(biased, **params), axes)(*operands), 0
-
-
-ad.primitive_jvps[conv_bias_p] = _biased_jvp
-batching.primitive_batchers[conv_bias_p] = _biased_batch
+conv_bias_p = make_composite("funcnet_conv_bias", biased, _cpu_biased)
 
 
 def conv_bias(x: Array, w: Array, b: Array, *, stride: Pair, pads: Pads, relu: bool) -> Array:
     """See `kernels.conv_bias`."""
-    dtype = jnp.promote_types(x.dtype, w.dtype)
-    operands = x.astype(dtype), w.astype(dtype), b.astype(wide_dtype(dtype))
-    return conv_bias_p.bind(*operands, stride=stride, pads=pads, relu=relu)
+    x, w = promoted(x, w)
+    b = b.astype(wide_dtype(x.dtype))
+    return conv_bias_p.bind(x, w, b, stride=stride, pads=pads, relu=relu)

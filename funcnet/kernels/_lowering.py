@@ -18,6 +18,12 @@ def wide_dtype(dtype: Any) -> Any:
     return jnp.dtype(jnp.float64) if dtype == jnp.float64 else jnp.dtype(jnp.float32)
 
 
+def promoted(a: Array, b: Array) -> tuple[Array, Array]:
+    """Both in their common dtype, as a primitive wants them."""
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    return a.astype(dtype), b.astype(dtype)
+
+
 def make_primitive(name: str, xla: Callable[..., Array], cpu: Callable[..., Array]) -> Primitive:
     """A primitive of arrays of one dtype that is lowered to `cpu` on a CPU, else to `xla`.
 
@@ -46,6 +52,24 @@ def make_primitive(name: str, xla: Callable[..., Array], cpu: Callable[..., Arra
     primitive.def_abstract_eval(aval)
     mlir.register_lowering(primitive, mlir.lower_fun(xla, multiple_results=False))
     mlir.register_lowering(primitive, lowered_on_cpu, platform="cpu")
+    return primitive
+
+
+def make_composite(
+    name: str, definition: Callable[..., Array], cpu: Callable[..., Array]
+) -> Primitive:
+    """A primitive that differentiates and batches as its definition, what it is made of, does."""
+    primitive = make_primitive(name, definition, cpu)
+
+    def jvp(primals: Any, tangents: Any, **params: Any) -> tuple[Array, Array]:
+        tangents = tuple(map(ad.instantiate_zeros, tangents))
+        return jax.jvp(functools.partial(definition, **params), primals, tangents)
+
+    def batch(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
+        return jax.vmap(functools.partial(definition, **params), axes)(*operands), 0
+
+    ad.primitive_jvps[primitive] = jvp
+    batching.primitive_batchers[primitive] = batch
     return primitive
 
 

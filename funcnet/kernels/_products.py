@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.interpreters import ad, batching
 
 from funcnet.kernels import _native
-from funcnet.kernels._lowering import make_primitive, wide_dtype
+from funcnet.kernels._lowering import make_composite, make_primitive, promoted, wide_dtype
 
 AXES = {"nn": (1, 0), "tn": (0, 0), "nt": (1, 1)}  # what is summed over, of a and of b
 
@@ -29,10 +29,15 @@ def xla_product(a: Array, b: Array, *, form: str) -> Array:
 
 def cpu_product(a: Array, b: Array, *, form: str) -> Array:
     """The faster way on a CPU."""
-    native = _native.status().package
-    if native is None or a.dtype != jnp.float32 or not (a.size and b.size):
+    native = _native_for(a, b)
+    if native is None:
         return xla_product(a, b, form=form)
     return native.matmul(a, b, transpose_a=form == "tn", transpose_b=form == "nt")
+
+
+def _native_for(a: Array, b: Array) -> Any:
+    """The native package, where it is in use and takes these matrices; else None."""
+    return _native.status().package if a.dtype == jnp.float32 and a.size and b.size else None
 
 
 product_p = make_primitive("funcnet_product", xla_product, cpu_product)
@@ -40,8 +45,7 @@ product_p = make_primitive("funcnet_product", xla_product, cpu_product)
 
 def product(a: Array, b: Array, form: str) -> Array:
     """The product of two matrices of any floating dtypes, as wide as its sum."""
-    dtype = jnp.promote_types(a.dtype, b.dtype)
-    return product_p.bind(a.astype(dtype), b.astype(dtype), form=form)
+    return product_p.bind(*promoted(a, b), form=form)
 
 
 # The cotangents of a and of b: each form differentiates into the other two.
@@ -67,3 +71,24 @@ def _batched(operands: Any, axes: Any, *, form: str) -> tuple[Array, int]:
 
 
 batching.primitive_batchers[product_p] = _batched
+
+
+def biased(a: Array, b: Array, bias: Array, *, relu: bool) -> Array:
+    """A b plus a bias, through a ReLU; in the dtype of the sum, which is the bias's."""
+    y = product(a, b, "nn") + bias[None]
+    return jnp.maximum(y, jnp.zeros((), y.dtype)) if relu else y
+
+
+def _cpu_biased(a: Array, b: Array, bias: Array, *, relu: bool) -> Array:
+    if native := _native_for(a, b):
+        return native.matmul(a, b, bias=bias, relu=relu)
+    return biased(a, b, bias, relu=relu)
+
+
+product_bias_p = make_composite("funcnet_product_bias", biased, _cpu_biased)
+
+
+def product_bias(a: Array, b: Array, bias: Array, *, relu: bool) -> Array:
+    """See `kernels.matmul_bias`."""
+    a, b = promoted(a, b)
+    return product_bias_p.bind(a, b, bias.astype(wide_dtype(a.dtype)), relu=relu)

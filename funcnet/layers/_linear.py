@@ -48,9 +48,8 @@ def _affine(params, x):
     return affine_sum(params, rows).astype(dtype)
 
 
-def affine_sum(params, rows):
-    y = kernels.matmul(rows, params.w)
-    return y + params.b.astype(y.dtype)[None]
+def affine_sum(params, rows, relu=False):
+    return kernels.matmul_bias(rows, params.w, params.b, relu)
 
 
 def affine_arguments(function, params, x):
@@ -169,7 +168,7 @@ def affine_relu(params: AffineParams, x: Float[Array, n * features]) -> Float[Ar
 
 def _affine_relu(params, x):
     params, rows, dtype = affine_arguments("affine_relu", params, x)
-    return _positive(affine_sum(params, rows)).astype(dtype)
+    return affine_sum(params, rows, relu=True).astype(dtype)
 
 
 def _positive(z):
