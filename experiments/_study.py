@@ -3,7 +3,8 @@
 A study is a module with a docstring (question, command, what it takes, what was measured), a frozen
 dataclass of options, `measure(options) -> Iterator[Record]` and `draw(records, folder)`; its last
 line is `_study.main(...)`. Records go to `experiments/records/NAME.jsonl`, a line each as soon as
-it is measured; figures to `experiments/figures/`. With `--smoke` both go to a temporary folder.
+it is measured; figures to `experiments/figures/`. With `--smoke` both go to a temporary folder,
+unless one is named.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Options:
     """What every study can be asked."""
 
     smoke: bool = False
-    """Run in seconds on synthetic data, and keep nothing."""
+    """Run in seconds on synthetic data, and keep nothing but in a folder that is named."""
     draw: bool = False
     """Measure nothing: draw figures and tables again from the records."""
     folder: Path = HERE
@@ -61,10 +62,22 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds = self.compile_seconds = 0.0
+        self._began = time.perf_counter()
+        self._spans: list[tuple[float, float]] = []
 
-    def _listen(self, event: str, duration: float, **_: Any) -> None:
+    def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
         if event in self._EVENTS:
-            self.compile_seconds += duration
+            end = time.perf_counter()
+            self._spans.append((end - duration_secs, end))
+
+    def _stop(self) -> None:
+        end = time.perf_counter()
+        self.seconds = end - self._began
+        done = self._began
+        for start, stop in sorted(self._spans):  # what is traced within a trace counts once
+            start, stop = max(start, done), min(stop, end)
+            self.compile_seconds += max(stop - start, 0.0)
+            done = max(done, stop)
 
     def record(self, config: dict[str, Any], result: dict[str, Any]) -> Record:
         """The record of what was done under this watch."""
@@ -76,11 +89,10 @@ def timed() -> Iterator[Stopwatch]:
     """Times its block; what the block starts on a device it has to wait for itself."""
     watch = Stopwatch()
     jax.monitoring.register_event_duration_secs_listener(watch._listen)
-    began = time.perf_counter()
     try:
         yield watch
     finally:
-        watch.seconds = time.perf_counter() - began
+        watch._stop()
         jax.monitoring.unregister_event_duration_listener(watch._listen)
 
 
@@ -103,8 +115,15 @@ def mean_and_spread(values: Sequence[float]) -> str:
 
 
 def read(path: Path) -> Rows:
-    """The records of a file, without those of another configuration of the same study."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The last record of each configuration in a file, in the order of the configurations."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = {json.dumps(row["config"], sort_keys=True): row for row in map(json.loads, lines)}
+    return list(rows.values())
+
+
+def matching(rows: Rows, **config: Any) -> Rows:
+    """The records whose configuration has these values."""
+    return [row for row in rows if all(row["config"].get(name) == v for name, v in config.items())]
 
 
 def main(
@@ -119,7 +138,7 @@ def main(
     import tyro
 
     options = tyro.cli(options_type, description=document, args=arguments)
-    if options.smoke:
+    if options.smoke and options.folder == HERE:
         with tempfile.TemporaryDirectory() as folder:
             _run(name, dataclasses.replace(options, folder=Path(folder)), measure, draw)
     else:
@@ -137,9 +156,24 @@ def _run(name: str, options: Options, measure: Any, draw: Any) -> None:
             row = {"study": name, **record._asdict(), **provenance}
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, default=_jsonable, allow_nan=True) + "\n")
+            print(f"{name}: {_line(record.config)}: {_line(record.result)}", flush=True)
     if not path.exists():
         sys.exit(f"{name}: there are no records in {path}; run the study without --draw first.")
     draw(read(path), figures)
+
+
+def _line(values: dict[str, Any]) -> str:
+    """The numbers, words and short lists of a record."""
+
+    def words(value: Any) -> str:
+        if isinstance(value, float | np.floating):
+            return f"{value:.6g}"
+        if isinstance(value, list | tuple):
+            return f"[{' '.join(map(words, value))}]"
+        return str(value)
+
+    said = {name: words(value) for name, value in values.items()}
+    return ", ".join(f"{name} {text}" for name, text in said.items() if len(text) <= 100)
 
 
 def _provenance() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     python -m experiments.memory
 
-Compiles train steps of two nets at several batch sizes and depths (a minute; nothing is run) and
+Compiles train steps of two nets at several batch sizes and depths (a minute; no step is run) and
 prints what XLA sets aside for each beside parameters and batch: with funcnet's rules, with autodiff
 of the same functions, with every block recomputed in the backward pass (`nets.remat`), and computed
 in bfloat16.
@@ -12,16 +12,29 @@ Source: courses.md row 2-8 (the deep nets that are trained here).
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from experiments import _study
 from funcnet import checks, nets, optimizers, train
 
 HEADER = ("net", "batch", "rules", "autodiff", "ratio", "remat", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(_study.Options):
+    """The sizes of what is compiled."""
+
+    depths: tuple[int, ...] = (2, 8)
+    """Numbers of blocks."""
+    batches: tuple[int, ...] = (100, 400)
+    """Rows in a batch."""
 
 
 def convolutions(
@@ -61,36 +74,40 @@ def step_bytes(net: nets.Net, batch: int, plain: bool = False, compute_dtype: An
     images = jax.ShapeDtypeStruct((batch, 32, 32, 3), jnp.float32)
     labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
     compiled = jax.jit(step, donate_argnums=0).lower(state, (images, labels)).compile()
-    return int(compiled.memory_analysis().temp_size_in_bytes)
+    analysis: Any = compiled.memory_analysis()
+    return int(analysis.temp_size_in_bytes)
 
 
-def rows(depths: Sequence[int], batches: Sequence[int]) -> list[tuple[str, ...]]:
-    """The table, a row for each net and batch."""
+def measure(options: Options) -> Iterator[_study.Record]:
+    """A record for each net, depth and batch."""
+    depths, batches = ((1,), (10,)) if options.smoke else (options.depths, options.batches)
+    for name, make in NETS.items():
+        for depth, batch in itertools.product(depths, batches):
+            with _study.timed() as watch:
+                result = {
+                    "rules": step_bytes(make(depth), batch),
+                    "autodiff": step_bytes(make(depth), batch, plain=True),
+                    "remat": step_bytes(make(depth, nets.remat), batch),
+                    "bfloat16": step_bytes(make(depth), batch, compute_dtype=jnp.bfloat16),
+                }
+            yield watch.record({"net": name, "depth": depth, "batch": batch}, result)
+
+
+def draw(rows: _study.Rows, folder: Path) -> None:
+    """Prints the table as Markdown; there is no figure."""
+    del folder
     table = []
-    for name, make in (("conv - relu", convolutions), ("affine - batch norm - relu", dense)):
-        for depth in depths:
-            for batch in batches:
-                ours = step_bytes(make(depth), batch)
-                plain = step_bytes(make(depth), batch, plain=True)
-                remat = step_bytes(make(depth, nets.remat), batch)
-                low = step_bytes(make(depth), batch, compute_dtype=jnp.bfloat16)
-                sizes = [f"{size / 1e6:.1f} MB" for size in (ours, plain, remat, low)]
-                sizes.insert(2, f"{ours / plain:.2f}")
-                table.append((f"{name}, {depth} deep", str(batch), *sizes))
-    return table
+    for row in rows:
+        config, sizes = row["config"], row["result"]
+        words = {name: f"{size / 1e6:.1f} MB" for name, size in sizes.items()}
+        words["net"], words["batch"] = f"{config['net']}, {config['depth']} deep", config["batch"]
+        words["ratio"] = f"{sizes['rules'] / sizes['autodiff']:.2f}"
+        table.append(tuple(str(words[name]) for name in HEADER))
+    for line in (HEADER, ("---",) * len(HEADER), *table):
+        print("| " + " | ".join(line) + " |")
 
 
-def main() -> None:
-    """Prints the table as Markdown."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--depths", type=int, nargs="+", default=[2, 8])
-    parser.add_argument("--batches", type=int, nargs="+", default=[100, 400])
-    options = parser.parse_args()
-    for row in (HEADER, ("---",) * len(HEADER), *rows(options.depths, options.batches)):
-        print("| " + " | ".join(row) + " |", flush=True)
-
+NETS = {"conv - relu": convolutions, "affine - batch norm - relu": dense}
 
 if __name__ == "__main__":
-    main()
+    _study.main("memory", __doc__, Options, measure, draw)
