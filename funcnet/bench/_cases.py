@@ -219,6 +219,11 @@ def _convnet(size: int, *channels: int) -> tuple[tuple[Any, ...], ...]:
     return (*layers, ("affine", 10))
 
 
+def _modern(channels: int, pool: bool = True) -> tuple[tuple[Any, ...], ...]:
+    """Convolution, pool, batch norm and ReLU, in the order of the speed-run nets."""
+    return ("conv", channels, 3), *(("max_pool",),) * pool, ("batch_norm",), ("relu",)
+
+
 STEPS: dict[str, Step] = {
     step.name: step
     for step in (
@@ -261,6 +266,21 @@ STEPS: dict[str, Step] = {
             (32, 32, 3),
             "momentum",
             1e-3,
+        ),
+        Step(
+            "modern_convnet",
+            "conv3×3 32, 64-pool, 128-pool, 128-pool, 256, each batch norm and relu, affine 10",
+            (
+                *_modern(32, pool=False),
+                *_modern(64),
+                *_modern(128),
+                *_modern(128),
+                *_modern(256, pool=False),
+                ("affine", 10),
+            ),
+            (32, 32, 3),
+            "momentum",
+            1e-2,
         ),
     )
 }
