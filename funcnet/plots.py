@@ -1,4 +1,4 @@
-"""Figures of runs and of weights; every number drawn comes from the history or the files of a run.
+"""Figures of runs, sweeps and weights; every number drawn comes from what a run left.
 
 Figures are matplotlib's own objects: no global state, no window, any backend. matplotlib is an
 extra: `pip install "funcnet[run]"`.
@@ -19,7 +19,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["compare", "curves", "load_run", "style", "weight_grid"]
+    from funcnet.sweep import Result
+
+__all__ = ["compare", "curves", "load_run", "style", "sweep", "weight_grid"]
 
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart.
 _BLUE, _ORANGE, _GREEN, _RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -321,7 +323,117 @@ def _images(w: np.ndarray, image_shape: tuple[int, int, int] | None) -> np.ndarr
     return np.moveaxis(w, -1, 0)
 
 
+@style()
+def sweep(result: Result, path: PathLike | None = None, title: str = "") -> Figure:
+    r"""Draws a sweep: every member's validation accuracy by epoch, and the best by its values.
+
+    The left panel has a line a member, the best one in colour. With one hyper-parameter the right
+    panel has a point a member, and the line through the means over the seeds; with two it is the
+    plane of both, the mean over the seeds in colour; with more there is a panel each. Columns of
+    positive values that span more than a factor of 10 are drawn on logarithmic axes. A cross marks
+    members, and in the plane rows of values, that stopped because they were not finite.
+
+    Args:
+      result: what `sweep.run` returned, with a validation split.
+      path: where to save the figure; None to save nothing.
+      title: a line above the panels.
+
+    Returns:
+      The figure; with two hyper-parameters its last axes are the colours'.
+
+    Raises:
+      ImportError: matplotlib is not installed.
+      ValueError: there is no validation accuracy.
+
+    Source: courses.md rows 0-19, 1-25 and 2-20.
+
+    >>> from funcnet import data, nets, optimizers, plots, sweep
+    >>> dataset = data.synthetic(sizes=(200, 50, 50), classes=3)
+    >>> def make(learning_rate):
+    ...     return sweep.Trial(nets.softmax_classifier(3), optimizers.sgd(learning_rate))
+    >>> rates = {"learning_rate": [1e-3, 1e-1]}
+    >>> figure = plots.sweep(sweep.run(make, dataset, rates, epochs=1, how="loop"))
+    >>> [axes.get_xlabel() for axes in figure.axes]
+    ['epoch', 'learning rate']
+    """
+    accuracies, best = 100 * result.val_accuracy, 100 * result.best_val_accuracy
+    if not np.isfinite(best).any():
+        raise ValueError("sweep: no member has a validation accuracy, expected a validation split.")
+    columns = {
+        name.replace("_", " "): column
+        for name, column in result.values.items()
+        if len(set(column.tolist())) > 1
+    }
+    panels = 1 if len(columns) == 2 else len(columns)
+    figure, (left, *right) = _panels(1 + panels, (5.5 * (1 + panels), 4.5), title)
+    winner = int(np.nanargmax(best))
+    for index in [*(i for i in range(len(best)) if i != winner), winner]:
+        own: dict[str, Any] = {"color": "0.5", "alpha": 0.5, "lw": 1.0}
+        if index == winner:
+            own = {"color": _RED, "label": f"the best: {best[winner]:.1f} %"}
+        left.plot(np.arange(accuracies.shape[1]), accuracies[index], **own)
+    _finish_epochs(left, "validation accuracy of each member")
+    left.legend()
+    if len(columns) == 2:
+        _draw_plane(right[0], columns, best, result.stopped_at > 0)
+    else:
+        for axes, (name, column) in zip(right, columns.items(), strict=True):
+            _draw_column(axes, name, column, best, result.stopped_at > 0, line=panels == 1)
+    return _saved(figure, path)
+
+
 # --- Parts of a figure
+
+
+def _draw_column(
+    axes: Axes, name: str, column: np.ndarray, best: np.ndarray, stopped: np.ndarray, line: bool
+) -> None:
+    """Draws each member's best accuracy over one of its values, with a line through the means."""
+    axes.plot(column[~stopped], best[~stopped], "o", color=_BLUE, alpha=0.6, ms=6)
+    if line:
+        values, means = _means(column[:, None], best)
+        axes.plot(values[:, 0], means, color=_BLUE, label="mean over the seeds")
+    if stopped.any():
+        axes.plot(
+            column[stopped], best[stopped], "x", color=_ORANGE, ms=8, mew=2, label="not finite"
+        )
+    if line or stopped.any():
+        axes.legend()
+    _scale(axes, "x", name, column)
+    axes.set_ylabel("best validation accuracy (%)")
+    axes.set_title(f"by {name}")
+
+
+def _draw_plane(
+    axes: Axes, columns: Mapping[str, np.ndarray], best: np.ndarray, stopped: np.ndarray
+) -> None:
+    """Draws the mean of the best accuracies over the plane of two values."""
+    (x_name, x), (y_name, y) = columns.items()
+    points, means = _means(np.stack([x, y], 1), best)
+    lost, _ = _means(np.stack([x[stopped], y[stopped]], 1), best[stopped])
+    drawn = axes.scatter(points[:, 0], points[:, 1], c=means, s=140, cmap="viridis", zorder=2)
+    axes.scatter(
+        lost[:, 0], lost[:, 1], marker="x", color=_ORANGE, s=60, label="not finite", zorder=3
+    )
+    if len(lost):
+        axes.legend()
+    _scale(axes, "x", x_name, x)
+    _scale(axes, "y", y_name, y)
+    axes.set_title("best validation accuracy")
+    axes.figure.colorbar(drawn, ax=axes, label="best validation accuracy (%)")
+
+
+def _means(points: np.ndarray, best: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each point once, and the mean of what was measured there."""
+    each, where = np.unique(points, axis=0, return_inverse=True)
+    return each, np.bincount(where, best, len(each)) / np.bincount(where, minlength=len(each))
+
+
+def _scale(axes: Axes, which: Literal["x", "y"], name: str, column: np.ndarray) -> None:
+    """Names an axis; logarithmic where its values are of several magnitudes."""
+    axes.set(**{f"{which}label": name})
+    if column.min() > 0 and column.max() > 10 * column.min():
+        axes.set(**{f"{which}scale": "log"})
 
 
 def _run(history: Rows | PathLike, losses: ArrayLike | None) -> tuple[Rows, np.ndarray | None]:

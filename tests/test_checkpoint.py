@@ -1,4 +1,4 @@
-"""Parameters in files: what goes round, and what is refused."""
+"""Parameters in files of both kinds: what goes round, and what is refused."""
 
 import io
 import os
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from funcnet import checkpoint, nets
 from funcnet.augment import Preprocessing
@@ -16,13 +17,16 @@ from funcnet.augment import Preprocessing
 CheckpointError = checkpoint.CheckpointError
 
 
-@pytest.fixture
-def saved(tmp_path):
+SUFFIXES = ["npz", "safetensors"]
+
+
+@pytest.fixture(params=SUFFIXES)
+def saved(tmp_path, request):
     """A net with every kind of leaf, its file, and the net's own template."""
     net = nets.fully_connected_net([5], classes=3, norm="batch")
     params, state = net.init(jax.random.key(0), (4,))
     preprocessing = Preprocessing(np.full((1,), 3.5), np.full((1,), 0.25))
-    path = tmp_path / "best.npz"
+    path = tmp_path / f"best.{request.param}"
     checkpoint.save_params(path, params, state, preprocessing)
     return path, params, state, preprocessing
 
@@ -38,14 +42,15 @@ def test_round_trip(saved):
 
 def test_names_are_paths_and_numpy_reads_them(saved):
     path, params, *_ = saved
-    with np.load(path) as arrays:
-        assert sorted(arrays) == [
-            *("affine1.b", "affine1.w", "affine2.b", "affine2.w"),
-            *("batch_norm1.beta", "batch_norm1.gamma"),
-            *("preprocessing.mean", "preprocessing.scale"),
-            *("state.batch_norm1.mean", "state.batch_norm1.var"),
-        ]
-        np.testing.assert_array_equal(arrays["affine1.w"], params["affine1"].w)
+    read = safetensors.numpy.load_file if path.suffix == ".safetensors" else np.load
+    arrays = dict(read(path))
+    assert sorted(arrays) == [
+        *("affine1.b", "affine1.w", "affine2.b", "affine2.w"),
+        *("batch_norm1.beta", "batch_norm1.gamma"),
+        *("preprocessing.mean", "preprocessing.scale"),
+        *("state.batch_norm1.mean", "state.batch_norm1.var"),
+    ]
+    np.testing.assert_array_equal(arrays["affine1.w"], params["affine1"].w)
 
 
 def test_a_template_of_shapes_is_enough(saved):
@@ -55,45 +60,78 @@ def test_a_template_of_shapes_is_enough(saved):
     chex.assert_trees_all_equal(loaded[:2], (params, state))
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64, jnp.int8])
-def test_dtypes_go_round(tmp_path, dtype):
+def test_dtypes_go_round(tmp_path, dtype, suffix):
+    path = tmp_path / f"p.{suffix}"
     params = {"w": jnp.arange(6).reshape(2, 3).astype(dtype), "s": jnp.asarray(2, dtype)}
-    checkpoint.save_params(tmp_path / "p.npz", params)
-    loaded = checkpoint.load_params(tmp_path / "p.npz", params)
+    checkpoint.save_params(path, params)
+    loaded = checkpoint.load_params(path, params)
     chex.assert_trees_all_equal(loaded.params, params, strict=True)
     assert loaded.preprocessing is None
     assert loaded.state == ()
 
 
-def test_trees_of_any_kind_go_round(tmp_path):
-    params = [jnp.zeros((0, 3)), {"file": jnp.ones(1), "path": (jnp.ones(2), None)}]
-    checkpoint.save_params(tmp_path / "p.npz", params)
-    chex.assert_trees_all_equal(checkpoint.load_params(tmp_path / "p.npz", params).params, params)
-    checkpoint.save_params(tmp_path / "p.npz", jnp.ones(2))
-    assert checkpoint.load_params(tmp_path / "p.npz", jnp.zeros(2)).params.sum() == 2
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_trees_of_any_kind_go_round(tmp_path, suffix):
+    path = tmp_path / f"p.{suffix}"
+    params = [jnp.zeros((0, 3)), {"file": jnp.ones(1), "path": (jnp.ones(2).T, None)}]
+    checkpoint.save_params(path, params)
+    chex.assert_trees_all_equal(checkpoint.load_params(path, params).params, params)
+    checkpoint.save_params(path, jnp.ones(2))
+    assert checkpoint.load_params(path, jnp.zeros(2)).params.sum() == 2
+
+
+def test_the_same_numbers_make_the_same_bytes(saved, tmp_path):
+    path, *trees = saved
+    checkpoint.save_params(tmp_path / f"again{path.suffix}", *trees)
+    assert (tmp_path / f"again{path.suffix}").read_bytes() == path.read_bytes()
+
+
+def test_other_suffixes_are_refused(tmp_path):
+    for call in (checkpoint.save_params, checkpoint.load_params):
+        with pytest.raises(ValueError, match=r"best\.pkl, expected one in \.npz or \.safetensors"):
+            call(tmp_path / "best.pkl", {"w": np.zeros(2)})
+
+
+def test_safetensors_of_others_need_no_checksum(tmp_path):
+    path, params = tmp_path / "p.safetensors", {"affine1.w": np.ones((2, 3), np.float32)}
+    safetensors.numpy.save_file(params, path)
+    template = {"affine1": {"w": jax.ShapeDtypeStruct((2, 3), jnp.float32)}}
+    assert checkpoint.load_params(path, template).params["affine1"]["w"].sum() == 6
+    checkpoint.save_params(path, template | {"affine1": {"w": params["affine1.w"]}})
+    np.testing.assert_array_equal(safetensors.numpy.load_file(path)["affine1.w"], 1.0)
 
 
 MISMATCHES = {
-    "a leaf more": (lambda p: p | {"affine3": p["affine1"]}, "no affine3.b, affine3.w"),
-    "a leaf less": (lambda p: {k: p[k] for k in list(p)[1:]}, "has affine1.b, affine1.w"),
-    "another name": (lambda p: {f"{k}x": v for k, v in p.items()}, "no affine1x.b.* and 2 more"),
-    "another structure": (lambda p: list(p.values()), "no 0.b.*has affine1.b"),
+    "a leaf more": (
+        lambda p: p | {"affine3": p["affine1"]},
+        r"affine3\.w: nothing in the file, \(4, 5\) float32 expected",
+    ),
+    "a leaf less": (
+        lambda p: {k: p[k] for k in list(p)[1:]},
+        r"affine1\.w: \(4, 5\) float32 in the file, nothing expected",
+    ),
+    "another name": (lambda p: {f"{k}x": v for k, v in p.items()}, r"affine1x\.w.* and 4 more"),
+    "another structure": (lambda p: list(p.values()), r"0\.w: nothing.*affine1\.b: \(5,\)"),
     "another shape": (
         lambda p: p | {"affine1": p["affine1"]._replace(w=jnp.zeros((5, 4), jnp.float32))},
-        r"affine1\.w has shape \(4, 5\) and dtype float32, expected \(5, 4\)",
+        r"affine1\.w: \(4, 5\) float32 in the file, \(5, 4\) float32 expected",
     ),
     "a scalar": (
         lambda p: p | {"affine1": p["affine1"]._replace(b=jnp.zeros((), jnp.float32))},
-        r"affine1\.b has shape \(5,\)",
+        r"affine1\.b: \(5,\) float32 in the file, \(\) float32",
     ),
     "another rank": (
         lambda p: p | {"affine1": p["affine1"]._replace(b=jnp.zeros((1, 5), jnp.float32))},
-        r"expected \(1, 5\)",
+        r"\(1, 5\) float32 expected",
     ),
-    "float64": (lambda p: jax.tree.map(lambda a: a.astype(jnp.float64), p), "expected .*float64"),
-    "bfloat16": (lambda p: jax.tree.map(lambda a: a.astype(jnp.bfloat16), p), "bfloat16"),
-    "int32": (lambda p: jax.tree.map(lambda a: a.astype(jnp.int32), p), "int32"),
-}
+    "float64": (
+        lambda p: jax.tree.map(lambda a: a.astype(jnp.float64), p), "float64 expected"
+    ),
+    "bfloat16": (lambda p: jax.tree.map(lambda a: a.astype(jnp.bfloat16), p), "bfloat16 exp"),
+    "int32": (lambda p: jax.tree.map(lambda a: a.astype(jnp.int32), p), "int32 expected"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("change", "said"), MISMATCHES.values(), ids=MISMATCHES)
@@ -106,7 +144,7 @@ def test_another_nets_parameters_are_refused(saved, change, said):
 
 def test_another_state_is_refused(saved):
     path, params, _, _ = saved
-    with pytest.raises(CheckpointError, match=r"state\.batch_norm1\.mean.*not expected"):
+    with pytest.raises(CheckpointError, match=r"state\.batch_norm1\.mean: .*nothing expected"):
         checkpoint.load_params(path, params)
 
 
@@ -145,23 +183,26 @@ class Shout:
 
 
 HOSTILE = {
-    "a pickle": ({"w.npy": _npy(np.array([Shout()], object), allow_pickle=True)}, "dtype object"),
+    "a pickle": (
+        {"w.npy": _npy(np.array([Shout()], object), allow_pickle=True)},
+        "object of shape",
+    ),
     "no array": ({"w.npy": b"\x80\x04K\x01."}, "w is no array"),
     "an empty one": ({"w.npy": b""}, "w is no array"),
     "version 2": ({"w.npy": _npy(np.zeros(2), version=(2, 0))}, "not 1.0"),
     "too short": ({"w.npy": _npy(np.zeros(2))[:-1]}, "15 bytes, expected 16"),
     "too long": ({"w.npy": _npy(np.zeros(2)) + b"!"}, "17 bytes, expected 16"),
     "a large claim": (
-        {"w.npy": _npy(np.zeros(2)).replace(b"(2,), }       ", b"(2000000,), }")},
-        r"\(2000000,\)",
+        {"w.npy": _npy(np.zeros(2)).replace(b"(2,), }       ", b"(2000000,), } ")},
+        "16 bytes, expected 16000000",
     ),
     "other statistics": (
         {"w.npy": _npy(np.zeros(2)), "preprocessing.median.npy": _npy(np.zeros(2))},
-        "no preprocessing.mean",
+        "holds preprocessing.median, expected preprocessing.mean and preprocessing.scale",
     ),
     "statistics in words": (
         {"w.npy": _npy(np.zeros(2)), "preprocessing.mean.npy": _npy(np.array(["a"]))},
-        "preprocessing.mean is <U1",
+        "preprocessing.mean is no array: <U1",
     ),
 }
 

@@ -23,11 +23,14 @@ from rich.console import Console
 
 import funcnet
 from funcnet import checkpoint, cli, data, nets, plots, train
-from funcnet.cli import _train_command
+from funcnet.cli import _train_command, _train_folder
 from funcnet.cli import _train_options as settings
 from funcnet.cli._train_report import Report
 
-FILES = {"config.json", "history.jsonl", "best.npz", "losses.npy", "curves.png", "result.json"}
+FILES = {
+    *("config.json", "history.jsonl", "best.npz", "losses.npy", "curves.png", "result.json"),
+    "checkpoints",
+}
 # The smallest run that is one: a second, most of it compiling.
 QUICK = ["train", "--hidden", "20", "--norm", "none", "--epochs", "2"]
 
@@ -123,7 +126,7 @@ def test_the_configuration_is_complete_and_goes_round(default_run):
     stored = config["options"]
     for name, group in options._asdict().items():
         assert json.loads(json.dumps(dataclasses.asdict(group))) == stored[name]
-    assert settings.resolved(options) == options
+    assert settings.resolved(options) == options == settings.from_config(stored)
     assert config["versions"]["funcnet"] == funcnet.__version__
     assert config["versions"]["jax"] == jax.__version__
     assert {"python", "jaxlib", "optax", "numpy"} <= set(config["versions"])
@@ -230,12 +233,15 @@ def test_a_loss_that_is_not_finite_ends_it(here, capsys):
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
     said = (
-        r"funcnet train: error: the (?:loss is nan|gradient is not finite) at step (\d+) \(epoch 1"
+        r"funcnet train: error: the (?:loss is nan|gradient is not finite) at step (\d+) "
+        r"\(epoch 1\) and at the 2 after it: it starts in .*affine\d.* "
+        r"\(\d+ of \d+ not finite\)\. What it has"
     )
     step = int(re.match(said, line)[1])
-    assert {path.name for path in (here / "run").iterdir()} == FILES
+    # What diverges so soon has not been saved.
+    assert {path.name for path in (here / "run").iterdir()} == FILES - {"checkpoints"}
     history, losses = plots.load_run("run")
-    assert len(losses) == step
+    assert len(losses) == step + 2
     assert history["epoch"] == [0]
     result = json.loads((here / "run/result.json").read_text(), parse_constant=pytest.fail)
     assert f"at step {step}" in result["stopped"]
@@ -263,6 +269,7 @@ def test_ctrl_c_ends_it_with_what_it_has(here):
     assert process.returncode == 130, err
     assert err == ""
     assert "Interrupted after step" in out
+    assert "goes on by: funcnet train --resume --out run" in out
     assert {path.name for path in (here / "run").iterdir()} == FILES
     result = json.loads((here / "run/result.json").read_text())
     assert result["stopped"] == "interrupted"
@@ -304,9 +311,11 @@ def test_a_full_disk_ends_it_in_one_line(here, capsys, monkeypatch):
 def test_default_folders_of_one_second_differ(here, monkeypatch):
     monkeypatch.setattr(time, "strftime", lambda *_: "now")
     options = _parsed("funcnet train")
-    names = [_train_command._claimed(None, options).name for _ in range(3)]
+    with contextlib.ExitStack() as stack:
+        names = [_train_folder.claimed(None, options, stack).name for _ in range(3)]
     stem = "digits-fully_connected-now"
     assert names == [stem, f"{stem}-2", f"{stem}-3"]
+    assert list((here / "runs").iterdir()) == []  # nothing was written into them
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(here, monkeypatch):
@@ -333,7 +342,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(here, monkeypatch):
 # --- What it refuses
 
 WRONG = {
-    "no command": ([], r"expected one of \{train, check, bench, info\}"),
+    "no command": ([], r"expected one of \{train, (sweep, )?check, bench, info\}"),
     "unknown command": (["trian"], "trian"),
     "unknown option": (["train", "--epohcs", "3"], "options: --epohcs, 3; perhaps --epochs?"),
     "stray word": (["train", "digits"], "digits"),

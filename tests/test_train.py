@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -320,7 +321,7 @@ def test_convolutions_that_a_loop_would_spoil_are_called_one_by_one():
     assert_close(run.final, state, 1e-12)
     dataset, bad = poisoned(row_seen_at(4))
     with pytest.warns(RuntimeWarning, match="the loss is nan at step 5"):
-        run = fit(net, dataset, preprocessing=None, chunk_steps=3)
+        run = fit(net, dataset, preprocessing=None, chunk_steps=3, max_nonfinite=1)
     assert run.final.step == bad + 1 == 5
     assert np.isfinite(run.losses[:-1]).all()
 
@@ -330,10 +331,11 @@ def test_row_35_the_compiled_epoch_works_in_place():
     optimizer = optimizers.adam(1e-2)
     state = train.init_state(NET, optimizer, KEY, (4, 4, 1))
     split = data.Split(*map(jnp.asarray, DATA.train))
-    advance = _fit.step_of_epoch(train.make_step(NET, optimizer), True, None, jnp.float32)
+    batch_of = _fit.batch_maker(True, None, jnp.float32)
+    advance = _fit.step_of_epoch(train.make_step(NET, optimizer), batch_of)
     order, carry = train.batch_order(KEY, 0, 103, 10), _fit.first_carry(state, 0, 10)
     program = _fit.compile_epoch(
-        advance, carry, order, split, data.fit_preprocessing(DATA.train.images)
+        advance, 3, carry, order, split, data.fit_preprocessing(DATA.train.images)
     )
     before = pointers(carry.train_state)
     after = program(carry, 7, order)
@@ -578,8 +580,11 @@ def row_seen_at(step):
 def test_row_49_a_loss_that_is_not_finite_ends_the_run_before_it_harms(bad):
     dataset, step = poisoned(row_seen_at(bad))
     assert step == bad
-    with pytest.warns(RuntimeWarning, match=f"the loss is nan at step {bad + 1} \\(epoch 1\\)"):
-        run = fit(dataset=dataset, preprocessing=None, chunk_steps=3)
+    said = rf"the loss is nan at step {bad + 1} \(epoch 1\): it starts in the input \(1 of 160 not"
+    with pytest.warns(RuntimeWarning, match=said):
+        run = fit(dataset=dataset, preprocessing=None, chunk_steps=3, max_nonfinite=1)
+    assert run.nonfinite == (bad + 1,)
+    assert run.streak == 1
     assert f"step {bad + 1} " in run.stopped
     assert len(run.losses) == bad + 1
     assert np.isfinite(run.losses[:-1]).all()
@@ -627,8 +632,9 @@ def test_a_gradient_that_is_not_finite_ends_the_run_too():
     images = DATA.train.images.astype(np.float32).reshape(103, 16) / 255
     images[row_seen_at(3), 0] = 7.0
     dataset = DATA._replace(train=data.Split(images, DATA.train.labels), val=None)
-    with pytest.warns(RuntimeWarning, match="the gradient is not finite at step 4"):
-        run = fit(net, dataset, optimizers.sgd(1e-30), preprocessing=None)
+    said = r"the gradient is not finite at step 4 .*: it starts in the gradient of net1 \(16 of 16"
+    with pytest.warns(RuntimeWarning, match=said):
+        run = fit(net, dataset, optimizers.sgd(1e-30), preprocessing=None, max_nonfinite=1)
     assert run.final.step == 4
     assert np.isfinite(run.losses).all()
     for leaf in jax.tree.leaves(run.final.params):
@@ -636,11 +642,256 @@ def test_a_gradient_that_is_not_finite_ends_the_run_too():
 
 
 def test_a_diverging_run_stops_and_says_so():
-    with pytest.warns(RuntimeWarning, match="lower learning rate"):
+    with pytest.warns(RuntimeWarning, match=r"and at the 2 after it: .*lower learning rate"):
         run = fit(nets.two_layer_net(8, 3), optimizer=optimizers.sgd(1e30), epochs=3)
     assert run.stopped
-    assert not np.isfinite(run.losses[-1])
-    assert np.isfinite(run.losses[:-1]).all()
+    assert run.streak == 3
+    assert run.nonfinite == tuple(range(len(run.losses) - 2, len(run.losses) + 1))
+    assert np.isfinite(run.losses[:-3]).all()
+
+
+def poisoned_steps(*steps):
+    """Float images, of which those that these steps of the first epoch see hold a NaN."""
+    images = DATA.train.images.astype(np.float32) / 255
+    images[[row_seen_at(step) for step in steps], 0, 0, 0] = np.nan
+    return DATA._replace(train=data.Split(images, DATA.train.labels), val=None)
+
+
+@pytest.mark.filterwarnings("ignore:the loss is nan")
+@pytest.mark.parametrize("chunk_steps", [1, 3, 10])
+@pytest.mark.parametrize("net", [NET, None], ids=["loop on the device", "loop on the host"])
+def test_row_49_steps_that_are_not_finite_are_skipped_and_counted(chunk_steps, net):
+    """Two in a row are skipped; a third would have ended it, and in the next chunk too."""
+    net = net or conv_net(("NHWC", "HWIO", "NHWC"))
+    options = {"preprocessing": None, "chunk_steps": chunk_steps, "epochs": 1}
+    with pytest.warns(RuntimeWarning, match=r"the loss is nan at step 4 .*nothing was changed"):
+        run = fit(net, poisoned_steps(3, 4, 8), **options)
+    assert (run.stopped, run.nonfinite, run.streak) == (None, (4, 5, 9), 0)
+    assert run.final.step == 10
+    assert run.history["nonfinite"] == [0, 3]
+    assert np.isnan(run.losses[[3, 4, 8]]).all()
+    finite = run.losses[np.isfinite(run.losses)].astype(np.float64)
+    assert len(finite) == 7
+    assert run.history[1]["loss"] == pytest.approx(finite.mean(), rel=1e-12)
+    with pytest.warns(RuntimeWarning, match=r"step 3 \(epoch 1\) and at the 2 after it: it starts"):
+        run = fit(net, poisoned_steps(2, 3, 4), **options)
+    assert (run.nonfinite, run.streak, int(run.final.step)) == ((3, 4, 5), 3, 5)
+    assert len(run.history) == 1
+
+
+@pytest.mark.filterwarnings("ignore:the loss is nan")
+def test_row_49_a_streak_goes_on_over_epochs_and_stops():
+    dataset = poisoned_steps(9)
+    images = dataset.train.images
+    second = np.asarray(train.batch_order(jax.random.key(0), 1, 103, 10))
+    images[second[:2].ravel()[[0, 10]]] = np.nan
+    options = {"dataset": dataset, "preprocessing": None, "chunk_steps": 1}
+    with pytest.warns(RuntimeWarning, match=r"at step 10 \(epoch 1\) and at the 2 after it"):
+        run = fit(**options)
+    assert run.nonfinite[-3:] == (10, 11, 12)
+    # Stopped within the streak and resumed, it ends at the same step.
+    with pytest.warns(RuntimeWarning, match="skipped"):
+        first = fit(**options, on_progress=stop_at(11))
+    assert first.streak == 2
+    with pytest.warns(RuntimeWarning, match=r"at step 10 \(epoch 1\) and at the 2 after it"):
+        rest = fit(**options, resume=first)
+    assert rest.nonfinite == run.nonfinite
+    assert_same(rest.final, run.final)
+    with pytest.warns(RuntimeWarning, match="skipped"):  # what has ended so gets another chance
+        again = fit(**options, resume=run, max_nonfinite=4)
+    assert again.final.step > run.final.step
+
+
+def test_a_run_that_cannot_be_diagnosed_comes_back_all_the_same(monkeypatch):
+    def broken(*arguments, **options):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(train, "diagnose", broken)
+    with pytest.warns(RuntimeWarning, match="at step 5 .*: train.diagnose failed: no room"):
+        run = fit(dataset=poisoned_steps(4), preprocessing=None, max_nonfinite=1)
+    assert run.final.step == 5
+
+
+# --- diagnose
+
+
+def diagnosed(net, x, y=None, optimizer=None, change=lambda params: params, **options):
+    optimizer = optimizer or optimizers.sgd(0.1)
+    state = train.init_state(net, optimizer, KEY, x.shape[1:], x.dtype)
+    state = state._replace(params=change(state.params))
+    y = jnp.arange(len(x), dtype=jnp.int32) % 3 if y is None else y
+    return train.diagnose(net, state, (x, y), **options)
+
+
+def test_diagnose_measures_what_is_there(rng):
+    """Against NumPy, at every layer of an affine - relu - affine net."""
+    net = nets.serial(nets.affine(4), nets.relu(), nets.affine(3))
+    x, y = jnp.asarray(rng.normal(size=(5, 2))), jnp.array([0, 1, 2, 2, 1])
+    state = train.init_state(net, optimizers.sgd(0.1), KEY, (2,), jnp.float64)
+    found = train.diagnose(net, state, (x, y), reg=0.5)
+    assert [row.name for row in found.rows] == ["input", "affine1", "relu1", "affine2"]
+    assert (found.where, found.what) == (None, "")
+    p1, p2 = (jax.tree.map(np.asarray, state.params[f"affine{i}"]) for i in (1, 2))
+    h = np.asarray(x) @ p1.w + p1.b[None]
+    z = np.maximum(h, 0) @ p2.w + p2.b[None]
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    dz = (p - np.eye(3)[np.asarray(y)]) / 5
+    da = dz @ p2.w.T
+    grads = (np.maximum(h, 0).T @ dz + 0.5 * p2.w, dz.sum(0))
+    expected = {
+        "input": (x, None, None),
+        "affine1": (h, da * (h > 0), None),
+        "relu1": (np.maximum(h, 0), da, None),
+        "affine2": (z, dz, np.concatenate([grads[0].ravel(), grads[1]])),
+    }
+    for row in found.rows:
+        measured = row.output, row.output_grad, row.params_grad
+        for sizes, array in zip(measured, expected[row.name], strict=True):
+            if array is not None:
+                array = np.asarray(array)
+                assert (sizes.nonfinite, sizes.size) == (0, array.size)
+                assert abs(sizes.max_abs - np.abs(array).max()) < 50 * EPS * sizes.max_abs
+                rms = np.sqrt(np.square(array).mean())
+                assert abs(sizes.rms - rms) < 50 * EPS * rms
+    step = jax.jit(train.make_step(net, optimizers.sgd(0.1), reg=0.5))
+    metrics = step(state, (x, y))[1]
+    assert abs(found.loss - metrics["loss"]) < 20 * EPS
+    assert abs(found.grad_norm - metrics["grad_norm"]) < 50 * EPS * found.grad_norm
+
+
+def test_diagnose_takes_the_steps_own_masks(rng):
+    """With dropout, in nested nets: the loss is that of the step, to the bit or nearly."""
+    inner = nets.serial(nets.affine(6), nets.dropout(0.5), nets.relu())
+    net = nets.serial(
+        nets.affine(6), nets.residual(inner), nets.remat(inner), nets.dropout(0.3), nets.affine(3)
+    )
+    optimizer = optimizers.sgd(0.1)
+    x, y = jnp.asarray(rng.normal(size=(5, 4))), jnp.array([0, 1, 2, 2, 1])
+    state = train.init_state(net, optimizer, KEY, (4,), jnp.float64)
+    found = train.diagnose(net, state, (x, y))
+    _, metrics = jax.jit(train.make_step(net, optimizer))(state, (x, y))
+    assert abs(found.loss - metrics["loss"]) < 20 * EPS
+    assert abs(found.grad_norm - metrics["grad_norm"]) < 50 * EPS * found.grad_norm
+    names = [row.name for row in found.rows]
+    assert names[:3] == ["input", "affine1", "residual1.block.affine1"]
+    assert {"remat1.affine1", "remat1.dropout1", "dropout1", "affine2"} <= set(names)
+    assert sum(row.params.size for row in found.rows if row.params) == sum(
+        leaf.size for leaf in jax.tree.leaves(state.params)
+    )
+
+
+def broken_block(forward=lambda x: x, backward=lambda x, dy: dy):
+    """A block with a rule of its own."""
+
+    @jax.custom_vjp
+    def rule(x):
+        return forward(x)
+
+    rule.defvjp(lambda x: (forward(x), x), lambda x, dy: (backward(x, dy),))
+    return nets.Net(
+        lambda key, shape: ((), ()), lambda p, s, x, *, train=False, key=None: (rule(x), s), "mine"
+    )
+
+
+ONES = jnp.ones((4, 5))
+
+
+def with_leaf(layer, field, value):
+    """Sets the first entry of a parameter."""
+
+    def change(params):
+        leaf = getattr(params[layer], field)
+        leaf = leaf.at[(0,) * leaf.ndim].set(value)
+        return params | {layer: params[layer]._replace(**{field: leaf})}
+
+    return change
+
+
+DEEP = nets.fully_connected_net([6, 6], 3, norm="batch")
+STARTS = {
+    "input": (
+        lambda: diagnosed(DEEP, ONES.at[1, 2].set(jnp.nan)),
+        "input", "the input (1 of 20 not finite)",
+    ),
+    "parameter": (
+        lambda: diagnosed(DEEP, ONES, change=with_leaf("affine2", "w", jnp.inf)),
+        "affine2", "affine2.w, a parameter (1 of 36 not finite)",
+    ),
+    "norm's parameter": (
+        lambda: diagnosed(DEEP, ONES, change=with_leaf("batch_norm2", "beta", jnp.nan)),
+        "batch_norm2", "batch_norm2.beta, a parameter (1 of 6 not finite)",
+    ),
+    "output": (
+        lambda: diagnosed(
+            nets.serial(nets.affine(4), broken_block(lambda x: x / 0.0), nets.affine(3)), ONES
+        ),
+        "mine1", "the output of mine1 (16 of 16 not finite)",
+    ),
+    "output that overflows": (
+        lambda: diagnosed(
+            nets.serial(nets.affine(4), nets.relu(), nets.affine(3)), ONES.astype(jnp.float32),
+            change=lambda p: jax.tree.map(lambda leaf: 1e20 * jnp.ones_like(leaf), p),
+        ),
+        "affine2", "the output of affine2 (12 of 12 not finite)",
+    ),
+    "only in low precision": (
+        lambda: diagnosed(
+            nets.serial(nets.affine(4), nets.relu(), nets.affine(3)), 300 * ONES,
+            change=lambda p: jax.tree.map(lambda leaf: 100 * jnp.ones_like(leaf), p),
+            compute_dtype=jnp.float16,
+        ),
+        "affine1", "the output of affine1 (16 of 16 not finite)",
+    ),
+    "loss": (
+        lambda: diagnosed(DEEP, ONES, y=jnp.array([0, 1, 2, 3], jnp.int32)),
+        "loss", "the loss (1 of 1 not finite)",
+    ),
+    "gradient of the loss": (
+        lambda: diagnosed(DEEP, ONES, loss=lambda z, y: jnp.sqrt((z * 0.0).sum())),
+        "loss", "the gradient of affine3's output, which the loss gives back (12 of 12 not finite)",
+    ),
+    "backward rule": (
+        lambda: diagnosed(
+            nets.serial(
+                nets.affine(4), broken_block(backward=lambda x, dy: dy / 0.0), nets.affine(3)
+            ),
+            ONES,
+        ),
+        "mine1", "the gradient of affine1's output, which mine1 gives back (16 of 16 not finite)",
+    ),
+    "norm of the gradient": (
+        lambda: diagnosed(
+            nets.affine(3), ONES.astype(jnp.float32), loss=lambda z, y: 1e30 * z.sum()
+        ),
+        "affine", None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "where", "what"), STARTS.values(), ids=STARTS)
+def test_diagnose_points_at_where_it_starts(make, where, what):
+    found = make()
+    assert found.where == where
+    if what is None:
+        assert re.fullmatch(
+            r"the gradient of \w+: up to 4.00e\+30, whose square overflows", found.what
+        )
+    else:
+        assert found.what == what
+    assert f"starts in {found.what}" in str(found)
+
+
+def test_diagnose_prints_a_table():
+    lines = str(diagnosed(DEEP, ONES.at[1, 2].set(jnp.inf))).splitlines()
+    assert lines[0].split("  ")[0] == "layer"
+    assert re.match(r"input .* 1 of 20 .*<- the input \(1 of 20 not finite\)", lines[1])
+    assert [line.split()[0] for line in lines[2:4]] == ["affine1", "batch_norm1"]
+    assert lines[-1].startswith("loss nan, norm of the gradient nan: starts in the input")
+    assert str(diagnosed(DEEP, ONES)).endswith("all numbers are finite")
+    with pytest.raises(TypeError, match="diagnose: net is"):
+        train.diagnose(None, None, None)
+    with pytest.raises(TypeError, match="diagnose: compute_dtype"):
+        diagnosed(DEEP, ONES, compute_dtype=jnp.int32)
 
 
 @pytest.mark.parametrize("where", ["progress", "epoch"])
@@ -684,8 +935,22 @@ def test_row_59_a_second_ctrl_c_acts_at_once(ctrl_c):
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("not reached")
 
-    run = fit(epochs=5, chunk_steps=3, on_progress=press_twice)
-    assert (run.stopped, run.final.step) == ("interrupted", 3)
+    with pytest.raises(KeyboardInterrupt):
+        fit(epochs=5, chunk_steps=3, on_progress=press_twice)
+
+
+def test_row_59_sigterm_where_it_is_asked_for():
+    def end(progress):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, train.terminate)
+    try:
+        run = fit(epochs=5, chunk_steps=3, on_progress=end)
+        with pytest.raises(train.Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (run.stopped, run.final.step) == ("terminated", 3)
 
 
 def a_split(n, labels=None, shape=(4, 4, 1)):

@@ -44,23 +44,38 @@ from funcnet.checks._numerical import (
 from funcnet.checks._optimizer_checks import CHECKS as _OPTIMIZER_CHECKS
 from funcnet.checks._optimizer_checks import Comparison, EagerOptimizer, run_checks, torch_optimizer
 from funcnet.checks._problem import NotApplicableError, Problem
-from funcnet.checks._reports import Check, OptimizerReport, RuleError, RuleReport
+from funcnet.checks._reports import (
+    Check,
+    OptimizerReport,
+    ResumeReport,
+    RuleError,
+    RuleReport,
+    StepReport,
+)
+from funcnet.checks._resume import check_resume
 from funcnet.checks._sharding_checks import sharding_checks
+from funcnet.checks._step_contract import STEP_CHECKS, StepError, check_step
 
 __all__ = [
     "OPTIMIZER_CHECKS",
     "RULE_CHECKS",
+    "STEP_CHECKS",
     "Check",
     "Detection",
     "EagerOptimizer",
     "OptimizerReport",
+    "ResumeReport",
     "RuleError",
     "RuleReport",
     "SparseGradCheck",
+    "StepError",
+    "StepReport",
     "assert_rule",
     "check_optimizer",
+    "check_resume",
     "check_rule",
     "check_sharding",
+    "check_step",
     "detection_threshold",
     "eval_numerical_gradient",
     "grad_check_sparse",

@@ -250,3 +250,17 @@ class OptimizerReport(Report):
     cause: str = ""
     properties: dict[str, list[str]] = field(default_factory=dict)
     checker: ClassVar[str] = "check_optimizer"
+
+
+@dataclass(frozen=True)
+class ResumeReport(Report):
+    """What `check_resume` found."""
+
+    checker: ClassVar[str] = "check_resume"
+
+
+@dataclass(frozen=True)
+class StepReport(Report):
+    """What `check_step` found."""
+
+    checker: ClassVar[str] = "check_step"

@@ -1,4 +1,4 @@
-"""The command `funcnet`: `funcnet train`, `check`, `bench` and `info`.
+"""The command `funcnet`: `funcnet train`, `sweep`, `check`, `bench` and `info`.
 
 A command is a frozen dataclass, whose fields are its options, with a method `run() -> int`; tyro
 makes the command line and its help of it, and its `EPILOG` ends the help. What it needs beyond the
@@ -29,6 +29,7 @@ __all__ = ["COMMANDS", "main"]
 # The commands, in the order of the help: name -> module and dataclass.
 COMMANDS = {
     "train": "funcnet.cli._train_command:Train",
+    "sweep": "funcnet.cli._sweep_command:SweepCommand",
     "check": "funcnet.cli._check_command:CheckCommand",
     "bench": "funcnet.cli._bench_command:BenchCommand",
     "info": "funcnet.cli._info_command:Info",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import json
 import logging
 import math
 import os
-import shlex
+import signal
+import sys
 import textwrap
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,7 +24,8 @@ import numpy as np
 
 from funcnet import checkpoint, data, nets, plots, train
 from funcnet._files import replacing
-from funcnet._machine import cpu_model, device, versions
+from funcnet._machine import cpu_model, device
+from funcnet.cli import _train_folder as files
 from funcnet.cli import _train_options as settings
 from funcnet.cli._command import CommandError, console, expected_errors, need
 from funcnet.cli._train_options import (
@@ -72,43 +74,82 @@ Examples:
   funcnet train
   funcnet train --net two_layer_convnet --epochs 10 --out runs/convnet
   funcnet train --data mnist --optimizer nesterov --dropout 0.2 --seed 1
+  funcnet train --resume --epochs 40
   funcnet train --data cifar10 --net fully_connected --hidden 500 500 500 --norm batch \\
     --optimizer adam --lr-decay 0.9 --weight-scale 0.01 --preprocessing mean_image
 
-Ctrl-C ends a run with what it has.
-Exit codes: 0 done; 1 ended by a loss that is not finite; 2 wrong options or data; 130 Ctrl-C.
+Ctrl-C ends a run with what it has, and --resume goes on with it: on one thread to the same bits as
+if it had never been stopped. SIGTERM only saves. A second one of either ends it at once.
+Exit codes: 0 done; 1 ended by a loss that is not finite, or by a full disk; 2 wrong options or
+data, or another process in the folder; 130 Ctrl-C; 143 SIGTERM.
 """
 
     def run(self) -> int:
         """Trains, prints and writes; returns the exit code."""
         need("matplotlib")
-        out = console(self.output.quiet)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_sigterm())
+            stack.enter_context(_warnings_said())
+            try:
+                return self._run(console(self.output.quiet), stack)
+            except train.Terminated:
+                print("funcnet train: terminated", file=sys.stderr)
+                return 143
+
+    def _run(self, out: Any, stack: contextlib.ExitStack) -> int:
+        said = Options(self.data, self.net, self.optimizer, self.training)
+        config: dict[str, Any] = {}
         with expected_errors():
-            options = settings.resolved(Options(self.data, self.net, self.optimizer, self.training))
+            settings.saving(self.output.checkpoint_every, 1)
+            if self.output.resume:
+                folder, config = files.reopened(self.output.out, stack)
+                options = settings.reconciled(said, settings.from_config(config["options"]), folder)
+            else:
+                options = settings.resolved(said)
             with _downloads_said(out.print):
                 dataset = _loaded(options.data)
             job = _Job.of(options, dataset)
-            folder = _claimed(self.output.out, options)
+            now = files.configuration(options, dataset)
+            if self.output.resume:
+                config, changed = files.gone_on(config, now, folder)
+                for line in changed:
+                    print(f"funcnet train: warning: {line}: bits may differ", file=sys.stderr)
+            else:
+                folder, config = files.claimed(self.output.out, options, stack), now
+            every = settings.saving(self.output.checkpoint_every, job.steps_per_epoch)
+            checkpoints = _checkpoints(folder, options, every)
+            begun = checkpoints.restore(job.template(dataset)) if self.output.resume else None
+        began = time.perf_counter()
         try:
-            with _unless_empty(folder):
-                out.print(facts("run", _facts(options, dataset, job, folder)))
-                out.print()
-                out.print(layers(job.summary))
-                out.print()
-                with Report(out, job.epochs) as report:
-                    run, seconds = _fitted(job, options, dataset, folder, report)
-            result = _finished(run, job, options, dataset, folder) | {
-                "seconds": seconds,
-                "images_per_second": report.images_per_second,
-                "stopped": run.stopped,
-            }
-            _write_json(folder / "result.json", result)
-        except OSError as error:
+            if not self.output.resume:
+                stack.enter_context(files.unless_begun(folder))
+            files.write_json(folder / files.CONFIG, config)
+            out.print(facts("run", _facts(options, dataset, job, folder, begun)))
+            out.print()
+            out.print(layers(job.summary))
+            out.print()
+            with Report(out, job.epochs) as report:
+                save = checkpoints if every else None
+                run = _fitted(job, options, dataset, folder, report, begun, save)
+            if every and run.stopped in (None, *SIGNALS):
+                checkpoints.save(run)
+            if run.stopped != "terminated":
+                rate = report.images_per_second
+                result = _finished(run, job, options, dataset, folder, rate) | {
+                    "seconds": time.perf_counter() - began + (begun.seconds if begun else 0.0),
+                    "images_per_second": rate,
+                    "nonfinite": len(run.nonfinite),
+                    "stopped": run.stopped,
+                }
+                files.write_json(folder / "result.json", result)
+                out.print(facts("result", result_rows(result, folder)))
+        except (OSError, checkpoint.CheckpointError) as error:
             raise CommandError(f"{error}. What it has is in {folder}.", code=1) from error
-        out.print(facts("result", result_rows(result, folder)))
-        if run.stopped == "interrupted":
-            out.print(f"Interrupted after step {int(run.final.step)}: this is what it has.")
-            return 130
+        if run.stopped in SIGNALS:
+            again = f"funcnet train --resume --out {folder}"
+            after = f"{run.stopped.capitalize()} after step {int(run.final.step)}"
+            out.print(f"{after}: this is what it has. It goes on by: {again}", soft_wrap=True)
+            return SIGNALS[run.stopped]
         if run.stopped:
             what = run.stopped.partition(";")[0]
             hint = "A lower --learning-rate or other --preprocessing may help."
@@ -116,11 +157,62 @@ Exit codes: 0 done; 1 ended by a loss that is not finite; 2 wrong options or dat
         return 0
 
 
+# After Ctrl-C, test images are measured where that takes no longer.
+_PATIENCE_SECONDS = 3.0
+# What a signal makes of a run, and the exit code, as a shell has it.
+SIGNALS = {"interrupted": 130, "terminated": 143}
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[None]:
+    """Makes SIGTERM end the run in good order, where nobody else has a use for it."""
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if ours:
+        signal.signal(signal.SIGTERM, train.terminate)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _warnings_said() -> Iterator[None]:
+    """Says on stderr, in a line each, what was skipped or passed over."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Any, category: Any, *place: Any, **more: Any) -> None:
+            if category is RuntimeWarning:
+                print(f"funcnet train: warning: {message}", file=sys.stderr)
+            else:
+                others(message, category, *place, **more)
+
+        warnings.simplefilter("always", RuntimeWarning)
+        # Why a run ended is said in the end.
+        warnings.filterwarnings("ignore", ".*training ended there", RuntimeWarning)
+        warnings.showwarning = show
+        yield
+
+
+def _checkpoints(
+    folder: Path, options: Options, every: dict[str, Any] | None
+) -> checkpoint.Checkpoints:
+    training = dataclasses.replace(options.training, epochs=None)
+    place = dataclasses.replace(options.data, data_dir=None, allow_unverified=False)
+    numbers = options._replace(training=training, data=place)
+    config = {"command": " ".join(settings.command_line(numbers))}
+    return checkpoint.Checkpoints(folder / "checkpoints", config=config, **(every or {}))
+
+
 def _loaded(options: DataOptions) -> data.Dataset:
     made = options.name in ("digits", "synthetic")
     more = {} if made else {"verify": not options.allow_unverified}
     try:
-        return data.load(options.name, options.data_dir, **more)
+        return data.load(options.name or "", options.data_dir, **more)
     except data.DataFormatError as error:
         message = str(error).replace("verify=False", "--allow-unverified")
         raise data.DataFormatError(message) from error
@@ -143,9 +235,8 @@ class _Job:
     @classmethod
     def of(cls, options: Options, dataset: data.Dataset) -> _Job:
         """Builds all of it, and raises where it does not fit the data."""
-        training, images = options.training, dataset.train.images
-        assert training.epochs is not None
-        assert training.batch_size is not None
+        training: Any = options.training
+        images = dataset.train.images
         full = training.sampling == "full"
         batch_size = len(images) if full else training.batch_size
         if batch_size > len(images):
@@ -163,26 +254,33 @@ class _Job:
             return net.apply(*net.init(key, dataset.input_shape), x, train=True, key=key)
 
         jax.eval_shape(first_step, jax.random.key(0))  # a batch of one may be too small for it
-        kind: Any = training.preprocessing
         return cls(
             net,
             summary,
             settings.build_optimizer(options.optimizer, steps),
             settings.LOSSES[training.loss],
-            data.fit_preprocessing(images, kind, dataset.full_scale),
+            data.fit_preprocessing(images, training.preprocessing, dataset.full_scale),
             settings.build_augmentation(training.augment, images),
             training.epochs,
             batch_size,
             steps,
         )
 
+    def template(self, dataset: data.Dataset) -> train.TrainState:
+        """The structure, shapes and dtypes of the state that is trained."""
+        key = jax.random.key(0)
+        return jax.eval_shape(
+            lambda: train.init_state(self.net, self.optimizer, key, dataset.input_shape)
+        )
+
 
 def _facts(
-    options: Options, dataset: data.Dataset, job: _Job, folder: Path
+    options: Options, dataset: data.Dataset, job: _Job, folder: Path, begun: train.Run | None
 ) -> Iterator[tuple[str, str]]:
     """The table before the run."""
     shape = "×".join(map(str, dataset.input_shape))
-    training, optimizer = options.training, options.optimizer
+    training: Any = options.training
+    optimizer = options.optimizer
     splits = {"training": dataset.train, "validation": dataset.val, "test": dataset.test}
     yield "data", f"{dataset.name}, {dataset.num_classes} classes, images of {shape}"
     yield "images", ", ".join(f"{len(split.labels):,} {name}" for name, split in splits.items())
@@ -202,6 +300,8 @@ def _facts(
     on = on_cpu if found["platform"] == "cpu" else f"{found['count']} × {found['kind']}"
     yield "device", f"{found['platform']}: {on}"
     yield "folder", str(folder)
+    if begun is not None:
+        yield "goes on", f"after step {int(begun.final.step)}"
 
 
 def _said(group: Any) -> str:
@@ -216,78 +316,22 @@ def _said(group: Any) -> str:
     return "".join(f", {part}" for part in parts)
 
 
-# --- The run and its folder
-
-
-def _claimed(out: str | None, options: Options) -> Path:
-    """Makes the folder of the run and its config.json, or raises CommandError.
-
-    Whoever makes config.json has the folder: two runs never share one.
-    """
-    if out is not None:
-        return _claim(Path(out), options)
-    stem = f"runs/{options.data.name}-{options.net.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    for suffix in ("", *(f"-{i}" for i in range(2, 100))):
-        if not Path(stem + suffix).exists():
-            with contextlib.suppress(_TakenError):
-                return _claim(Path(stem + suffix), options)
-    raise CommandError(f"{stem} to {stem}-99 are there already; name a folder by --out.")
-
-
-class _TakenError(CommandError):
-    """There is something in the folder."""
-
-
-def _claim(folder: Path, options: Options) -> Path:
-    taken = _TakenError(f"--out: {folder} is not empty, and nothing is overwritten; name another.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise taken
-        with open(folder / "config.json", "x", encoding="utf-8") as file:
-            file.write(_json(_config(options)))
-    except FileExistsError:
-        if folder.is_dir():
-            raise taken from None
-        raise CommandError(f"--out: {folder} is a file, expected a folder.") from None
-    except OSError as error:
-        reason = error.strerror or error
-        raise CommandError(f"--out: cannot write into {folder}: {reason}.") from error
-    return folder
-
-
-@contextlib.contextmanager
-def _unless_empty(folder: Path) -> Iterator[None]:
-    """Takes the folder away again where the block fails before the first row of the history."""
-    try:
-        yield
-    except BaseException:
-        history = folder / "history.jsonl"
-        if not history.exists() or not history.stat().st_size:
-            for path in (history, folder / "config.json"):
-                path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
-
-
-def _config(options: Options) -> dict[str, Any]:
-    return {
-        "command": shlex.join(["funcnet", *settings.command_line(options)]),
-        "options": {name: dataclasses.asdict(group) for name, group in options._asdict().items()},
-        "seed": options.training.seed,
-        "versions": versions(),
-        "device": device(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
+# --- The run
 
 
 def _fitted(
-    job: _Job, options: Options, dataset: data.Dataset, folder: Path, report: Report
-) -> tuple[train.Run, float]:
-    """Runs `fit`, each row of its history on the disk as it comes; returns the seconds, too."""
-    training = options.training
-    rows, last_step = 0, 0
+    job: _Job,
+    options: Options,
+    dataset: data.Dataset,
+    folder: Path,
+    report: Report,
+    begun: train.Run | None,
+    on_chunk: Callable[[train.Run], Any] | None,
+) -> train.Run:
+    """Runs `fit`, each row of its history on the disk as it comes."""
+    training: Any = options.training
+    rows = 0
+    last_step = 0 if begun is None else int(begun.final.step)
 
     def on_progress(now: train.Progress) -> None:
         nonlocal last_step
@@ -297,21 +341,17 @@ def _fitted(
     def on_epoch(row: dict[str, Any]) -> None:
         nonlocal rows
         rows += 1
-        file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
+        file.write(files.line(row))
         file.flush()
         os.fsync(file.fileno())
         report.epoch(row)
 
-    began = time.perf_counter()
+    # A row of the state before training waits for the first step's loss.
+    known = [] if begun is None else [row for row in begun.history if row["loss"] is not None]
+    files.write_history(folder / files.HISTORY, known)
     try:
-        with (
-            open(folder / "history.jsonl", "x", encoding="utf-8") as file,
-            warnings.catch_warnings(),
-        ):
-            # That the loss is not finite is said in the end, as what ended the run.
-            warnings.filterwarnings("ignore", "the (loss|gradient) is", RuntimeWarning)
-            sampling: Any = training.sampling
-            run = train.fit(
+        with open(folder / files.HISTORY, "ab") as file:
+            return train.fit(
                 job.net,
                 dataset,
                 job.optimizer,
@@ -324,33 +364,49 @@ def _fitted(
                 compute_dtype=None
                 if training.compute_dtype == "float32"
                 else training.compute_dtype,
-                sampling=sampling,
+                sampling=training.sampling,
                 preprocessing=job.preprocessing,
                 augment=job.augment,
+                resume=begun,
                 on_progress=on_progress,
                 on_epoch=on_epoch,
+                on_chunk=on_chunk,
             )
+    except checkpoint.CheckpointError:
+        raise
     except (ValueError, TypeError) as error:
-        if rows:
+        if rows or begun is not None:
             raise
         raise CommandError(str(error)) from error
-    return run, time.perf_counter() - began
 
 
 def _finished(
-    run: train.Run, job: _Job, options: Options, dataset: data.Dataset, folder: Path
+    run: train.Run,
+    job: _Job,
+    options: Options,
+    dataset: data.Dataset,
+    folder: Path,
+    images_per_second: float | None,
 ) -> dict[str, Any]:
-    """Writes the best parameters, the losses and the curves, and measures the best."""
+    """Writes the best parameters, the losses and the curves, and measures the best.
+
+    Who presses Ctrl-C does not want to wait for the test images.
+    """
     checkpoint.save_params(folder / "best.npz", *run.best[:2], run.preprocessing)
     with replacing(folder / "losses.npy") as file:
         np.save(file, run.losses, allow_pickle=False)
-    test = train.evaluate(job.net, run.best, dataset.test, run.preprocessing, loss=job.loss)
+    test: dict[str, Any] = {"accuracy": None, "loss": None}
+    title = f"{dataset.name}, {options.net.name}"
+    test_seconds = len(dataset.test.labels) / (images_per_second or math.inf)
+    if run.stopped != "interrupted" or test_seconds < _PATIENCE_SECONDS:
+        test = train.evaluate(job.net, run.best, dataset.test, run.preprocessing, loss=job.loss)
+        title += f": {100 * test['accuracy']:.2f} % test accuracy"
     best = next(row for row in run.history if row["epoch"] == run.best_epoch)
     plots.curves(
         run.history,
         run.losses,
         folder / "curves.png",
-        title=f"{dataset.name}, {options.net.name}: {100 * test['accuracy']:.2f} % test accuracy",
+        title=title,
     )
     return {
         "best_epoch": run.best_epoch,
@@ -361,23 +417,6 @@ def _finished(
         "test_accuracy": test["accuracy"],
         "test_loss": test["loss"],
     }
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with None for what JSON has no numbers for."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in row.items()
-    }
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    with replacing(path) as file:
-        file.write(_json(value).encode())
-
-
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
 
 
 @contextlib.contextmanager

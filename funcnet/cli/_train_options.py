@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -82,7 +83,7 @@ def _own(name: str) -> Any:
 class DataOptions:
     """What is learned."""
 
-    name: Annotated[str, choice(data.NAMES), option(name="data")] = "digits"
+    name: Annotated[str | None, choice(data.NAMES), option("digits", "data")] = None
     """Data set. digits needs no file; synthetic is made, not read."""
     data_dir: Annotated[str | None, option("$FUNCNET_DATA_DIR, else ~/.cache/funcnet")] = None
     """Folder of the data sets. What is missing there is downloaded, unless FUNCNET_DOWNLOAD=0."""
@@ -158,21 +159,21 @@ class TrainingOptions:
     """Passes over the training data; 0 only evaluates the initial net."""
     batch_size: Annotated[int | None, _THE_DATA_SETS] = None
     """Images in a step."""
-    loss: Annotated[str, choice(LOSSES)] = "softmax"
+    loss: Annotated[str | None, choice(LOSSES), option("softmax")] = None
     """softmax: cross-entropy; hinge: the multiclass support vector machine's."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float | None, option("0")] = None
     """Share of the target spread over all classes, 0 to below 1; softmax only."""
-    reg: float = 0.0
+    reg: Annotated[float | None, option("0")] = None
     """L2 penalty: half of this times the sum of the squared weights, biases and norms free."""
     preprocessing: Annotated[str | None, choice(PREPROCESSINGS), _THE_DATA_SETS] = None
     """What becomes of the pixels; its statistics come from the training split alone."""
-    augment: Annotated[str, choice(AUGMENTATIONS)] = "none"
+    augment: Annotated[str | None, choice(AUGMENTATIONS), option("none")] = None
     """Random shifts by up to 1/8 of the side, flips left to right, squares of 1/4 left out."""
-    compute_dtype: Annotated[str, choice(COMPUTE_DTYPES)] = "float32"
+    compute_dtype: Annotated[str | None, choice(COMPUTE_DTYPES), option("float32")] = None
     """What the steps compute in; parameters, sums and evaluations stay float32."""
-    sampling: Annotated[str, choice(SAMPLINGS)] = "permutation"
+    sampling: Annotated[str | None, choice(SAMPLINGS), option("permutation")] = None
     """How batches are drawn; full is one batch of all the data in each epoch."""
-    seed: int = 0
+    seed: Annotated[int | None, option("0")] = None
     """Seed of all that is random, 0 to 2^32 - 1."""
 
 
@@ -182,6 +183,12 @@ class OutputOptions:
 
     out: Annotated[str | None, option("runs/DATA-NET-TIME")] = None
     """Folder for the configuration, history, best parameters and curves: a new or empty one."""
+    resume: bool = False
+    """Go on with the run in the folder --out, or with the latest in runs. Its options are read from
+    there; what is said again must not contradict them, but that --epochs may be more."""
+    checkpoint_every: str = "60s"
+    """How often the whole run is saved: 90s, 500steps, 2epochs, or never. It is saved in the end
+    too, after Ctrl-C and SIGTERM as well."""
     quiet: bool = False
     """Print errors only."""
     traceback: bool = False
@@ -195,6 +202,14 @@ class Options(NamedTuple):
     net: NetOptions
     optimizer: OptimizerOptions
     training: TrainingOptions
+
+
+_GROUPS: dict[str, Any] = {
+    "data": DataOptions,
+    "net": NetOptions,
+    "optimizer": OptimizerOptions,
+    "training": TrainingOptions,
+}
 
 
 class Recipe(NamedTuple):
@@ -225,6 +240,19 @@ RECIPES = {
 # The hidden layers of nets that must have some, where no recipe says.
 _HIDDEN = {"two_layer": (100,), "small": (512,)}
 
+# What holds where neither the command line nor a recipe says anything.
+_UNSAID: dict[str, dict[str, Any]] = {
+    "data": {"name": "digits"},
+    "training": {
+        "loss": "softmax",
+        "label_smoothing": 0.0,
+        "reg": 0.0,
+        "augment": "none",
+        "compute_dtype": "float32",
+        "sampling": "permutation",
+        "seed": 0,
+    },
+}
 _SHARES = "a number from 0 to below 1"
 _LIMITS: dict[str, tuple[float, float, str]] = {
     "learning_rate": (0.0, math.inf, "a number of at least 0"),
@@ -242,9 +270,10 @@ def resolved(options: Options) -> Options:
     """Returns the options with nothing left unsaid, or raises CommandError."""
     for group in options:
         _check_limits(group)
+    options = Options(*(_with_unsaid(kind, group) for kind, group in options._asdict().items()))
     if options.training.label_smoothing and options.training.loss != "softmax":
         raise CommandError("--label-smoothing is an option of --loss softmax alone.")
-    recipe = RECIPES[options.data.name]
+    recipe = RECIPES[options.data.name or ""]
     training = _merged(options.training, recipe.training)
     net, optimizer = options.net, options.optimizer
     if net.name in (None, recipe.net.name):
@@ -268,6 +297,11 @@ def resolved(options: Options) -> Options:
         _with_own(optimizer, "optimizer", rule, ("learning_rate", "lr_decay")),
         training,
     )
+
+
+def _with_unsaid(kind: str, group: Any) -> Any:
+    unsaid = _UNSAID.get(kind, {}).items()
+    return dataclasses.replace(group, **{k: v for k, v in unsaid if getattr(group, k) is None})
 
 
 def _either(said: Any, unsaid: Any) -> Any:
@@ -331,6 +365,62 @@ def command_line(options: Options) -> list[str]:
             elif value is not None:
                 words += [name, *map(str, value if isinstance(value, tuple) else (value,))]
     return words
+
+
+def from_config(stored: dict[str, dict[str, Any]]) -> Options:
+    """The options of a run's config.json, or raises KeyError or TypeError."""
+    groups = {}
+    for kind, group in _GROUPS.items():
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored[kind].items()}
+        groups[kind] = group(**values)
+    return Options(**groups)
+
+
+def reconciled(said: Options, begun: Options, folder: Any) -> Options:
+    """The options of a run that goes on: as it was begun, where what is said does not contradict.
+
+    What may change is the number of epochs, to more (no schedule of these depends on it), and where
+    the data lie.
+    """
+    groups = begun._asdict()
+    for kind, group in said._asdict().items():
+        for field in dataclasses.fields(group):
+            value, old = getattr(group, field.name), getattr(groups[kind], field.name)
+            if value is None or value is False or value == old:
+                continue
+            more = field.name == "epochs" and value > old
+            if not more and field.name not in ("data_dir", "allow_unverified"):
+                name = flag(kind if field.name == "name" else field.name)
+                hint = ", or more to train longer" if field.name == "epochs" else ""
+                raise CommandError(
+                    f"{name} is {_words(value)}, but the run in {folder} was begun with "
+                    f"{_words(old)}: leave the option out{hint}, or begin a run of its own."
+                )
+            groups[kind] = dataclasses.replace(groups[kind], **{field.name: value})
+    return Options(**groups)
+
+
+def _words(value: Any) -> str:
+    if value is None:
+        return "none of its kind"
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def saving(text: str, steps_per_epoch: int) -> dict[str, Any] | None:
+    """What --checkpoint-every means for `Checkpoints`; None for never."""
+    if text == "never":
+        return None
+    found = re.fullmatch(r"([1-9]\d*) ?(s|steps?|epochs?)", text)
+    if not found:
+        raise CommandError(
+            f"--checkpoint-every is {text}, expected a number with its unit, as 60s, 500steps or "
+            "2epochs, or never."
+        )
+    number, unit = int(found[1]), found[2]
+    if unit == "s":
+        return {"every_seconds": float(number)}
+    steps = number * (steps_per_epoch if unit.startswith("epoch") else 1)
+    return {"every_seconds": None, "every_steps": steps}
 
 
 # --- What the options stand for

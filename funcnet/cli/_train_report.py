@@ -83,6 +83,7 @@ class Report:
             f"val {_percent(row['val_accuracy'])}",
             *([f"{row['images_per_second']:,.0f} images/s"] if row["images_per_second"] else []),
             f"{row['seconds']:.1f} s",
+            *([f"{row['nonfinite']} steps skipped"] if row.get("nonfinite") else []),
         ]
         self.console.print("  ".join(parts), soft_wrap=True)
 
@@ -127,6 +128,7 @@ def result_rows(result: dict[str, Any], folder: str | os.PathLike[str]) -> list[
         ("validation accuracy", _percent(result["val_accuracy"])),
         ("test accuracy", _percent(result["test_accuracy"])),
         ("test loss", _number(result["test_loss"])),
+        ("steps skipped", str(result["nonfinite"] or "-")),
         ("seconds", f"{result['seconds']:.1f}, compiling and evaluating included"),
         ("images per second", f"{rate:,.0f} in the steps" if rate else "-"),
         ("folder", os.fspath(folder)),

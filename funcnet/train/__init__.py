@@ -1,4 +1,4 @@
-r"""Training: the state, the step, the epoch as one compiled program, `fit` and `evaluate`.
+r"""Training: the state, the step, the epoch as one compiled program; `fit`, `evaluate`, `diagnose`.
 
 A step is a pure function (TrainState, batch) -> (TrainState, metrics). It is written once and says
 nothing of devices: with parameters and batches placed by `NamedSharding`, the same jitted step runs
@@ -18,288 +18,46 @@ True
 
 from __future__ import annotations
 
-import inspect
 import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array, lax
+from jax import Array
 
 from funcnet import data, losses
-from funcnet.kernels import wide, wide_dtype
-from funcnet.nets._blocks import Net, example_shape, float_dtype
+from funcnet.nets._blocks import Net, float_dtype
 from funcnet.train import _fit
+from funcnet.train._diagnosis import Diagnosis, LayerSizes, Sizes, diagnose
 from funcnet.train._evaluation import EVALUATION_ROWS, evaluate, evaluate_rows
-from funcnet.train._fit import History, Progress, Sampling
+from funcnet.train._fit import History, Progress, Run, Sampling
+from funcnet.train._interrupts import Interrupts, Terminated, terminate
+from funcnet.train._step import ORDER, TrainState, check_parts, copied, init_state, make_step
 
 __all__ = [
+    "Diagnosis",
     "History",
+    "LayerSizes",
     "Progress",
     "Run",
+    "Sizes",
+    "Terminated",
     "TrainState",
     "batch_order",
     "decay_per_epoch",
+    "diagnose",
     "evaluate",
     "fit",
     "init_state",
     "make_step",
     "steps_per_epoch",
+    "terminate",
 ]
-
-
-class TrainState(NamedTuple):
-    """Everything that a run is at one moment: what a checkpoint has to hold.
-
-    `params` and `state` are the net's, `opt_state` the optimizer's; `step` counts the steps done
-    (int32), and `key` is the run's, which no step changes.
-    """
-
-    params: Any
-    state: Any
-    opt_state: Any
-    step: Array
-    key: Array
-
-
-class Run(NamedTuple):
-    """What `fit` returns.
-
-    `best` is the whole `TrainState` of the highest validation accuracy (the first, where several
-    are equal; without a validation split the final one), `final` the last one that was finite.
-    `losses` holds every step's loss, penalty included. `stopped` is None, "interrupted", or says
-    which step was not finite.
-    """
-
-    history: History
-    best: TrainState
-    final: TrainState
-    losses: np.ndarray
-    preprocessing: data.Preprocessing
-    stopped: str | None
-    best_epoch: int
-
-
-def init_state(
-    net: Net,
-    optimizer: optax.GradientTransformation,
-    key: Array,
-    input_shape: tuple[int, ...],
-    dtype: Any = jnp.float32,
-) -> TrainState:
-    r"""The state of a run before its first step.
-
-    Parameters are drawn in float32 and cast to `dtype`, running statistics stay float32 at least.
-    No two leaves share a buffer, so that a step may be jitted with its state donated.
-
-    Args:
-      net: the net.
-      optimizer: the optimizer.
-      key: a key from `jax.random.key(seed)`; it is kept in the state, as a copy.
-      input_shape: the shape of one example, without the batch.
-      dtype: the dtype of the parameters.
-
-    Returns:
-      The state.
-
-    Raises:
-      TypeError: `net` is not a net, `optimizer` not an optimizer, or `key` not a key.
-      ValueError: the net does not take this shape.
-
-    >>> from funcnet import nets, optimizers
-    >>> state = init_state(nets.affine(3), optimizers.sgd(0.1), jax.random.key(0), (2,))
-    >>> state.params.w.shape, state.step
-    ((2, 3), Array(0, dtype=int32))
-    """
-    _check_parts("init_state", net, optimizer)
-    shape = example_shape("init_state", input_shape)
-    if not isinstance(key, Array):
-        raise TypeError(f"init_state: key is {key!r}, expected jax.random.key(seed).")
-
-    def cast(leaf: Any, to: Any) -> Array:
-        leaf = jnp.asarray(leaf)
-        return leaf.astype(to) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-    params, state = net.init(jax.random.fold_in(key, _fit.INIT), shape)
-    params = jax.tree.map(lambda leaf: cast(leaf, dtype), params)
-    state = jax.tree.map(lambda leaf: cast(leaf, wide_dtype(dtype)), state)
-    opt_state = jax.tree.map(_strong, optimizer.init(params))
-    return _copied(TrainState(params, state, opt_state, jnp.zeros((), jnp.int32), key))
-
-
-def _strong(leaf: Any) -> Array:
-    """Takes the weak type from a leaf, which would make the first two steps two programs."""
-    leaf = jnp.asarray(leaf)
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-        return leaf
-    return lax.convert_element_type(leaf, leaf.dtype)
-
-
-def _copied(tree: Any) -> Any:
-    """The same values in buffers of their own."""
-    return jax.tree.map(jnp.copy, tree)
-
-
-def make_step(
-    net: Net,
-    optimizer: optax.GradientTransformation,
-    loss: Callable[..., Array] = losses.softmax_cross_entropy,
-    reg: Any = 0.0,
-    label_smoothing: float = 0.0,
-    compute_dtype: Any = None,
-) -> Callable[[TrainState, tuple[Any, Any]], tuple[TrainState, dict[str, Array]]]:
-    r"""Makes the pure train step (TrainState, (x, y)) -> (TrainState, metrics).
-
-    $g = \nabla_p \left(\text{loss}(f(p, x), y) + \frac{\rho}{2} \sum \lVert w \rVert^2\right)$ with
-    $\rho$ = `reg` over the weights, biases and norms free; then the optimizer's update. The net
-    runs in training mode with `fold_in(key, step)`. Where the loss or the gradient's norm is not
-    finite, params, state and opt_state stay as they were; the step counter goes on.
-
-    It is not jitted: `jax.jit(step, donate_argnums=0)` is the usual way.
-
-    Args:
-      net: the net.
-      optimizer: any optimizer of `optimizers` or optax.
-      loss: `loss(output, labels)`, a mean over rows; low-precision outputs are cast to float32.
-      reg: the strength of the L2 penalty, a number or a traced scalar.
-      label_smoothing: passed to the loss, where it is not 0.
-      compute_dtype: the dtype that the net runs in, such as `jnp.bfloat16`: parameters and batch
-        are cast to it, and gradients come back in the parameters' own. Sums are taken in float32,
-        and so are the loss, the penalty, the running statistics and the update. None runs the net
-        in the dtype of its parameters.
-
-    Returns:
-      The step. Its metrics are scalars: "loss" (before the update, penalty included), "finite",
-      "grad_norm", and "accuracy" where the labels are integers, one for each row.
-
-    Raises:
-      TypeError: `net` is not a net, `optimizer` not an optimizer, or `compute_dtype` not a floating
-        dtype.
-      ValueError: the loss takes no label smoothing.
-
-    Source: courses.md rows 1-14 (penalty) and 4-20 (the loss is the one before the update);
-    Micikevicius et al. 2018 (low precision), https://arxiv.org/abs/1710.03740.
-
-    >>> from funcnet import nets, optimizers
-    >>> net, optimizer = nets.affine(3), optimizers.sgd(0.1)
-    >>> state = init_state(net, optimizer, jax.random.key(0), (2,))
-    >>> step = jax.jit(make_step(net, optimizer), donate_argnums=0)
-    >>> batch = jnp.ones((4, 2), jnp.float32), jnp.zeros(4, jnp.int32)
-    >>> state, metrics = step(state, batch)
-    >>> sorted(metrics), state.step
-    (['accuracy', 'finite', 'grad_norm', 'loss'], Array(1, dtype=int32))
-    """
-    _check_parts("make_step", net, optimizer)
-    measure = _with_smoothing(loss, label_smoothing)
-    lower = _caster("make_step", compute_dtype)
-    penalised = not (isinstance(reg, (int, float)) and reg == 0)
-
-    def step(
-        train_state: TrainState, batch: tuple[Any, Any]
-    ) -> tuple[TrainState, dict[str, Array]]:
-        x, y = batch
-        key = jax.random.fold_in(train_state.key, train_state.step)
-
-        def objective(params: Any) -> tuple[Array, Any]:
-            low = lower(params), train_state.state, lower(x)
-            output, state = net.apply(*low, train=True, key=key)
-            value = measure(wide(output), y)
-            if penalised:
-                value = value + losses.l2_penalty(params, reg).astype(value.dtype)
-            return value, (output, state)
-
-        differentiate = jax.value_and_grad(objective, has_aux=True)
-        (value, (output, state)), grads = differentiate(train_state.params)
-        grad_norm = _norm(grads, value.dtype)
-        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-
-        def update(old: Any, grads: Any, state: Any) -> Any:
-            params, _, opt_state = old
-            updates, opt_state = optimizer.update(grads, opt_state, params)
-            return optax.apply_updates(params, updates), state, opt_state
-
-        kept = _guarded(update, finite, tuple(train_state[:3]), grads, state)
-        metrics = {"loss": value, "finite": finite, "grad_norm": grad_norm}
-        if _are_classes(output, y):
-            right = jnp.argmax(output, -1).astype(jnp.int32) == jnp.asarray(y).astype(jnp.int32)
-            metrics["accuracy"] = right.mean(dtype=jnp.float32)
-        params, state, opt_state = kept
-        return TrainState(params, state, opt_state, train_state.step + 1, train_state.key), metrics
-
-    return step
-
-
-def _guarded(update: Callable[..., Any], finite: Array, old: Any, *others: Any) -> Any:
-    """Returns `update(old, *others)` where `finite`, else `old`.
-
-    On a CPU by `cond`, which works in place: `where` reads everything once more (10.1 against 12.9
-    ms a step for a 3072-500-500-500-10 net with batch norm and Adam on a busy machine, 11.0 without
-    a guard). Elsewhere by `where`, because `cond` would have to ask the host.
-    """
-
-    def choose(finite: Array, old: Any, *others: Any) -> Any:
-        return lax.cond(finite, update, lambda old, *others: old, old, *others)
-
-    def select(finite: Array, old: Any, *others: Any) -> Any:
-        return jax.tree.map(partial(jnp.where, finite), update(old, *others), old)
-
-    return lax.platform_dependent(finite, old, *others, cpu=choose, default=select)
-
-
-def _norm(tree: Any, dtype: Any) -> Array:
-    squares = (jnp.square(wide(leaf)).sum().astype(dtype) for leaf in jax.tree.leaves(tree))
-    return jnp.sqrt(sum(squares, jnp.zeros((), dtype)))
-
-
-def _caster(function: str, dtype: Any) -> Callable[[Any], Any]:
-    """What casts the floats of a tree to `dtype`; None leaves them as they are."""
-    if dtype is None:
-        return lambda tree: tree
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(
-            f"{function}: compute_dtype is {dtype!r}, expected a floating dtype, such as "
-            "jnp.bfloat16, or None."
-        )
-
-    def cast(leaf: Any) -> Any:
-        floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-        return jnp.asarray(leaf).astype(dtype) if floating else leaf
-
-    return partial(jax.tree.map, cast)
-
-
-def _are_classes(output: Array, labels: Any) -> bool:
-    return (
-        jnp.issubdtype(jnp.result_type(labels), jnp.integer)
-        and jnp.shape(labels) == output.shape[:-1]
-    )
-
-
-def _with_smoothing(loss: Callable[..., Array], label_smoothing: float) -> Callable[..., Array]:
-    if label_smoothing == 0.0:
-        return loss
-    if "label_smoothing" not in inspect.signature(loss).parameters:
-        name = getattr(loss, "__name__", repr(loss))
-        raise ValueError(
-            f"make_step: label_smoothing is {label_smoothing}, but {name} does not take it; use "
-            "losses.softmax_cross_entropy, or label_smoothing=0."
-        )
-    return partial(loss, label_smoothing=label_smoothing)
-
-
-def _check_parts(function: str, net: Any, optimizer: Any) -> None:
-    if not isinstance(net, Net):
-        raise TypeError(f"{function}: net is {net!r}, expected a nets.Net(init, apply).")
-    if not hasattr(optimizer, "init") or not hasattr(optimizer, "update"):
-        raise TypeError(
-            f"{function}: optimizer is {optimizer!r}, expected an optax.GradientTransformation, "
-            "such as optimizers.adam(1e-3)."
-        )
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
@@ -386,7 +144,7 @@ def batch_order(
     if sampling == "full":
         return jnp.arange(n, dtype=jnp.int32)[None]
     shape = steps_per_epoch(n, batch_size), batch_size
-    key = jax.random.fold_in(jax.random.fold_in(key, _fit.ORDER), epoch)
+    key = jax.random.fold_in(jax.random.fold_in(key, ORDER), epoch)
     if sampling == "replacement":
         return jax.random.randint(key, shape, 0, n, jnp.int32)
     rows = jax.random.permutation(key, jnp.arange(n, dtype=jnp.int32))
@@ -411,10 +169,13 @@ def fit(
     dtype: Any = jnp.float32,
     compute_dtype: Any = None,
     state: TrainState | None = None,
+    resume: Run | None = None,
+    max_nonfinite: int = 3,
     chunk_steps: int | None = None,
     evaluation_batch_size: int = EVALUATION_ROWS,
     on_progress: Callable[[Progress], Any] | None = None,
     on_epoch: Callable[[dict[str, Any]], Any] | None = None,
+    on_chunk: Callable[[Run], Any] | None = None,
 ) -> Run:
     r"""Trains a net on a data set, and returns its history, its best and its final state.
 
@@ -426,15 +187,24 @@ def fit(
     `batch_order`.
 
     A row of the history holds "epoch", "step", "loss" (the mean over the epoch's steps, penalty
-    included), "train_accuracy" (on the same `train_accuracy_rows` random rows every time; the
-    courses' Solver draws new ones), "val_accuracy" and "val_loss" (None without a validation
-    split), "seconds" since training began (compiling not counted) and "images_per_second" of the
-    epoch's steps. Row 0 is the state before training, with the first step's loss.
+    included), "nonfinite" (how many of them were not finite: these are left out of the mean),
+    "train_accuracy" (on the same `train_accuracy_rows` random rows every time; the courses' Solver
+    draws new ones), "val_accuracy" and "val_loss" (None without a validation split), "seconds"
+    since training began (compiling not counted) and "images_per_second" of the epoch's steps. Row 0
+    is the state before training, with the first step's loss.
 
-    It ends at once at a step whose loss or gradient is not finite: `run.stopped` names the step, a
-    warning is issued, and `run.final` is the state before it. Ctrl-C ends it after the chunk at
-    hand (`run.stopped` is "interrupted"), and so does a KeyboardInterrupt from a callback; a second
-    Ctrl-C ends it at once, by that exception.
+    A step whose loss or gradient is not finite changes nothing but the counter, and a warning names
+    it; `run.nonfinite` lists these steps. After `max_nonfinite` in a row the run ends: it warns and
+    says in `run.stopped` which step was the first, and in which layer and tensor it began, as
+    `diagnose` finds it; `run.final` holds the parameters from before.
+
+    Ctrl-C ends a run after the chunk at hand (`run.stopped` is "interrupted"), and so does a
+    KeyboardInterrupt from a callback; SIGTERM does ("terminated") where its handler is
+    `train.terminate`. A second signal ends it at once, by KeyboardInterrupt.
+
+    A run that has ended, or that `on_chunk` was given, goes on by `resume`, to the same bits as if
+    it had not been stopped (measured with XLA on one thread, by `checks.check_resume`):
+    `checkpoint.Checkpoints` keeps it on a disk in between.
 
     Args:
       net: the net.
@@ -455,10 +225,15 @@ def fit(
         Evaluations run in `dtype`.
       state: a `TrainState` to go on from, instead of a new one; its `step` says where in the
         epochs it stands, and the run ends as if it had never been stopped.
+      resume: a `Run` to go on from, with its history, losses, best state and preprocessing; the
+        other arguments must be those that it began with, but for `epochs`, which may be more.
+      max_nonfinite: so many steps in a row that are not finite end the run.
       chunk_steps: steps between two questions of the host; None for about a quarter of a second's.
       evaluation_batch_size: rows at a time in evaluation.
       on_progress: called with a `Progress` after each chunk.
-      on_epoch: called with each row of the history.
+      on_epoch: called with each new row of the history.
+      on_chunk: called after each chunk with the `Run` so far, whose `final` is good until it
+        returns: for saving it. Not after a chunk that ends the run as not finite.
 
     Returns:
       The `Run`.
@@ -467,7 +242,8 @@ def fit(
       TypeError: an argument is of the wrong kind.
       LabelError: labels are out of range, or not integers.
       ValueError: the data are empty, `batch_size` is larger than the data or 1 with batch norm, or
-        the net's output is not one number for each class. All before the first step.
+        the net's output is not one number for each class, or `resume` is of other epochs. All
+        before the first step.
 
     Source: courses.md 1.6, the three training systems side by side.
 
@@ -478,16 +254,23 @@ def fit(
     >>> run.final.step, run.stopped
     (Array(8, dtype=int32), None)
     """
-    _check_parts("fit", net, optimizer)
+    check_parts("fit", net, optimizer)
     _fit.check_arguments(
         dataset,
         sampling,
         epochs=epochs,
         batch_size=batch_size,
         train_accuracy_rows=train_accuracy_rows,
+        max_nonfinite=max_nonfinite,
         chunk_steps=chunk_steps,
         evaluation_batch_size=evaluation_batch_size,
     )
+    n, input_shape = len(dataset.train.labels), dataset.train.images.shape[1:]
+    rows_per_step = n if sampling == "full" else batch_size
+    steps = 1 if sampling == "full" else steps_per_epoch(n, batch_size)
+    if resume is not None:
+        _fit.check_resumed(resume, state, steps)
+        preprocessing = resume.preprocessing
     if not isinstance(preprocessing, data.Preprocessing):
         scale = getattr(dataset, "full_scale", 255.0)
         kind: Any = "none" if preprocessing is None else preprocessing
@@ -495,26 +278,27 @@ def fit(
     train = _on_device(dataset.train)
     val = _on_device(dataset.val) if _fit.has_rows(dataset.val) else None
 
-    n, input_shape = len(train.labels), train.images.shape[1:]
-    rows_per_step = n if sampling == "full" else batch_size
-    steps = 1 if sampling == "full" else steps_per_epoch(n, batch_size)
-    if state is None:
+    start = state if resume is None else resume.final
+    if start is None:
         now = init_state(net, optimizer, jax.random.key(seed), input_shape, dtype)
     else:
-        now = _copied(state)
+        now = copied(start)
     _check_output(net, now, input_shape, _fit.class_count(dataset))
 
     # Compiled before anything runs: what does not fit is refused here, and no epoch's time is it.
     step = make_step(net, optimizer, loss, reg, label_smoothing, compute_dtype)
-    advance = _fit.step_of_epoch(step, sampling != "full", augment, float_dtype(now.params))
+    batch_of = _fit.batch_maker(sampling != "full", augment, float_dtype(now.params))
     order = partial(batch_order, n=n, batch_size=rows_per_step, sampling=sampling)
     carry = _fit.first_carry(now, 0, steps)
-    program = _fit.compile_epoch(advance, carry, order(now.key, 0), train, preprocessing)
+    inputs = train, preprocessing
+    program = _fit.compile_epoch(
+        _fit.step_of_epoch(step, batch_of), max_nonfinite, carry, order(now.key, 0), *inputs
+    )
     measure = partial(
         evaluate_rows, net, preprocessing=preprocessing, loss=loss, batch_size=evaluation_batch_size
     )
     some = np.random.default_rng(seed).permutation(n)[:train_accuracy_rows]
-    began = time.perf_counter()
+    began = time.perf_counter() - (0.0 if resume is None else resume.seconds)
 
     def row(now: TrainState, **measured: Any) -> dict[str, Any]:
         on_train = measure(now, train, some)
@@ -525,6 +309,7 @@ def fit(
             "epoch": int(now.step) // steps,
             "step": int(now.step),
             "loss": measured.get("loss"),
+            "nonfinite": measured.get("nonfinite", 0),
             "train_accuracy": on_train["accuracy"],
             "val_accuracy": on_val["accuracy"],
             "val_loss": on_val["loss"],
@@ -532,54 +317,116 @@ def fit(
             "images_per_second": measured.get("images_per_second"),
         }
 
-    history, best = History([row(now)]), _copied(now)
-    best_row = history[0]
-    meter = _fit.Meter(rows_per_step, steps, epochs, int(now.step))
+    meter = _fit.Meter(rows_per_step, steps, epochs, int(now.step), resume)
+    streak = 0
+    if resume is None:
+        history, best = History([row(now)]), copied(now)
+        best_row = history[0]
+    else:
+        history, best = History(resume.history), copied(resume.best)
+        best_row = next(row for row in history if row["epoch"] == resume.best_epoch)
+        streak = resume.streak if resume.streak < max_nonfinite else 0
+
+    def end_epoch() -> None:
+        nonlocal best, best_row
+        with interrupts.at_once():
+            history.append(row(now, **meter.end_epoch(int(now.step))))
+        if val is not None and history[-1]["val_accuracy"] > best_row["val_accuracy"]:
+            best, best_row = copied(now), history[-1]
+        if on_epoch is not None:
+            on_epoch(history[-1])
+
+    def so_far(best: TrainState, stopped: str | None = None) -> Run:
+        return Run(
+            History(history),
+            best,
+            now,
+            meter.all_losses(),
+            preprocessing,
+            stopped,
+            (best_row if val is not None else history[-1])["epoch"],
+            tuple(meter.nonfinite),
+            time.perf_counter() - began,
+        )
+
+    def why_not_finite(streak: int) -> str:
+        first = int(now.step) - streak
+        before = now._replace(step=jnp.asarray(first, jnp.int32))
+        epoch, position = divmod(first, steps)
+        batch = batch_of(before, order(now.key, epoch), position, *inputs)
+        options = {"reg": reg, "label_smoothing": label_smoothing, "compute_dtype": compute_dtype}
+        return _explained(meter, first, steps, streak, _where(net, before, batch, loss, **options))
+
     stopped = None
-    with _fit.interrupts() as pressed:
+    with Interrupts() as interrupts:
         try:
-            for chunk in _fit.chunks(program, order, now, steps, epochs, chunk_steps):
+            if int(now.step) > history[-1]["step"] and int(now.step) % steps == 0:
+                end_epoch()  # it was stopped between the last step of an epoch and its row
+            for chunk in _fit.chunks(
+                program, order, now, steps, epochs, chunk_steps, streak, max_nonfinite
+            ):
                 now = chunk.train_state
                 progress = meter.add(chunk)
-                if len(meter.losses) == 1:
+                if history[0]["loss"] is None:
                     history[0]["loss"] = float(chunk.losses[0])
                     if on_epoch is not None:
                         on_epoch(history[0])
                 if on_progress is not None:
                     on_progress(progress)
-                if not chunk.finite:
-                    stopped = _explained(chunk, progress)
+                if chunk.streak >= max_nonfinite:
+                    stopped = why_not_finite(chunk.streak)
                     warnings.warn(stopped, RuntimeWarning, stacklevel=2)
-                elif chunk.position == steps:
-                    history.append(row(now, **meter.end_epoch()))
-                    if val is not None and history[-1]["val_accuracy"] > best_row["val_accuracy"]:
-                        best, best_row = _copied(now), history[-1]
-                    if on_epoch is not None:
-                        on_epoch(history[-1])
-                if pressed() and stopped is None:
-                    stopped = "interrupted"
-                if stopped is not None:
                     break
-        except KeyboardInterrupt:
-            if any(leaf.is_deleted() for leaf in jax.tree.leaves(now)):
-                raise  # the second Ctrl-C, in the middle of a chunk
-            stopped = "interrupted"
-    if on_epoch is not None and not meter.losses:
+                if not chunk.finite.all():
+                    _warn_of_skipped(meter, int((~chunk.finite).sum()), steps)
+                if chunk.position == steps:
+                    end_epoch()
+                if on_chunk is not None:
+                    on_chunk(so_far(best if val is not None else now))
+                interrupts.check()
+        except KeyboardInterrupt as press:
+            if len(interrupts.presses) > 1 or _is_donated(now):
+                raise  # the second signal, or one in the middle of a chunk
+            stopped = "terminated" if isinstance(press, Terminated) else "interrupted"
+    if on_epoch is not None and len(history) == 1 and history[0]["loss"] is None:
         on_epoch(history[0])
-    if val is None:
-        best, best_row = _copied(now), history[-1]
-    values = np.concatenate(meter.losses) if meter.losses else np.zeros(0, np.float32)
-    return Run(history, best, now, values, preprocessing, stopped, best_row["epoch"])
+    return so_far(best if val is not None else copied(now), stopped)
 
 
-def _explained(chunk: _fit.Chunk, progress: Progress) -> str:
-    value = chunk.losses[-1]
+def _is_donated(state: TrainState) -> bool:
+    return any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def _where(*arguments: Any, **options: Any) -> str:
+    """Where numbers stop being finite, as a part of a sentence."""
+    try:
+        found = diagnose(*arguments, **options)
+    except Exception as error:  # the run must come back, even where there is no room to look
+        return f"train.diagnose failed: {error}"
+    return f"it starts in {found.what}" if found.where else "layer by layer all is finite"
+
+
+def _odd(meter: _fit.Meter, step: int, steps: int) -> str:
+    """What was not finite at a step, which is counted from 0, and when that was."""
+    value = meter.all_losses()[step - meter.first]
     what = "the gradient is not finite" if np.isfinite(value) else f"the loss is {value}"
+    return f"{what} at step {step + 1} (epoch {step // steps + 1})"
+
+
+def _explained(meter: _fit.Meter, first: int, steps: int, streak: int, where: str) -> str:
+    several = f" and at the {streak - 1} after it" if streak > 1 else ""
     return (
-        f"{what} at step {progress.step} (epoch {progress.epoch}); training ended there, and "
-        "run.final is the state before that step. A lower learning rate, clipping "
-        "(optax.clip_by_global_norm) or preprocessing of the images may help."
+        f"{_odd(meter, first, steps)}{several}: {where}; training ended there, and run.final holds "
+        "the parameters from before. A lower learning rate, clipping (optax.clip_by_global_norm) "
+        "or preprocessing of the images may help."
     )
+
+
+def _warn_of_skipped(meter: _fit.Meter, count: int, steps: int) -> None:
+    several = f" and at {count - 1} after it" if count > 1 else ""
+    said = _odd(meter, meter.nonfinite[-count] - 1, steps)
+    text = f"{said}{several}: skipped, and nothing was changed"
+    warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
 def _on_device(split: data.Split) -> data.Split:

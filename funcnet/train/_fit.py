@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,21 +15,18 @@ from jax.extend.core import jaxpr_as_fun
 from funcnet import _validate, data
 from funcnet.kernels import wide_dtype
 from funcnet.nets._blocks import float_dtype
+from funcnet.train._step import AUGMENT, TrainState
 
 Sampling = Literal["permutation", "replacement", "full"]
 _SECONDS_BETWEEN_REPORTS = 0.25
 SAMPLINGS = ("permutation", "replacement", "full")
 
-# A step's own randomness is fold_in(key, step), and steps stay below 2^31: the upper half of the
-# numbers that fold_in takes is free for everything else that a run draws.
-INIT, ORDER, AUGMENT = (np.uint32(2**31 + i) for i in range(3))
-
 
 class Progress(NamedTuple):
     """Where a run stands; loss and accuracy are means over the steps since the last report.
 
-    `epoch` and `step` count from 1 and are those just done; `seconds_left` is for training alone,
-    without the evaluations between epochs.
+    `epoch` and `step` count from 1 and are those just done; steps that were not finite are left out
+    of the mean loss; `seconds_left` is for training alone, without the evaluations between epochs.
     """
 
     epoch: int
@@ -59,22 +53,53 @@ class History(list):
         return super().__getitem__(index)
 
 
+class Run(NamedTuple):
+    """A run, ended or not: what `fit` returns, and what `fit` can go on from.
+
+    `best` is the whole `TrainState` of the highest validation accuracy (the first, where several
+    are equal; without a validation split the final one), `final` the last one. `losses` holds every
+    step's loss, penalty included. `stopped` is None, "interrupted" (Ctrl-C), "terminated"
+    (SIGTERM), or says which step was not finite and where that began. `nonfinite` holds the numbers
+    (from 1) of the steps whose loss or gradient was not finite, and which changed nothing.
+    `seconds` is the time since training began, compiling and pauses not counted.
+    """
+
+    history: History
+    best: TrainState
+    final: TrainState
+    losses: np.ndarray
+    preprocessing: data.Preprocessing
+    stopped: str | None
+    best_epoch: int
+    nonfinite: tuple[int, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def streak(self) -> int:
+        """How many steps up to the last were not finite, without one between that was."""
+        step, length = int(self.final.step), 0
+        while length < len(self.nonfinite) and self.nonfinite[-1 - length] == step - length:
+            length += 1
+        return length
+
+
 class Carry(NamedTuple):
     """What one compiled chunk of an epoch hands to the next; all of it is donated.
 
-    `position` is the number of this epoch's steps already done; `losses` and `accuracies` have a
-    place for each step of an epoch.
+    `position` is the number of this epoch's steps already done, `streak` how many of the last steps
+    were not finite; `losses`, `accuracies` and `finite` have a place for each step of an epoch.
     """
 
     train_state: Any
     position: Array
-    finite: Array
+    streak: Array
     losses: Array
     accuracies: Array
+    finite: Array
 
 
 class Chunk(NamedTuple):
-    """What the host learns after a chunk: the state, and the losses of the chunk's own steps.
+    """What the host learns after a chunk: the state, and what its own steps gave.
 
     `position` steps of epoch number `epoch` (from 0) are done.
     """
@@ -82,52 +107,68 @@ class Chunk(NamedTuple):
     train_state: Any
     epoch: int
     position: int
-    finite: bool
+    streak: int
     losses: np.ndarray
     accuracy: float
+    finite: np.ndarray
     seconds: float
 
 
-def step_of_epoch(
-    step: Callable[..., Any],
-    gathers: bool,
-    augment: Callable[[Array, Array], Array] | None,
-    dtype: Any,
-) -> Callable[..., Carry]:
-    """Makes `advance(carry, order, split, preprocessing) -> carry`: one step on its own batch.
+def batch_maker(
+    gathers: bool, augment: Callable[[Array, Array], Array] | None, dtype: Any
+) -> Callable[..., tuple[Array, Array]]:
+    """Makes `batch_of(train_state, order, position, split, preprocessing) -> (x, y)`.
 
     Without `gathers`, each step takes the whole split as it lies.
     """
 
-    def advance(carry: Carry, order: Array, split: Any, preprocessing: data.Preprocessing) -> Carry:
+    def batch_of(
+        train_state: TrainState,
+        order: Array,
+        position: Any,
+        split: Any,
+        preprocessing: data.Preprocessing,
+    ) -> tuple[Array, Array]:
         images, labels = split
         if gathers:
-            rows = lax.dynamic_index_in_dim(order, carry.position, keepdims=False)
+            rows = lax.dynamic_index_in_dim(order, position, keepdims=False)
             images, labels = (a.at[rows].get(mode="promise_in_bounds") for a in split)
         if augment is not None:
-            key = jax.random.fold_in(carry.train_state.key, AUGMENT)
-            images = augment(jax.random.fold_in(key, carry.train_state.step), images)
-        batch = data.preprocess(preprocessing, images, dtype), labels
+            key = jax.random.fold_in(train_state.key, AUGMENT)
+            images = augment(jax.random.fold_in(key, train_state.step), images)
+        return data.preprocess(preprocessing, images, dtype), labels
+
+    return batch_of
+
+
+def step_of_epoch(
+    step: Callable[..., Any], batch_of: Callable[..., tuple[Array, Array]]
+) -> Callable[..., Carry]:
+    """Makes `advance(carry, order, *inputs) -> carry`: one step on its own batch."""
+
+    def advance(carry: Carry, order: Array, *inputs: Any) -> Carry:
+        batch = batch_of(carry.train_state, order, carry.position, *inputs)
         train_state, metrics = step(carry.train_state, batch)
         return Carry(
             train_state,
             carry.position + 1,
-            metrics["finite"],
+            jnp.where(metrics["finite"], 0, carry.streak + 1),
             carry.losses.at[carry.position].set(metrics["loss"].astype(carry.losses.dtype)),
             carry.accuracies.at[carry.position].set(metrics["accuracy"]),
+            carry.finite.at[carry.position].set(metrics["finite"]),
         )
 
     return advance
 
 
 def compile_epoch(
-    advance: Callable[..., Carry], carry: Carry, order: Array, *inputs: Any
+    advance: Callable[..., Carry], max_nonfinite: int, carry: Carry, order: Array, *inputs: Any
 ) -> Callable[[Carry, int, Array], Carry]:
     """Traces `advance` once, and compiles `program(carry, stop, order)` out of it.
 
-    The program runs steps until `stop` of the epoch are done, or until one is not finite. `stop` is
-    traced, so that chunks of every length are one program. Where XLA would run the step many times
-    slower inside a loop, the host does the loop.
+    The program runs steps until `stop` of the epoch are done, or until `max_nonfinite` in a row
+    were not finite. `stop` is traced, so that chunks of every length are one program. Where XLA
+    would run the step many times slower inside a loop, the host does the loop.
     """
     traced, shapes = jax.make_jaxpr(advance, return_shape=True)(carry, order, *inputs)
     tree = jax.tree.structure(shapes)
@@ -142,7 +183,7 @@ def compile_epoch(
         def host_loop(carry: Carry, stop: int, order: Array) -> Carry:
             for _ in range(int(carry.position), stop):
                 carry = step(carry, order, *inputs)
-                if not carry.finite:
+                if int(carry.streak) >= max_nonfinite:
                     break
             return carry
 
@@ -150,7 +191,7 @@ def compile_epoch(
 
     def loop(carry: Carry, stop: Array, *arguments: Any) -> Carry:
         return lax.while_loop(
-            lambda carry: (carry.position < stop) & carry.finite,
+            lambda carry: (carry.position < stop) & (carry.streak < max_nonfinite),
             lambda carry: once(carry, *arguments),
             carry,
         )
@@ -192,6 +233,8 @@ def chunks(
     steps: int,
     epochs: int,
     chunk_steps: int | None,
+    streak: int,
+    max_nonfinite: int,
 ) -> Iterator[Chunk]:
     """Runs epochs of `steps` steps chunk by chunk, from where `train_state` stands.
 
@@ -201,23 +244,24 @@ def chunks(
     length = chunk_steps or 1
     while epoch < epochs:
         rows = order(train_state.key, epoch)
-        carry = first_carry(train_state, position, steps)
+        carry = first_carry(train_state, position, steps, streak)
         while position < steps:
             began = time.perf_counter()
             carry = program(carry, min(position + length, steps), rows)
-            done = int(carry.position)
+            done, streak = int(carry.position), int(carry.streak)
             seconds = time.perf_counter() - began
-            losses, accuracies = (np.array(a)[position:done] for a in carry[3:])
+            losses, accuracies, finite = (np.array(a)[position:done] for a in carry[3:])
             yield Chunk(
                 carry.train_state,
                 epoch,
                 done,
-                bool(carry.finite),
+                streak,
                 losses,
                 float(accuracies.mean()),
+                finite,
                 seconds,
             )
-            if not carry.finite:
+            if streak >= max_nonfinite:
                 return
             if chunk_steps is None:
                 wanted = int(_SECONDS_BETWEEN_REPORTS * (done - position) / max(seconds, 1e-9))
@@ -226,83 +270,70 @@ def chunks(
         train_state, epoch, position = carry.train_state, epoch + 1, 0
 
 
-def first_carry(train_state: Any, position: int, steps: int) -> Carry:
+def first_carry(train_state: Any, position: int, steps: int, streak: int = 0) -> Carry:
     """The carry before step number `position` of an epoch."""
     dtype = wide_dtype(float_dtype(train_state.params))
     return Carry(
         train_state,
         jnp.asarray(position, jnp.int32),
-        jnp.asarray(True),
+        jnp.asarray(streak, jnp.int32),
         jnp.zeros((steps,), dtype),
         jnp.zeros((steps,), jnp.float32),
+        jnp.zeros((steps,), bool),
     )
 
 
 class Meter:
     """Losses, times and rates of a run, as its chunks come in."""
 
-    def __init__(self, rows_per_step: int, steps: int, epochs: int, step: int):
+    def __init__(self, rows_per_step: int, steps: int, epochs: int, step: int, run: Run | None):
         self.rows_per_step, self.steps, self.epochs = rows_per_step, steps, epochs
-        self.losses: list[np.ndarray] = []
+        self.losses: list[np.ndarray] = [] if run is None else [run.losses]
+        self.nonfinite: list[int] = [] if run is None else list(run.nonfinite)
+        self.first = step - (0 if run is None else len(run.losses))  # the step of losses[0]
         self.seconds = 0.0
         self._done, self._left = 0, max(steps * epochs - step, 0)
-        self._epoch: list[Chunk] = []
+        self._epoch = 0, 0.0  # steps and seconds since its last row, of this process
 
     def add(self, chunk: Chunk) -> Progress:
         """Counts a chunk in, and says where the run stands."""
+        last = chunk.epoch * self.steps + chunk.position
+        first = last - len(chunk.losses) + 1
         self.losses.append(chunk.losses)
+        self.nonfinite += (first + np.flatnonzero(~chunk.finite)).tolist()
         self.seconds += chunk.seconds
         self._done += len(chunk.losses)
         self._left -= len(chunk.losses)
-        # Without its state, which the next chunk donates.
-        self._epoch.append(chunk._replace(train_state=None))
+        self._epoch = self._epoch[0] + len(chunk.losses), self._epoch[1] + chunk.seconds
         return Progress(
             epoch=chunk.epoch + 1,
             epochs=self.epochs,
-            step=chunk.epoch * self.steps + chunk.position,
+            step=last,
             steps=self.epochs * self.steps,
-            loss=float(chunk.losses.mean(dtype=np.float64)),
+            loss=_mean(chunk.losses),
             accuracy=chunk.accuracy,
             images_per_second=len(chunk.losses) * self.rows_per_step / chunk.seconds,
             seconds_left=self._left * self.seconds / self._done,
         )
 
-    def end_epoch(self) -> dict[str, float]:
-        """The mean loss and the rate since the last time."""
-        values = np.concatenate([chunk.losses for chunk in self._epoch])
-        seconds = sum(chunk.seconds for chunk in self._epoch)
-        self._epoch = []
+    def all_losses(self) -> np.ndarray:
+        """The loss of every step of the run."""
+        return np.concatenate(self.losses) if self.losses else np.zeros(0, np.float32)
+
+    def end_epoch(self, step: int) -> dict[str, Any]:
+        """The mean loss of the epoch that ends with `step`, its odd steps, and the rate."""
+        (count, seconds), self._epoch = self._epoch, (0, 0.0)
         return {
-            "loss": float(values.mean(dtype=np.float64)),
-            "images_per_second": len(values) * self.rows_per_step / seconds,
+            "loss": _mean(self.all_losses()[-self.steps :]),
+            "nonfinite": sum(number > step - self.steps for number in self.nonfinite),
+            "images_per_second": count * self.rows_per_step / seconds if count else None,
         }
 
 
-@contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into an answer to `pressed()`; the second acts at once.
-
-    Where SIGINT is somebody else's already, or this is not the main thread, all stays as it is.
-    """
-    presses = 0
-
-    def handler(signum: int, frame: Any) -> None:
-        nonlocal presses
-        presses += 1
-        if presses > 1:
-            raise KeyboardInterrupt
-
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if ours:
-        signal.signal(signal.SIGINT, handler)
-    try:
-        yield lambda: presses > 0
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+def _mean(losses: np.ndarray) -> float:
+    """The mean of what is finite, NaN where nothing is."""
+    finite = losses[np.isfinite(losses)]
+    return float(finite.mean(dtype=np.float64)) if len(finite) else float("nan")
 
 
 def check_arguments(dataset: Any, sampling: str, batch_size: int, **counts: int | None) -> None:
@@ -329,6 +360,21 @@ def check_arguments(dataset: Any, sampling: str, batch_size: int, **counts: int 
             raise ValueError(
                 f"fit: examples have shape {dataset.train.images.shape[1:]} in dataset.train but "
                 f"{dataset.val.images.shape[1:]} in dataset.val."
+            )
+
+
+def check_resumed(resume: Any, state: Any, steps: int) -> None:
+    """Raises TypeError or ValueError where a run is none, or has other epochs than these."""
+    if not isinstance(resume, Run):
+        raise TypeError(f"fit: resume is a {type(resume).__name__}, expected a train.Run.")
+    if state is not None:
+        raise ValueError("fit: both state and resume are given, expected one of them.")
+    for row in resume.history[1:]:
+        if row["step"] != row["epoch"] * steps:
+            raise ValueError(
+                f"fit: in the run to resume, epoch {row['epoch']} ended with step {row['step']}, "
+                f"but these data and batches make {steps} steps an epoch; give it the data, "
+                "batch_size and sampling that it began with."
             )
 
 

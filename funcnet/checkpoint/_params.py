@@ -1,0 +1,138 @@
+"""A net's parameters and state in one file, for anybody to read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcnet._files import replacing
+from funcnet.augment import Preprocessing
+from funcnet.checkpoint._arrays import (
+    CheckpointError,
+    compare,
+    named,
+    read_npz,
+    read_safetensors,
+    restored,
+    spec,
+    to_safetensors,
+    write_npz,
+)
+
+_STATE, _PREPROCESSING = "state.", "preprocessing."
+
+
+class Loaded(NamedTuple):
+    """What `load_params` returns; `preprocessing` is None where the file has none."""
+
+    params: Any
+    state: Any
+    preprocessing: Preprocessing | None
+
+
+def save_params(
+    path: str | os.PathLike[str],
+    params: Any,
+    state: Any = (),
+    preprocessing: Preprocessing | None = None,
+) -> None:
+    r"""Writes a net's parameters and state to a file, whole or not at all.
+
+    A file that is there already stays until the new one is complete. In an `.npz` file, bfloat16
+    is written as its two bytes, which `np.load` returns as `V2`; `.safetensors` has it.
+
+    Args:
+      path: the file; `.npz` and `.safetensors` say what it becomes.
+      params: a pytree of arrays.
+      state: the net's state; `()` for none.
+      preprocessing: the run's, from `data.fit_preprocessing`.
+
+    Raises:
+      OSError: the file cannot be written.
+      TypeError: a leaf is not an array of numbers.
+      ValueError: two leaves have the same name, as one of `params` below "state" might, or the path
+        ends otherwise.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_params(folder + "/net.npz", AffineParams(jnp.eye(2), jnp.zeros(2)))
+    ...     with np.load(folder + "/net.npz") as arrays:
+    ...         print(dict(arrays))
+    {'w': array([[1., 0.], [0., 1.]]), 'b': array([0., 0.])}
+    """
+    suffix = _suffix("save_params", path)
+    arrays: dict[str, np.ndarray] = {}
+    trees = {"": params, _STATE: state, _PREPROCESSING: preprocessing}
+    for prefix, tree in trees.items():
+        for name, leaf in named(tree, prefix).items():
+            array = np.asarray(leaf)
+            if array.dtype.hasobject or array.dtype.kind in "USMm":
+                raise TypeError(f"save_params: {name} has dtype {array.dtype}, expected numbers.")
+            if name in arrays:
+                raise ValueError(f"save_params: two leaves are named {name}, expected one.")
+            arrays[name] = array
+    with replacing(path) as file:
+        if suffix == ".npz":
+            write_npz(file, arrays)
+        else:
+            file.write(to_safetensors(arrays))
+
+
+def load_params(path: str | os.PathLike[str], params: Any, state: Any = ()) -> Loaded:
+    r"""Reads what `save_params` wrote, or anybody's file of these names, into trees of arrays.
+
+    Every leaf's name, shape and dtype is compared with the template's before anything is made of
+    it. The file's checksums are verified: those of `.npz`, and in `.safetensors` ours, if it is
+    there.
+
+    Args:
+      path: the file, `.npz` or `.safetensors`.
+      params: a template: the structure to fill, with arrays or `jax.ShapeDtypeStruct` as leaves,
+        such as `jax.eval_shape(lambda: net.init(jax.random.key(0), input_shape))[0]`.
+      state: the same for the net's state.
+
+    Returns:
+      Parameters and state as arrays on the default device, and the preprocessing.
+
+    Raises:
+      CheckpointError: the file is damaged or cut short, leaves are missing, there are others, or a
+        shape or dtype differs: the message names them.
+      FileNotFoundError: there is no such file.
+      ValueError: the path ends otherwise.
+
+    >>> load_params("/nowhere/best.npz", jnp.zeros(2))
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: [Errno 2] No such file or directory: '/nowhere/best.npz'
+    """
+    suffix, path = _suffix("load_params", path), Path(path)
+    found = read_npz(path) if suffix == ".npz" else read_safetensors(path)
+    template = named(params) | named(state, _STATE)
+    stated = [name for name in found if name.startswith(_PREPROCESSING) and name not in template]
+    fields = {name.removeprefix(_PREPROCESSING): found.pop(name) for name in stated}
+    if stated and set(fields) != set(Preprocessing._fields):
+        raise CheckpointError(
+            f"{path} holds {', '.join(stated)}, expected "
+            f"{' and '.join(_PREPROCESSING + name for name in Preprocessing._fields)}."
+        )
+    arrays = {name: restored(array, template.get(name)) for name, array in found.items()}
+    compare(
+        str(path),
+        {name: spec(array) for name, array in arrays.items()},
+        {name: spec(leaf) for name, leaf in template.items()},
+    )
+    leaves = [jnp.asarray(arrays[name]) for name in template]
+    params, state = jax.tree.unflatten(jax.tree.structure((params, state)), leaves)
+    return Loaded(params, state, Preprocessing(**fields) if stated else None)
+
+
+def _suffix(function: str, path: str | os.PathLike[str]) -> str:
+    suffix = Path(path).suffix
+    if suffix not in (".npz", ".safetensors"):
+        raise ValueError(f"{function}: path is {path}, expected one in .npz or .safetensors.")
+    return suffix

@@ -1,0 +1,179 @@
+"""The folder of a run: who has it, what it was begun with, and how it is opened again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import shlex
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from funcnet import checkpoint, data
+from funcnet._files import replacing
+from funcnet._machine import device, versions
+from funcnet.cli import _train_options as settings
+from funcnet.cli._command import CommandError
+from funcnet.cli._train_options import Options
+
+CONFIG, HISTORY = "config.json", "history.jsonl"
+
+
+def claimed(out: str | None, options: Options, stack: contextlib.ExitStack) -> Path:
+    """Makes the folder of a new run, takes its lock for as long as `stack` is open.
+
+    Two runs never share a folder: raises CommandError where there is something in it, or somebody.
+    """
+    if out is not None:
+        return _claim(Path(out), stack)
+    stem = f"runs/{options.data.name}-{options.net.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for suffix in ("", *(f"-{i}" for i in range(2, 100))):
+        if not Path(stem + suffix).exists():
+            with contextlib.suppress(_TakenError):
+                return _claim(Path(stem + suffix), stack)
+    raise CommandError(f"{stem} to {stem}-99 are there already; name a folder by --out.")
+
+
+class _TakenError(CommandError):
+    """There is something in the folder."""
+
+
+def _claim(folder: Path, stack: contextlib.ExitStack) -> Path:
+    hint = ""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as own:
+            own.callback(_remove_if_empty, folder)
+            own.enter_context(checkpoint.locked(folder))
+            there = {path.name for path in folder.iterdir()} - {"lock"}
+            if there:
+                hint = ", or go on with the run in it by --resume" * (CONFIG in there)
+                raise _TakenError(
+                    f"--out: {folder} is not empty, and nothing is overwritten; name another{hint}."
+                )
+            stack.push(own.pop_all())
+    except checkpoint.LockedError as error:
+        raise _TakenError(f"--out: {error}") from None
+    except FileExistsError:
+        raise CommandError(f"--out: {folder} is a file, expected a folder.") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise CommandError(f"--out: cannot write into {folder}: {reason}.") from error
+    return folder
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+@contextlib.contextmanager
+def unless_begun(folder: Path) -> Iterator[None]:
+    """Takes away what a new run has written, where it fails before the first row of its history."""
+    try:
+        yield
+    except BaseException:
+        history = folder / HISTORY
+        if not history.exists() or not history.stat().st_size:
+            for path in (history, folder / CONFIG):
+                path.unlink(missing_ok=True)
+        raise
+
+
+def reopened(out: str | None, stack: contextlib.ExitStack) -> tuple[Path, dict[str, Any]]:
+    """The folder of a run to go on with, locked while `stack` is open, and its configuration."""
+    folder = Path(out) if out is not None else _latest()
+    if not (folder / CONFIG).is_file():
+        raise CommandError(f"--resume: {folder} holds no run: there is no {CONFIG}.")
+    stack.enter_context(checkpoint.locked(folder))
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        settings.from_config(config["options"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise CommandError(
+            f"--resume: {folder / CONFIG} is damaged, or of another version of funcnet: {error!r}."
+        ) from None
+    return folder, config
+
+
+def _latest() -> Path:
+    runs = [path.parent for path in Path("runs").glob(f"*/{CONFIG}")]
+    if not runs:
+        raise CommandError("--resume: there is no run in runs; name its folder by --out.")
+    return max(runs, key=lambda folder: (folder / CONFIG).stat().st_mtime_ns)
+
+
+def configuration(options: Options, dataset: data.Dataset) -> dict[str, Any]:
+    """What config.json holds: all that a run's numbers depend on."""
+    return {
+        "command": shlex.join(["funcnet", *settings.command_line(options)]),
+        "options": {name: dataclasses.asdict(group) for name, group in options._asdict().items()},
+        "seed": options.training.seed,
+        "data_sha256": _digest(dataset),
+        "versions": versions(),
+        "device": device(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _digest(dataset: data.Dataset) -> str:
+    """A SHA-256 of what a run learns from and is measured on."""
+    digest = hashlib.sha256()
+    for split in (dataset.train, dataset.val, dataset.test):
+        for array in split:
+            array = np.ascontiguousarray(array)
+            digest.update(f"{array.shape} {array.dtype} ".encode())
+            digest.update(array.data)
+    return digest.hexdigest()
+
+
+def gone_on(
+    config: dict[str, Any], now: dict[str, Any], folder: Path
+) -> tuple[dict[str, Any], list[str]]:
+    """The configuration of a run that goes on, and what is not as it was; raises for other data."""
+    if config.get("data_sha256") != now["data_sha256"]:
+        raise CommandError(
+            f"--resume: the data are not those that the run in {folder} was begun with (another "
+            "SHA-256)."
+        )
+    last = (config.get("resumed") or [config])[-1]
+    changed = [
+        f"{what}: {name} {found}, was {last[what].get(name)}"
+        for what in ("versions", "device")
+        for name, found in now[what].items()
+        if found != last[what].get(name)
+    ]
+    resumed = {key: now[key] for key in ("versions", "device", "started")}
+    kept = {key: now[key] for key in ("command", "options")}
+    return config | kept | {"resumed": [*config.get("resumed", []), resumed]}, changed
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes a file of JSON, whole or not at all."""
+    with replacing(path) as file:
+        file.write((json.dumps(finite(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def finite(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with None for what JSON has no numbers for."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
+    }
+
+
+def write_history(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes the rows of a history, in the place of what is there."""
+    with replacing(path) as file:
+        file.writelines(line(row) for row in rows)
+
+
+def line(row: dict[str, Any]) -> bytes:
+    """A row of the history as a line of its file."""
+    return (json.dumps(finite(row), allow_nan=False) + "\n").encode()

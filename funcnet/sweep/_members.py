@@ -1,0 +1,306 @@
+"""Members of a sweep as they are trained: groups through the programs, epoch by epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from funcnet import data, train
+from funcnet.sweep._programs import Best, Plan, Programs
+from funcnet.train import _fit
+
+_SECONDS_BETWEEN_REPORTS = 0.25
+_MEASURED_SECONDS = 0.3
+
+
+class Progress(NamedTuple):
+    """Where a sweep stands: `finished` members of `members`, and `step` of all members' `steps`.
+
+    `epoch` counts from 1 and is that of the members at hand; `seconds_left` is for training alone.
+    """
+
+    finished: int
+    members: int
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    seconds_left: float
+
+
+class Member(NamedTuple):
+    """One run of a sweep.
+
+    Attributes:
+        values: hyper-parameter -> value.
+        seed: all randomness of the run follows from it.
+        losses: every step's loss, penalty included, (steps,); NaN once the run has stopped.
+        train_accuracy: before training and after each epoch, (epochs + 1,); NaN from where the run
+            has stopped.
+        val_accuracy: the same on the validation split; NaN without one.
+        stopped_at: where too many steps in a row were not finite, the number (from 1) of the first
+            of these; else 0.
+        best: the `TrainState` that `train.fit` calls so, as NumPy arrays; None where not kept.
+        final: the same.
+    """
+
+    values: dict[str, float]
+    seed: int
+    losses: np.ndarray
+    train_accuracy: np.ndarray
+    val_accuracy: np.ndarray
+    stopped_at: int
+    best: train.TrainState | None
+    final: train.TrainState | None
+
+    @property
+    def best_epoch(self) -> int:
+        """The first epoch of the highest validation accuracy; without validation the last one."""
+        if np.isnan(self.val_accuracy).all():
+            return int(np.isfinite(self.train_accuracy).sum()) - 1
+        return int(np.nanargmax(self.val_accuracy))
+
+    @property
+    def best_val_accuracy(self) -> float:
+        """The validation accuracy of `best`; NaN without a validation split."""
+        return float(self.val_accuracy[self.best_epoch])
+
+
+class Report:
+    """Counts the steps of all members, and says where the sweep stands."""
+
+    def __init__(
+        self, plan: Plan, epochs: int, members: int, finished: int, say: Callable[..., Any] | None
+    ):
+        self.members, self.finished, self.epochs, self.say = members, finished, epochs, say
+        self.steps = epochs * plan.steps
+        self._done, self._seconds = 0, 0.0
+        self._left = self.steps * (members - finished)
+
+    def add(self, epoch: int, steps: int, seconds: float) -> None:
+        """Counts so many members' steps in."""
+        self._done, self._seconds = self._done + steps, self._seconds + seconds
+        self._left -= steps
+        if self.say is not None:
+            total = self.steps * self.members
+            left = self._left * self._seconds / self._done
+            here = self.finished, self.members, epoch + 1, self.epochs
+            self.say(Progress(*here, total - self._left, total, left))
+
+    def skip(self, steps: int) -> None:
+        """Counts out steps that will not be taken."""
+        self._left -= steps
+
+
+class Members(NamedTuple):
+    """The columns of a sweep's members as they were given, and their seeds."""
+
+    columns: dict[str, np.ndarray]
+    seeds: np.ndarray
+
+    def row(self, index: int) -> dict[str, float]:
+        """One member's values."""
+        return {name: column[index].item() for name, column in self.columns.items()}
+
+    def of(self, indices: list[int]) -> Members:
+        """Some of them."""
+        columns = {name: column[indices] for name, column in self.columns.items()}
+        return Members(columns, self.seeds[indices])
+
+    def start(self, programs: Programs) -> tuple[dict[str, Array], Any, Any]:
+        """Their values, their keys, and their state before training."""
+        values = {name: _weak(column) for name, column in self.columns.items()}
+        keys = jnp.stack([jax.random.key(seed) for seed in self.seeds.tolist()])
+        return values, keys, programs.start(values, keys)
+
+
+def _weak(column: np.ndarray) -> Array:
+    """Numbers as an array that promotes as Python's numbers do: as in a run of `fit` by itself."""
+    zero = 0.0 if column.dtype.kind == "f" else 0
+    return jnp.full(column.shape, zero).at[:].set(column)
+
+
+class Trainer:
+    """What all groups of members share: the data on the device, and how they are evaluated."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        dataset: data.Dataset,
+        preprocessing: data.Preprocessing,
+        epochs: int,
+        keep: tuple[str, ...],
+        train_accuracy_rows: int | None,
+        evaluation_batch_size: int,
+    ):
+        self.plan, self.preprocessing, self.epochs, self.keep = plan, preprocessing, epochs, keep
+        self.split = _on_device(dataset.train)
+        self._rows, self._batch = train_accuracy_rows, evaluation_batch_size
+        self._counts = len(self._some(0)), 0
+        self._val: Any = None
+        if _fit.has_rows(dataset.val):
+            self._counts = self._counts[0], len(dataset.val.labels)
+            self._val = _on_device(dataset.val), *self._batched(np.arange(self._counts[1]))
+
+    def train(
+        self, programs: Programs, members: Members, count: int, report: Report
+    ) -> list[Member]:
+        """Trains members from their first step to their last, and returns `count` of them."""
+        steps, seeds = self.plan.steps, members.seeds
+        values, keys, at = members.start(programs)
+        # Steps give their buffers away, and the best state keeps its own.
+        kept = jax.tree.map(jnp.copy, keyless(at.now)) if "best" in self.keep else ()
+        best = Best(kept, jnp.full((len(keys),), -1, jnp.int32))
+        batches = [self._batched(self._some(seed)) for seed in seeds.tolist()]
+        rows, counted = np.stack([batch[0] for batch in batches]), batches[0][1]
+        splits = (self.split, counted), self._val
+
+        accuracies = np.full((2, len(keys), self.epochs + 1), np.nan)
+        losses = np.full((len(keys), self.epochs * steps), np.nan, at.losses.dtype)
+        length = 1
+        for epoch in range(self.epochs + 1):
+            alive = np.array(self.plan.is_alive(at))
+            if not alive[:count].any():
+                report.skip(count * steps * (self.epochs - epoch))
+                break
+            own = values, at, rows
+            best, *right = programs.evaluate(best, own, splits, self.preprocessing)
+            for kind, found in enumerate(right):
+                if self._counts[kind]:
+                    fractions = np.array(found) / self._counts[kind]
+                    accuracies[kind, :, epoch] = np.where(alive, fractions, np.nan)
+            if epoch == self.epochs:
+                break
+            order = programs.order(keys, np.int32(epoch))
+            begin = 0
+            while begin < steps:
+                stop = min(begin + length, steps)
+                began = time.perf_counter()
+                at = programs.advance(
+                    at, (values, order), begin, stop, self.split, self.preprocessing
+                )
+                seconds = time.perf_counter() - began
+                report.add(epoch, count * (stop - begin), seconds)
+                wanted = int(_SECONDS_BETWEEN_REPORTS * (stop - begin) / seconds)
+                length = min(max(wanted, 1), 10 * length)
+                begin = stop
+            losses[:, epoch * steps : (epoch + 1) * steps] = at.losses
+
+        first = np.array(at.now.step - at.streak) + 1
+        stopped_at = np.where(self.plan.is_alive(at), 0, first)
+        final = jax.device_get(keyless(at.now)) if "final" in self.keep else None
+        if self._val is None:
+            best = best._replace(state=keyless(at.now) if "best" in self.keep else ())
+        states = {"best": jax.device_get(best.state), "final": final}
+
+        def state(name: str, index: int) -> train.TrainState | None:
+            if name not in self.keep:
+                return None
+            own = jax.tree.map(lambda leaf: np.array(leaf[index]), states[name])
+            return own._replace(key=keys[index])
+
+        return [
+            Member(
+                members.row(index),
+                int(seeds[index]),
+                losses[index],
+                accuracies[0, index],
+                accuracies[1, index],
+                int(stopped_at[index]),
+                state("best", index),
+                state("final", index),
+            )
+            for index in range(count)
+        ]
+
+    def step_seconds(self, programs: Programs, members: Members) -> float:
+        """The seconds that a step of one member takes, compiling not counted."""
+        values, keys, at = members.start(programs)
+        own = values, programs.order(keys, np.int32(0))
+        inputs = self.split, self.preprocessing
+        stop, spent, fastest = 1, 0.0, float("inf")
+        at = programs.advance(at, own, 0, stop, *inputs)
+        while spent < _MEASURED_SECONDS:
+            began = time.perf_counter()
+            at = programs.advance(at, own, 0, stop, *inputs)
+            seconds = time.perf_counter() - began
+            spent, fastest = spent + seconds, min(fastest, seconds / stop)
+            stop = min(max(1, int(_MEASURED_SECONDS / 4 / fastest)), self.plan.steps)
+        return fastest / len(keys)
+
+    def _some(self, seed: int) -> np.ndarray:
+        """The rows of the training split that `train.fit` takes for its training accuracy."""
+        return np.random.default_rng(seed).permutation(self.plan.n)[: self._rows]
+
+    def _batched(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows in batches, the last one filled up, and which of them are counted."""
+        missing = -len(rows) % self._batch
+        filled = np.pad(rows, (0, missing), mode="edge").astype(np.int32)
+        counted = np.arange(len(filled)) < len(rows)
+        return filled.reshape(-1, self._batch), counted.reshape(-1, self._batch)
+
+
+def keyless(state: Any) -> Any:
+    """A state without its key, which follows from the seed and has no place in NumPy."""
+    return state._replace(key=None)
+
+
+def _on_device(split: data.Split) -> data.Split:
+    # Copies, because on a CPU JAX may read the caller's own arrays as long as they live.
+    images: Any = jnp.array(np.asarray(split.images), copy=True)
+    labels: Any = jnp.array(np.asarray(split.labels), jnp.int32, copy=True)
+    return data.Split(images, labels)
+
+
+# --- Members in files
+
+
+def as_saved(member: Member) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A member's numbers, and its arrays by name."""
+    arrays: dict[str, Any] = {"losses": member.losses}
+    for name, state in (("best", member.best), ("final", member.final)):
+        if state is not None:
+            arrays[name] = keyless(state)
+    numbers = {
+        "values": member.values,
+        "seed": member.seed,
+        "best_val_accuracy": member.best_val_accuracy,
+        "best_epoch": member.best_epoch,
+        "stopped_at": member.stopped_at,
+        "train_accuracy": member.train_accuracy.tolist(),
+        "val_accuracy": member.val_accuracy.tolist(),
+    }
+    return numbers, arrays
+
+
+def template(training: Any, epochs: int, keep: tuple[str, ...]) -> dict[str, Any]:
+    """The shapes of the arrays of `as_saved`."""
+    steps = training.losses.shape[0] * epochs
+    state = keyless(training.now)
+    losses = jax.ShapeDtypeStruct((steps,), training.losses.dtype)
+    return {"losses": losses} | dict.fromkeys(keep, state)
+
+
+def from_saved(numbers: dict[str, Any], arrays: dict[str, Any]) -> Member:
+    """The member that `as_saved` was given."""
+    key = jax.random.key(numbers["seed"])
+
+    def state(name: str) -> train.TrainState | None:
+        return arrays[name]._replace(key=key) if name in arrays else None
+
+    return Member(
+        numbers["values"],
+        numbers["seed"],
+        arrays["losses"],
+        np.array(numbers["train_accuracy"], np.float64),  # None becomes NaN
+        np.array(numbers["val_accuracy"], np.float64),
+        numbers["stopped_at"],
+        state("best"),
+        state("final"),
+    )

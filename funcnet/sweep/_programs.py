@@ -1,0 +1,233 @@
+"""A sweep's programs: one member's run as traced functions, and three ways to run many of them."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array, lax
+
+from funcnet import data, losses, train
+from funcnet.kernels import wide, wide_dtype
+from funcnet.nets._blocks import Net, float_dtype
+from funcnet.train import _fit
+
+How = Literal["vmap", "map", "loop"]
+HOWS: tuple[How, ...] = ("loop", "map", "vmap")
+
+
+class Trial(NamedTuple):
+    """What one member of a sweep trains: the arguments of `train.make_step`.
+
+    Numbers in it may be traced; what is no number is a part of the program, and the same for all.
+
+    >>> from funcnet import nets, optimizers, sweep
+    >>> sweep.Trial(nets.affine(3), optimizers.sgd(0.1)).reg
+    0.0
+    """
+
+    net: Net
+    optimizer: optax.GradientTransformation
+    reg: Any = 0.0
+    loss: Callable[..., Array] = losses.softmax_cross_entropy
+    label_smoothing: float = 0.0
+    compute_dtype: Any = None
+
+
+class Training(NamedTuple):
+    """What moves with every step; `streak` is how many of the last ones were not finite."""
+
+    now: train.TrainState
+    streak: Any
+    losses: Any
+
+
+class Best(NamedTuple):
+    """The best state so far, without its key, and its number of right answers (-1 before any)."""
+
+    state: Any
+    right: Any
+
+
+class Plan(NamedTuple):
+    """One member's run, as functions of its values and its key; static, the same for all members.
+
+    `split` and `preprocessing` are arguments of the functions, as large arrays are no constants.
+    """
+
+    make: Callable[..., Trial]
+    input_shape: tuple[int, ...]
+    dtype: Any
+    augment: Callable[[Array, Array], Array] | None
+    n: int
+    batch_size: int
+    steps: int
+    sampling: _fit.Sampling
+    max_nonfinite: int
+
+    def trial(self, values: Any) -> Trial:
+        """What `make` makes of a member's values."""
+        trial = self.make(**values)
+        if not isinstance(trial, Trial):
+            raise TypeError(
+                f"sweep.run: make returned {trial!r}, expected sweep.Trial(net, optimizer)."
+            )
+        return trial
+
+    def start(self, values: Any, key: Array) -> Training:
+        """The state that `train.fit` starts from."""
+        trial = self.trial(values)
+        now = train.init_state(trial.net, trial.optimizer, key, self.input_shape, self.dtype)
+        empty = jnp.zeros((self.steps,), wide_dtype(float_dtype(now.params)))
+        return Training(now, jnp.zeros((), jnp.int32), empty)
+
+    def order(self, key: Array, epoch: Any) -> Array:
+        """The batches that `train.fit` takes in an epoch."""
+        return train.batch_order(key, epoch, self.n, self.batch_size, self.sampling)
+
+    def step(self, at: Training, position: Any, own: Any, *inputs: Any) -> Training:
+        """Step number `position` of an epoch, which changes nothing in a member that has stopped.
+
+        Its loss is made NaN, whereupon the step's own guard keeps all as it is: that costs nothing,
+        and a second guard would read the whole state once more.
+        """
+        values, rows = own
+        trial, alive = self.trial(values), self.is_alive(at)
+
+        @functools.wraps(trial.loss)
+        def loss(*args: Any, **options: Any) -> Array:
+            value = trial.loss(*args, **options)
+            return jnp.where(alive, value, jnp.full_like(value, jnp.nan))
+
+        step = train.make_step(**trial._replace(loss=loss)._asdict())
+        gathers = self.sampling != "full"
+        batch_of = _fit.batch_maker(gathers, self.augment, float_dtype(at.now.params))
+        now, metrics = step(at.now, batch_of(at.now, rows, position, *inputs))
+        streak = jnp.where(metrics["finite"], 0, at.streak + 1)
+        return Training(
+            now._replace(step=jnp.where(alive, now.step, at.now.step)),
+            jnp.where(alive, streak, at.streak),
+            at.losses.at[position].set(metrics["loss"].astype(at.losses.dtype)),
+        )
+
+    def advance(
+        self, at: Training, own: Any, begin: Any, stop: Any, *inputs: Any, looped: bool = True
+    ) -> Training:
+        """Steps number `begin` to `stop` of an epoch; without `looped` the first of them alone."""
+        if not looped:
+            return self.step(at, begin, own, *inputs)
+        return lax.fori_loop(
+            begin, stop, lambda position, at: self.step(at, position, own, *inputs), at
+        )
+
+    def is_alive(self, at: Training) -> Any:
+        """Whether the run has not ended, as `train.fit` ends one that is not finite."""
+        return at.streak < self.max_nonfinite
+
+    def evaluate(self, best: Best, own: Any, splits: Any, preprocessing: Any) -> Any:
+        """The best state with this one counted in, and the right answers in each split.
+
+        `own` holds the values, the `Training`, and rows of the training split; `splits` are
+        training and validation, each with the rows to evaluate, the latter perhaps None.
+        """
+        values, at, rows = own
+        net, (on_train, counted), on_val = self.trial(values).net, splits[0], splits[1]
+
+        def right(split: Any, rows: Array, counted: Array) -> Array:
+            def of_batch(batch: Any) -> Array:
+                rows, counted = batch
+                images, labels = (a[rows] for a in split)
+                x = data.preprocess(preprocessing, images, float_dtype(at.now.params))
+                output = wide(net.apply(at.now.params, at.now.state, x, train=False)[0])
+                found = jnp.argmax(output, -1).astype(jnp.int32)
+                return (counted & (found == labels)).sum(dtype=jnp.int32)
+
+            return lax.map(of_batch, (rows, counted)).sum(dtype=jnp.int32)
+
+        train_right = right(on_train, rows, counted)
+        if on_val is None:
+            return best, train_right, jnp.zeros((), jnp.int32)
+        val_right = right(*on_val)
+        better = self.is_alive(at) & (val_right > best.right)
+        kept = () if best.state == () else at.now._replace(key=None)
+        state = jax.tree.map(partial(jnp.where, better), kept, best.state)
+        return Best(state, jnp.where(better, val_right, best.right)), train_right, val_right
+
+
+class Programs:
+    """A plan's functions over a leading axis of members, compiled; with "loop" it has length 1."""
+
+    def __init__(self, plan: Plan, how: How, looped: bool = True):
+        self.plan, self.looped = plan, looped
+        # Not compiled as a whole, as `fit` does not: fused, a float32 initialiser rounds otherwise.
+        self.start = jax.vmap(plan.start)
+        self.order = jax.jit(jax.vmap(plan.order, in_axes=(0, None)))
+        advance = over_members(how, partial(plan.advance, looped=looped))
+        self._advance = jax.jit(advance, donate_argnums=0)
+        self.evaluate = jax.jit(over_members(how, plan.evaluate), donate_argnums=0)
+
+    def advance(self, at: Training, own: Any, begin: int, stop: int, *inputs: Any) -> Training:
+        """Runs steps `begin` to `stop` of an epoch, and waits for them."""
+        turns = [(begin, stop)] if self.looped else [(i, i + 1) for i in range(begin, stop)]
+        for turn in turns:
+            at = self._advance(at, own, *map(np.int32, turn), *inputs)
+        return jax.block_until_ready(at)
+
+
+def over_members(how: How, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function(a, b, *shared)` over the leading axis of `a` and `b`; "loop" takes one member."""
+
+    def mapped(a: Any, b: Any, *shared: Any) -> Any:
+        if how == "vmap":
+            return jax.vmap(function, in_axes=(0, 0, *[None] * len(shared)))(a, b, *shared)
+        if how == "map":
+            return lax.map(lambda both: function(*both, *shared), (a, b))
+        a, b = jax.tree.map(lambda leaf: leaf[0], (a, b))
+        return jax.tree.map(lambda leaf: leaf[None], function(a, b, *shared))
+
+    return mapped
+
+
+class Traced(NamedTuple):
+    """What tracing a plan tells: its first state's shapes, its program, and what XLA makes of it.
+
+    `program` is text and arrays that are the same for the same computation; `loops_badly` says
+    whether XLA's CPU backend would spoil the step inside a loop.
+    """
+
+    training: Training
+    output_shape: tuple[int, ...]
+    program: tuple[Any, ...]
+    loops_badly: bool
+
+
+def trace(plan: Plan, values: Any, split: Any, preprocessing: Any) -> Traced:
+    """Traces a member's start and its step with values of these shapes."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    begin, training = jax.make_jaxpr(plan.start, return_shape=True)(values, key)
+    rows = jax.eval_shape(plan.order, key, 0)
+    position = jax.ShapeDtypeStruct((), jnp.int32)
+    advance = partial(plan.advance, looped=False)
+    step = jax.make_jaxpr(advance)(
+        training, (values, rows), position, position, split, preprocessing
+    )
+
+    def output(values: Any, now: train.TrainState) -> Array:
+        x = jnp.zeros((2, *plan.input_shape), float_dtype(now.params))
+        return plan.trial(values).net.apply(now.params, now.state, x, train=False)[0]
+
+    # Functions are printed with their addresses, which are others in every process.
+    text = re.sub(r"0x[0-9a-f]+", "", f"{begin}\n{step}")
+    return Traced(
+        training,
+        jax.eval_shape(output, values, training.now).shape,
+        (text, *begin.consts, *step.consts),
+        jax.default_backend() == "cpu" and _fit.slow_in_loops(step.jaxpr),
+    )

@@ -1,0 +1,78 @@
+"""Ctrl-C and SIGTERM: the first ends a run in good order, the second at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where `terminate` is its handler."""
+
+
+def terminate(signum: int, frame: Any) -> None:
+    """A handler for SIGTERM: raises `Terminated`, and `fit` treats it as it treats Ctrl-C.
+
+    Args:
+      signum: the signal's number.
+      frame: where the program was.
+
+    Raises:
+      Terminated: always.
+
+    >>> import signal
+    >>> before = signal.signal(signal.SIGTERM, terminate)
+    >>> signal.getsignal(signal.SIGTERM) is terminate
+    True
+    >>> _ = signal.signal(signal.SIGTERM, before)
+    """
+    raise Terminated
+
+
+class Interrupts:
+    """Within it, the first Ctrl-C is kept for the end of the chunk; the second acts at once.
+
+    The same holds of SIGTERM where its handler is `terminate`. Where a signal is somebody else's
+    already, or this is not the main thread, all stays as it is.
+    """
+
+    def __init__(self) -> None:
+        self.presses: list[type[KeyboardInterrupt]] = []
+        self._at_once = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            ours = (signal.default_int_handler, terminate)
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(signum) in ours:
+                    self._before[signum] = signal.signal(signum, self._pressed)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _pressed(self, signum: int, frame: Any) -> None:
+        theirs = self._before[signum] is terminate
+        self.presses.append(Terminated if theirs else KeyboardInterrupt)
+        if self._at_once or len(self.presses) > 1:
+            raise self.presses[-1]
+
+    def check(self) -> None:
+        """Raises what was pressed."""
+        if self.presses:
+            raise self.presses[0]
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """A stretch that may end anywhere, at the first signal."""
+        try:
+            self._at_once = True
+            self.check()
+            yield
+        finally:
+            self._at_once = False
