@@ -12,7 +12,13 @@ shifted crops; in the test, the mean over the image and its mirror image.
 Training takes the first 49,000 images, validation 1,000; nothing is chosen on the test images,
 which are looked at once.
 
-RESULT
+Nine epochs, seed 0, two AVX-512 cores with native kernels: validation .923, test .9231 (.9126
+without the mirror images) after 21 minutes and 27 seconds, in the first six of which other work had
+most of the machine; from the third epoch on an epoch took 97 to 124 seconds, 400 to 500 images a
+second. Nothing was tuned but the choice of Muon at rate 0.1, which gave .816 validation in two
+epochs of a net of half the widths. The 94% of the record holders was not reached, nor tried for:
+their net has four times the operations of this one's last group, and ten epochs of it are an hour
+of these two cores.
 
 Source: Keller Jordan 2024, 94% on CIFAR-10 in 3.29 seconds on a single GPU,
 https://arxiv.org/abs/2404.00498 (net, whitening, label smoothing, flips in the test); courses.md
