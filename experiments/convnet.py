@@ -11,10 +11,11 @@ settings are cut, these are ours: rate 1e-3, momentum .9, penalty 1e-4, batches 
 faster are rules than loops over every output (rows 4-38, 4-39)?
 
 By heart: training accuracy .967 ± .023 after ten epochs (3 seeds; the course: .940), the best
-validation accuracy .176 to .205 (the course: .177); seconds a run. One epoch: validation .556 ± .025, test .544 ± .017 (3), 5 to 11 seconds each. The
-layers, forward, on 100 images: the convolution 5411 times as fast as loops (2.14 s to 0.40 ms; the
-course's Cython 468 times), the pool 1939 times (the course's 4.4, against loops over windows
-of all images); they differ by 6e-06, the rounding of float32.
+validation accuracy .176 to .205 (the course: .177); seconds a run. One epoch: validation
+.556 ± .025, test .544 ± .017 (3), 5 to 11 seconds each. The layers, forward, on 100 images: the
+convolution 5,411 times as fast as loops (2.14 s to 0.40 ms; the course's Cython 468 times), the
+pool 1,939 times (the course's 4.4, against loops over windows of all images); they differ by 6e-6,
+the rounding of float32.
 
 Source: courses.md rows 4-38, 4-39, 4-44, 4-46, 4-47 and 4-48.
 """

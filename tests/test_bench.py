@@ -36,7 +36,7 @@ def _as_users_have_it():
 def _one_core():
     """Torch's threads wait in circles, which takes long where other tests run beside them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("funcnet.bench._results.cores", lambda: 1)
+        patch.setattr("funcnet._machine.cores", lambda: 1)
         yield
 
 

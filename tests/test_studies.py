@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import experiments
 from experiments import _images, _study, theory, toy
+from tests import course_rows
 
 FOLDER = Path(experiments.__file__).parent
 STUDIES = sorted(p.stem for p in FOLDER.glob("*.py") if not p.stem.startswith("_"))
@@ -172,3 +174,14 @@ def test_rows_4_21_to_4_23_and_their_mistakes():
     ends = {rule: toy.losses(*how)[0][-1] for rule, how in toy.rules().items()}
     for (rule, mistake), end in ends.items():
         assert (f"{end:.6f}" == f"{toy.PRINTED[rule]:.6f}") is (not mistake)
+
+
+def test_every_row_that_is_a_studys_business_has_its_line():
+    table = (FOLDER / "README.md").read_text(encoding="utf-8").splitlines()
+    cells = [line.split("|")[1] for line in table if line.startswith("|")]
+    found = set()
+    for cell in cells:
+        text = cell.replace(" to ", "..").replace(" – ", "..").replace(",", " ")
+        found.update(course_rows.expanded(" ".join(re.findall(r"\d-\d+(?:\.\.\d-\d+)?", text))))
+    reason = next(reason for reason in course_rows.REASONS if "study's business" in reason)
+    assert set(course_rows.REASONS[reason]) - found == set()

@@ -196,7 +196,13 @@ class Checkpoints:
             try:
                 _verify(path)
                 run = _read(path, template, self.config)
-            except (_DamagedError, OSError) as error:
+            except CheckpointError:
+                raise
+            # Behind a right manifest, a run.json that no run has written raises the others.
+            except (
+                *(_DamagedError, OSError),
+                *(ValueError, TypeError, LookupError, AttributeError, RecursionError),
+            ) as error:
                 wrong.append(f"{path.name}: {error}")
                 self._bad.add(path.name)
                 continue

@@ -1,8 +1,8 @@
 """What must hold of a train step, so that its first call can speak for all that follow.
 
 `of_trace` judges a step by its trace alone, before anything is compiled, and `of_program` the
-compiled program; `require` makes an exception of what they find. `check_step` puts them together
-and calls the step.
+compiled program; `require` makes exceptions and warnings of what they find. `check_step` puts them
+together and calls the step.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ STEP_CHECKS: tuple[str, ...] = (
     *("buffers", "donation", "sharding", "traces", "finite"),
 )
 """Every check that a train step is put through, in order; each is in every report."""
+
+_LEAVES = ("structure", "shapes", "dtypes")  # without which there is no second step
 
 
 class StepError(TypeError):
@@ -126,7 +128,7 @@ def _found(step: Any, state: Any, batch: Any, calls: int) -> Iterator[Check]:
     yield _pure(step, traced.jaxpr, given, batch)
     if "memory" in judged["host"].message:
         return  # jaxlib 0.10.2 ends the process when a CPU runs such a program
-    changed = [n for n in ("structure", "shapes", "dtypes") if judged[n].passed is False]
+    changed = [n for n in _LEAVES if judged[n].passed is False]
     if changed:
         for name in ("donation", "sharding"):
             yield Check(name, None, f"not judged: see {changed[0]}")
@@ -169,21 +171,35 @@ def of_trace(jaxpr: Any, given: Any, returned: Any) -> list[Check]:
     """
     before = dict(zip(names(given), jaxpr.in_avals, strict=False))
     after = dict(zip(names(returned), jaxpr.out_avals, strict=False))
-    both = [(n, a, after[n]) for n, a in before.items() if n in after]
-    shapes = [(n, f"{a.shape} in, {b.shape} out") for n, a, b in both if a.shape != b.shape]
-    dtypes = [(n, f"{a.dtype} in, {b.dtype} out") for n, a, b in both if a.dtype != b.dtype]
     weak = [
         (n, f"a weak {b.dtype} comes out, as of a Python number")
         for n, b in after.items()
         if _is_weak(b)
     ]
-    python = _weak(given)
+    return [
+        *_kept(given, returned, before, after),
+        _verdict("weak_types", [*_weak(given), *weak], "there is none"),
+        _host(jaxpr, given),
+    ]
+
+
+def of_leaves(given: Any, returned: Any) -> list[Check]:
+    """Judges structure, shapes and dtypes alone, of trees of arrays, tracers or shapes."""
+    before, after = (
+        dict(zip(names(tree), jax.tree.leaves(jax.eval_shape(lambda t: t, tree)), strict=True))
+        for tree in (given, returned)
+    )
+    return _kept(given, returned, before, after)
+
+
+def _kept(given: Any, returned: Any, before: Mapping, after: Mapping) -> list[Check]:
+    both = [(n, a, after[n]) for n, a in before.items() if n in after]
+    shapes = [(n, f"{a.shape} in, {b.shape} out") for n, a, b in both if a.shape != b.shape]
+    dtypes = [(n, f"{a.dtype} in, {b.dtype} out") for n, a, b in both if a.dtype != b.dtype]
     return [
         _structure(given, returned, before, after),
         _verdict("shapes", shapes, f"{len(both)} leaves keep theirs"),
         _verdict("dtypes", dtypes, f"{len(both)} leaves keep theirs"),
-        _verdict("weak_types", [*python, *weak], "there is none"),
-        _host(jaxpr, given),
     ]
 
 
@@ -272,7 +288,8 @@ def _host(jaxpr: Any, given: Any) -> Check:
             wrong.append((summarize(equation.source_info), f"{kind} asks the host at every step"))
         elif kind == "device_put" and any(map(_on_host, equation.params["devices"])):
             wrong.append((summarize(equation.source_info), "device_put into the host's memory"))
-    return _verdict("host", wrong, "the program does not ask the host")
+    once = list(dict.fromkeys(wrong))  # of the branches for several platforms
+    return _verdict("host", once, "the program does not ask the host")
 
 
 def _on_host(place: Any) -> bool:
@@ -455,7 +472,7 @@ def _odd(leaf: Any) -> str:
 
 
 def require(function: str, checks: Iterable[Check]) -> None:
-    """Raises StepError where a check has failed, in the name of `function`.
+    """Raises StepError where leaves do not stay what they are, and warns of what only costs.
 
     >>> require("fit", [Check("dtypes", False, "float32 in, float64 out", where="opt_state.nu.w")])
     Traceback (most recent call last):
@@ -463,5 +480,9 @@ def require(function: str, checks: Iterable[Check]) -> None:
     funcnet.checks._step_contract.StepError: fit: opt_state.nu.w: float32 in, float64 out
     """
     failed = [check for check in checks if check.passed is False]
-    if failed:
-        raise StepError(f"{function}: {'; '.join(check.text for check in failed)}")
+    wrong = [check.text for check in failed if check.name in _LEAVES]
+    if wrong:
+        raise StepError(f"{function}: {'; '.join(wrong)}")
+    for check in failed:
+        text = f"{function}: the train step breaks its contract ({check.name}): {check.text}"
+        warnings.warn(text, RuntimeWarning, stacklevel=4)

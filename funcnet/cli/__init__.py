@@ -12,6 +12,7 @@ funcnet 0.1.0
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import io
 import os
@@ -56,6 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     prog = " ".join(["funcnet", *(arg for arg in args[:1] if arg in COMMANDS)])
     try:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            raise CommandError(
+                f"there is no command {args[0]!r}{f'; perhaps {near[0]}?' if near else ','} "
+                f"expected one of {', '.join(COMMANDS)}. See funcnet --help."
+            )
         need("tyro", "rich")
         return _parsed(args, prog).run()
     except SystemExit as done:  # of --help
@@ -110,6 +117,7 @@ _SHORTER = (
     (r"^Error parsing ", ""),
     (r"no type matching (.+) could be instantiated from \[(.*)\]", r"expected \1, not \2"),
     (r"could not convert string to float: (.*)", r"expected FLOAT, not \1"),
+    (r"invalid literal for int\(\) with base 10: (.*)", r"expected INT, not \1"),
     (r"Expected 1 values", "Expected one value"),
     (r" or misplaced| \(applied to .*?\)|'None', |, 'None'", ""),
 )

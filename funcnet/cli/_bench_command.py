@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from rich.console import Console
 from rich.table import Table
 
 from funcnet import _files, bench
-from funcnet.bench import _peers, _tables
+from funcnet.bench import _peers, _results, _tables
 from funcnet.catalogue import ROWS
-from funcnet.cli._command import CommandError, console, expected_errors, option
+from funcnet.cli._command import (
+    CommandError,
+    console,
+    expected_errors,
+    option,
+    writable,
+    written,
+)
 
 RUNS = ("course_000",)
 # What a table does without, in this order, where a terminal is narrow.
@@ -80,22 +87,19 @@ slower.
         """Measures, prints, and writes."""
         began = time.perf_counter()
         out = console()
-        with expected_errors():
-            old = None if self.against is None else bench.Report.load(self.against)
-            for path in (self.json, self.markdown, self.figure):
-                _writable(path)
-        if self.load is None:
-            report = self._measured(out)
-        else:
-            with expected_errors():
-                report = bench.Report.load(self.load)
-        with expected_errors():
-            if self.json is not None:
+        old = None if self.against is None else _earlier("--against", self.against)
+        writable("--json", self.json)
+        writable("--markdown", self.markdown)
+        writable("--figure", self.figure, (".png", ".svg", ".pdf"))
+        report = self._measured(out) if self.load is None else _earlier("--load", self.load)
+        if self.json is not None:
+            with written("--json", self.json):
                 report.save(self.json)
-            if self.markdown is not None:
-                with _files.replacing(self.markdown) as file:
-                    file.write(bench.to_markdown(report).encode())
-            if self.figure is not None:
+        if self.markdown is not None:
+            with written("--markdown", self.markdown), _files.replacing(self.markdown) as file:
+                file.write(bench.to_markdown(report).encode())
+        if self.figure is not None:
+            with expected_errors(), written("--figure", self.figure):
                 bench.figure(report, self.figure)
         if not out.is_terminal:
             out.width = max(out.width, 160)  # a file has room
@@ -128,7 +132,7 @@ slower.
         with expected_errors():
             _peers.choose(peers)
             variants = _variants(self.variants)
-        if self.seconds is not None and not self.seconds > 0:
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise CommandError(f"--seconds is {self.seconds}, expected a number above 0.")
         options: dict[str, Any] = {
             "peers": peers,
@@ -204,10 +208,23 @@ def _variants(words: tuple[str, ...]) -> tuple[bench.Variant, ...]:
     return tuple(made)
 
 
-def _writable(path: str | None) -> None:
-    """Raises OSError now where the folder is not there, not after minutes of measuring."""
-    if path is not None and not Path(path).absolute().parent.is_dir():
-        raise FileNotFoundError(f"{Path(path).parent} is no folder to write {path} to.")
+def _earlier(name: str, path: str) -> bench.Report:
+    """The report in a file, which is drawn once to see that it can be: a file may hold anything."""
+    try:
+        report = bench.Report.load(path)
+        for sheet in _tables.sheets(report):
+            _drawn(sheet)
+        _tables.remarks(report)
+        _tables.heading(report)
+        bench.slower(report, report)
+        if unknown := {r.section for r in report.results} - set(_results.SECTIONS):
+            raise ValueError(f"there is no section {unknown.pop()!r}")
+    except OSError as error:
+        raise CommandError(f"{name}: cannot read {path}: {error.strerror or error}.") from error
+    except Exception as error:
+        what = str(error).removeprefix(f"{path}: ") or type(error).__name__
+        raise CommandError(f"{name}: {path} is no whole report of funcnet bench: {what}") from error
+    return report
 
 
 def _verdict(out: Console, new: bench.Report, old: bench.Report) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, ClassVar
@@ -20,7 +22,15 @@ from rich.table import Table
 from rich.text import Text
 
 from funcnet import checks
-from funcnet.cli._command import CommandError, console, expected_errors, option
+from funcnet._files import replacing
+from funcnet.cli._command import (
+    CommandError,
+    console,
+    expected_errors,
+    option,
+    writable,
+    written,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,33 +76,53 @@ funcnet.checks.assert_rule(my_norm, x, gain).
         """Checks, prints, and writes the reports."""
         began = time.perf_counter()
         out = console()
-        if self.target is not None and ":" in self.target:
+        self._refuse()
+        if self._is_stranger:
             reports = [self._stranger()]
             out.print(reports[0])
         else:
             reports = self._catalogue(out)
         if self.json is not None:
-            with expected_errors():
-                Path(self.json).write_text(json.dumps([r.to_dict() for r in reports], indent=1))
+            with written("--json", self.json), replacing(self.json) as file:
+                file.write(json.dumps([r.to_dict() for r in reports], indent=1).encode())
         if self.markdown is not None:
-            with expected_errors():
-                Path(self.markdown).write_text(_markdown(reports))
+            with written("--markdown", self.markdown), replacing(self.markdown) as file:
+                file.write(_markdown(reports).encode())
         wrong = [r.name for r in reports if not r.ok]
-        if len(reports) > 1 or ":" not in (self.target or ":"):
+        if not self._is_stranger:
             seconds = time.perf_counter() - began
             verdict = f"{len(wrong)} wrong: {', '.join(wrong)}" if wrong else "all right"
             ran = sum(check.passed is not None for r in reports for check in r)
             out.print(f"{len(reports)} reports, {ran} checks in {seconds:.0f} s: {verdict}")
         return 1 if wrong else 0
 
+    @property
+    def _is_stranger(self) -> bool:
+        return self.target is not None and ":" in self.target
+
+    def _refuse(self) -> None:
+        """Raises CommandError for options that say nothing, or nothing that can be done."""
+        if self.seed < 0:
+            raise CommandError(f"--seed is {self.seed}, expected a number from 0.")
+        of_strangers = {"--args": self.args != (), "--plain": self.plain is not None}
+        of_rows = {"--all-samples": self.all_samples}
+        needs = "a rule of the catalogue" if self._is_stranger else "FILE.py:FUNCTION"
+        for name, given in (of_rows if self._is_stranger else of_strangers).items():
+            if given:
+                raise CommandError(f"{name} is an option of {needs} alone.")
+        writable("--json", self.json)
+        writable("--markdown", self.markdown)
+
     def _stranger(self) -> checks.RuleReport:
         path, _, name = str(self.target).rpartition(":")
-        with expected_errors():
-            module = _module(path)
-            function = _attribute(module, name, path)
-            plain = None if self.plain is None else _attribute(module, self.plain, path)
+        if not path or not name:
+            raise CommandError(f"{self.target} is no FILE.py:FUNCTION.")
+        module = _module(path)
+        function = _attribute(module, name, path)
+        plain = None if self.plain is None else _attribute(module, self.plain, path)
+        with _theirs(f"the sample arguments of {name}"):
             args, static = self._arguments(module, name)
-        with expected_errors():
+        with _theirs(name), expected_errors():
             return checks.check_rule(
                 function, *args, plain=plain, static=static, name=name, seed=self.seed
             )
@@ -109,6 +139,10 @@ funcnet.checks.assert_rule(my_norm, x, gain).
                 "dict of static options as a second value: (args, options))."
             )
         given = samples()
+        if not isinstance(given, (tuple, list)):
+            raise CommandError(
+                f"{name}_samples() returned a {type(given).__name__}, expected a tuple."
+            )
         if len(given) == 2 and isinstance(given[0], tuple) and isinstance(given[1], dict):
             return given[0], given[1]
         return tuple(given), {}
@@ -137,6 +171,7 @@ funcnet.checks.assert_rule(my_norm, x, gain).
         return reports
 
 
+_MOST_ENTRIES = 10**7  # of a sample argument
 DTYPES = {"cotangent": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 COLUMNS = ("rule", *DTYPES.values(), "2nd", "transf", "bytes", "plain's", "sees", "")
 
@@ -202,11 +237,22 @@ def _module(path: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise CommandError(f"{path} is no Python file; expected FILE.py:FUNCTION.")
     module = importlib.util.module_from_spec(spec)
-    try:
+    with _theirs(f"{path} does not import"):
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise CommandError(f"{path} does not import: {type(error).__name__}: {error}") from error
     return module
+
+
+@contextmanager
+def _theirs(what: str) -> Iterator[None]:
+    """Turns whatever code that is not ours raises into `CommandError`."""
+    try:
+        yield
+    except CommandError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise CommandError(
+            f"{what}: {type(error).__name__}: {error}. --traceback shows where."
+        ) from error
 
 
 def _attribute(module: ModuleType, name: str, path: str) -> Callable[..., Any]:
@@ -227,9 +273,13 @@ def _argument(word: str, rng: np.random.Generator) -> Any:
     shaped = re.fullmatch(r"(\d+(?:x\d+)*)(?::int(\d+))?", word)
     if shaped:
         shape = tuple(int(size) for size in shaped[1].split("x"))
-        if shaped[2]:
-            return rng.integers(int(shaped[2]), size=shape, dtype=np.int32)
-        return rng.normal(size=shape)
+        if math.prod(shape) > _MOST_ENTRIES:
+            raise CommandError(f"--args {word}: expected at most {_MOST_ENTRIES} numbers.")
+        if shaped[2] is None:
+            return rng.normal(size=shape)
+        if not 1 <= int(shaped[2]) <= 2**31:
+            raise CommandError(f"--args {word}: expected ints below 1 to 2^31.")
+        return rng.integers(int(shaped[2]), size=shape, dtype=np.int32)
     if re.fullmatch(r"-?\d*\.\d+(e-?\d+)?", word):
         return float(word)
     raise CommandError(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # extras, which `import funcnet` does without
@@ -30,6 +32,31 @@ def expected_errors() -> Iterator[None]:
         yield
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise CommandError(str(error)) from error
+
+
+def writable(name: str, path: str | None, suffixes: Iterable[str] = ()) -> None:
+    """Raises CommandError where an option's file cannot be written: now, not after the work."""
+    if path is None:
+        return
+    file, folder = Path(path), Path(path).absolute().parent
+    suffixes = tuple(suffixes)
+    if suffixes and file.suffix not in suffixes:
+        raise CommandError(f"{name} is {path}, expected a file in {', '.join(suffixes)}.")
+    if file.is_dir():
+        raise CommandError(f"{name}: {path} is a folder, expected a file to write.")
+    if not folder.is_dir():
+        raise CommandError(f"{name}: {file.parent} is no folder to write {path} to.")
+    if not os.access(folder, os.W_OK):
+        raise CommandError(f"{name}: cannot write into {file.parent}.")
+
+
+@contextmanager
+def written(name: str, path: str) -> Iterator[None]:
+    """Turns what the disk says of an option's file into `CommandError`, of code 1."""
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"{name}: cannot write {path}: {error.strerror or error}.", 1) from error
 
 
 def need(*modules: str) -> None:

@@ -14,7 +14,7 @@ import jax
 from rich.table import Table
 
 from funcnet import _machine, data, kernels
-from funcnet.cli._command import console, option
+from funcnet.cli._command import CommandError, console, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Info:
     def run(self) -> int:
         """Prints the tables."""
         out = console()
+        if self.data_dir is not None and Path(self.data_dir).expanduser().is_file():
+            raise CommandError(f"--data-dir: {self.data_dir} is a file, expected a folder.")
         for title, rows in (
             ("versions", versions_and_extras()),
             ("machine", machine()),

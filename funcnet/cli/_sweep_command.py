@@ -202,8 +202,11 @@ Exit codes: 0 done; 1 no member reached its end; 2 wrong options or data; 130 Ct
         """The options of one member, those that are swept with their first value."""
 
         def first(value: Any, name: str) -> Any:
-            swept = name in _SWEPT and isinstance(value, tuple) and value
-            return value[0] if swept else value
+            if name not in _SWEPT or not isinstance(value, tuple):
+                return value
+            if not value:
+                raise CommandError(f"{flag(name)} has no value, expected one or more.")
+            return value[0]
 
         parents: Any = (DataOptions, NetOptions, OptimizerOptions, TrainingOptions)
         groups: Any = (self.data, self.net, self.optimizer, self.training)
@@ -227,6 +230,13 @@ Exit codes: 0 done; 1 no member reached its end; 2 wrong options or data; 130 Ct
         search, ranges = self.search, self._ranges()
         if search.seeds < 1:
             raise CommandError(f"--seeds is {search.seeds}, expected a number of at least 1.")
+        if (self.training.seed or 0) + search.seeds > 2**32:
+            raise CommandError(
+                f"--seed is {self.training.seed} and --seeds {search.seeds}: the last member's "
+                "seed would be above 2^32 - 1."
+            )
+        if search.random_seed < 0:
+            raise CommandError(f"--random-seed is {search.random_seed}, expected one from 0.")
         lists: dict[str, Any] = {}
         for group in (self.net, self.optimizer, self.training):
             for name in _SWEPT & vars(group).keys():
@@ -253,7 +263,7 @@ Exit codes: 0 done; 1 no member reached its end; 2 wrong options or data; 130 Ct
         for name, (low, high) in ranges.items():
             try:
                 drawn[name] = sweep.log_uniform(rng, low, high, search.random)
-            except ValueError:
+            except (ValueError, OverflowError):
                 raise CommandError(
                     f"{flag(name)}-range is {low} {high}, expected two numbers above 0, the lower "
                     "one first."
@@ -381,7 +391,12 @@ class _Job:
                 on_progress=on_progress,
                 on_member=callbacks["on_member"],
             )
-        except (ValueError, TypeError, OSError) as error:
+        except OSError as error:
+            what = error.strerror or error
+            raise CommandError(
+                f"--out: cannot write into {folder}: {what}.", 1 + (not begun)
+            ) from error
+        except (ValueError, TypeError) as error:
             if begun:
                 raise
             raise CommandError(str(error)) from error

@@ -13,6 +13,7 @@ from jax import Array, lax
 from jax.extend.core import jaxpr_as_fun
 
 from funcnet import _validate, data
+from funcnet.checks import _step_contract
 from funcnet.kernels import wide_dtype
 from funcnet.nets._blocks import float_dtype
 from funcnet.train._step import AUGMENT, TrainState
@@ -171,6 +172,8 @@ def compile_epoch(
     would run the step many times slower inside a loop, the host does the loop.
     """
     traced, shapes = jax.make_jaxpr(advance, return_shape=True)(carry, order, *inputs)
+    states = carry.train_state, shapes.train_state
+    _step_contract.require("fit", _step_contract.of_trace(traced, *states))
     tree = jax.tree.structure(shapes)
 
     def once(carry: Carry, *arguments: Any) -> Carry:
@@ -178,7 +181,9 @@ def compile_epoch(
         return jax.tree.unflatten(tree, jaxpr_as_fun(traced)(*leaves))
 
     if jax.default_backend() == "cpu" and slow_in_loops(traced.jaxpr):
-        step = jax.jit(once, donate_argnums=0).lower(carry, order, *inputs).compile()
+        jitted = jax.jit(once, donate_argnums=0, keep_unused=True)
+        step = jitted.lower(carry, order, *inputs).compile()
+        _step_contract.require("fit", _step_contract.of_program(step, *states))
 
         def host_loop(carry: Carry, stop: int, order: Array) -> Carry:
             for _ in range(int(carry.position), stop):
@@ -196,8 +201,9 @@ def compile_epoch(
             carry,
         )
 
-    lowered = jax.jit(loop, donate_argnums=0).lower(carry, np.int32(0), order, *inputs)
-    program = lowered.compile()
+    jitted = jax.jit(loop, donate_argnums=0, keep_unused=True)
+    program = jitted.lower(carry, np.int32(0), order, *inputs).compile()
+    _step_contract.require("fit", _step_contract.of_program(program, *states))
     return lambda carry, stop, order: program(carry, np.int32(stop), order, *inputs)
 
 

@@ -14,6 +14,7 @@ import optax
 from jax import Array, lax
 
 from funcnet import losses
+from funcnet.checks import _step_contract
 from funcnet.kernels import wide, wide_dtype
 from funcnet.nets._blocks import Net, example_shape
 
@@ -156,7 +157,9 @@ def make_step(
             updates, opt_state = optimizer.update(grads, opt_state, params)
             return optax.apply_updates(params, updates), state, opt_state
 
-        kept = _guarded(update, finite, tuple(train_state[:3]), grads, state)
+        old = tuple(train_state[:3])
+        _refuse_changed(old, jax.eval_shape(update, old, grads, state))
+        kept = _guarded(update, finite, old, grads, state)
         metrics = {"loss": value, "finite": finite, "grad_norm": grad_norm}
         y = batch[1]
         if _are_classes(output, y):
@@ -166,6 +169,14 @@ def make_step(
         return TrainState(params, state, opt_state, train_state.step + 1, train_state.key), metrics
 
     return step
+
+
+def _refuse_changed(old: Any, new: Any) -> None:
+    """Raises StepError, which names the leaves, where a net or an optimizer changes their kind."""
+    before, after = (
+        dict(zip(("params", "state", "opt_state"), t, strict=True)) for t in (old, new)
+    )
+    _step_contract.require("make_step", _step_contract.of_leaves(before, after))
 
 
 def _guarded(update: Callable[..., Any], finite: Array, old: Any, *others: Any) -> Any:
