@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from funcnet.kernels._conv import conv_bias_p, conv_p
-from funcnet.kernels._products import AXES, product_p
+from funcnet.kernels._products import AXES, product_bias_p, product_p
 from funcnet.nets._blocks import Net, example_shape, float_dtype
 from funcnet.nets._fusion import Stage, child
 
@@ -186,8 +186,8 @@ def _flops(jaxpr: Any) -> int:
             spec, kernel = options["dimension_numbers"].rhs_spec, equation.invars[1].aval
             terms = kernel.size // kernel.shape[spec[0]]
             total += 2 * equation.outvars[0].aval.size * terms
-        elif name == product_p.name:
-            axis, _ = AXES[options["form"]]
+        elif name in (product_p.name, product_bias_p.name):
+            axis, _ = AXES[options.get("form", "nn")]
             terms = equation.invars[0].aval.shape[axis]
             total += 2 * equation.outvars[0].aval.size * terms
         elif name in (conv_p.name, conv_bias_p.name):
