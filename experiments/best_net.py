@@ -195,7 +195,9 @@ def trained(
         "best_epoch": run.best_epoch,
         "test": train.evaluate(net, run.best, dataset.test, run.preprocessing)["accuracy"],
     }
-    return watch.record(config, result)._replace(seconds=run.seconds)
+    # A run that went on after a stop has seconds of more than one process; they count no compiling.
+    seconds = run.seconds + watch.compile_seconds
+    return watch.record(config, result)._replace(seconds=seconds)
 
 
 def trial_records(

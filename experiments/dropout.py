@@ -1,6 +1,31 @@
 """Dropout on CIFAR-10: what several rates do to training and validation, and to a test that drops.
 
-python -m experiments.dropout
+    python -m experiments.dropout
+
+Rows 2-26, 2-27, 3-7 and 3-15. The first 2000 images, raw pixels less the mean image; one hidden
+layer of 500, Adam 5e-4, batches of 100, 25 epochs, three seeds. 18 runs took 130 s on two AVX-512
+cores that others used, too.
+
+| rate | training | validation | best validation | validation, dropping in the test |
+|---|---|---|---|---|
+| 0 | .932 +- .012 | .344 +- .015 | .377 +- .009 | .344 +- .015 |
+| .1 | .914 +- .024 | .345 +- .016 | .373 +- .005 | .337 +- .011 |
+| .25 | .908 +- .018 | .348 +- .011 | .379 +- .004 | .331 +- .008 |
+| .5 | .880 +- .012 | .363 +- .011 | .386 +- .007 | .322 +- .013 |
+| .75 | .711 +- .009 | .358 +- .002 | .386 +- .006 | .275 +- .009 |
+| .9 | .501 +- .006 | .337 +- .022 | .379 +- .003 | .217 +- .013 |
+
+After the last epoch. Dropping keeps the net from learning its 2000 images by heart; validation
+gains .02 at rates of .5 and .75, about one spread. Course 002's layer drops in the test, too
+(2-26): that costs .04 at .5, and .12 at .9.
+
+**The layer (3-7)**, a hundred draws of 100 x 100 numbers around 5: the mean changes by -.007 +-
+.069 when a quarter is kept, -.001 +- .046 for a half, .000 +- .026 for three quarters; zeros .750
++- .004, .500 +- .005, .250 +- .004. The course's one draw changes by .166, .029, -.006 with .742,
+.495 and .251 zeros: its first is 2.4 spreads off, which happens in one draw of sixty.
+
+Figure: `dropout` (training falls with the rate, validation hardly differs; on the right both after
+the last epoch with one standard deviation, and the test that drops).
 """
 
 from __future__ import annotations
