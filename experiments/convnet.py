@@ -32,10 +32,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import _study
+from experiments import _images, _study
 from funcnet import data, layers, nets, optimizers, plots, train
-
-NAME = "convnet"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,9 +170,10 @@ def measure(options: Options) -> Iterator[_study.Record]:
         yield watch.record({"part": "layers"}, result)
 
 
+@plots.style()
 def draw(records: _study.Rows, folder: Path) -> None:
     """The overfitting runs: losses and accuracies (row 4-47); the rest is printed."""
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     parts: dict[str, list[dict[str, Any]]] = {}
     for row in records:
@@ -190,23 +189,17 @@ def draw(records: _study.Rows, folder: Path) -> None:
                 print(f"{part}, {key}: {_study.mean_and_spread(values)}")
     if "overfit" not in parts:
         return
-    with plots.style():
-        figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-        for result in parts["overfit"]:
-            left.plot(result["losses"], "o", color="#0072B2", alpha=0.4, markersize=4)
-            right.plot(result["train_accuracy"], "o-", color="#0072B2", alpha=0.7)
-            right.plot(result["val_accuracy"], "s--", color="#D55E00", alpha=0.7)
-        left.set(xlabel="step", ylabel="loss")
-        right.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
-        right.legend(["50 training images", "validation"])
-        figure.savefig(folder / f"{NAME}.png", dpi=90)
-        pyplot.close(figure)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """The command."""
-    _study.main(NAME, __doc__, Options, measure, draw, arguments)
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for result in parts["overfit"]:
+        left.plot(result["losses"], "o", color="#0072B2", alpha=0.4, markersize=4)
+        right.plot(result["train_accuracy"], "o-", color="#0072B2", alpha=0.7)
+        right.plot(result["val_accuracy"], "s--", color="#D55E00", alpha=0.7)
+    left.set(xlabel="step", ylabel="loss")
+    right.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
+    right.legend(["50 training images", "validation"])
+    _images.save(figure, folder / "convnet.png", dpi=90)
 
 
 if __name__ == "__main__":
-    main()
+    _study.main("convnet", __doc__, Options, measure, draw)

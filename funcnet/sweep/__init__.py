@@ -324,10 +324,7 @@ def run(
     ):
         if not set(value) <= set(allowed):
             raise ValueError(f"sweep.run: {name} is {value!r}, expected of {allowed}.")
-    if not isinstance(preprocessing, data.Preprocessing):
-        scale = getattr(dataset, "full_scale", 255.0)
-        kind: Any = "none" if preprocessing is None else preprocessing
-        preprocessing = data.fit_preprocessing(dataset.train.images, kind, scale)
+    preprocessing = _fit.fitted(preprocessing, dataset)
 
     n, full = len(dataset.train.labels), sampling == "full"
     plan = Plan(

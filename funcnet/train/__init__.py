@@ -271,10 +271,7 @@ def fit(
     if resume is not None:
         _fit.check_resumed(resume, state, steps)
         preprocessing = resume.preprocessing
-    if not isinstance(preprocessing, data.Preprocessing):
-        scale = getattr(dataset, "full_scale", 255.0)
-        kind: Any = "none" if preprocessing is None else preprocessing
-        preprocessing = data.fit_preprocessing(dataset.train.images, kind, scale)
+    preprocessing = _fit.fitted(preprocessing, dataset)
     train = _on_device(dataset.train)
     val = _on_device(dataset.val) if _fit.has_rows(dataset.val) else None
 

@@ -369,6 +369,17 @@ def check_arguments(dataset: Any, sampling: str, batch_size: int, **counts: int 
             )
 
 
+def fitted(
+    preprocessing: str | data.Preprocessing | None, dataset: data.Dataset
+) -> data.Preprocessing:
+    """The preprocessing itself: what is a kind is fitted on the training split, None is "none"."""
+    if isinstance(preprocessing, data.Preprocessing):
+        return preprocessing
+    kind: Any = "none" if preprocessing is None else preprocessing
+    scale = getattr(dataset, "full_scale", 255.0)
+    return data.fit_preprocessing(dataset.train.images, kind, scale)
+
+
 def check_resumed(resume: Any, state: Any, steps: int) -> None:
     """Raises TypeError or ValueError where a run is none, or has other epochs than these."""
     if not isinstance(resume, Run):
