@@ -88,7 +88,7 @@ def test_without_the_package_it_says_so_and_goes_on(tmp_path):
 
 
 @needs_native
-def test_float32_on_one_cpu_device_is_native_and_nothing_else_is(rng):
+def test_float32_and_narrower_on_one_cpu_device_are_native_and_nothing_else_is(rng):
     def conv(x, w):
         return kernels.conv(x, w, (1, 1), PADS)
 
@@ -97,11 +97,34 @@ def test_float32_on_one_cpu_device_is_native_and_nothing_else_is(rng):
     assert custom_calls(kernels.matmul, a, a) == {"funcnet_matmul"}
     assert custom_calls(kernels.matmul_bias, a, a, a[0]) == {"funcnet_matmul"}
     for dtype in (jnp.float64, jnp.bfloat16, jnp.float16):
-        assert not custom_calls(conv, x.astype(dtype), w.astype(dtype))
-        assert not custom_calls(kernels.matmul, a.astype(dtype), a.astype(dtype))
+        native = dtype != jnp.float64
+        assert bool(custom_calls(conv, x.astype(dtype), w.astype(dtype))) == native
+        assert bool(custom_calls(kernels.matmul, a.astype(dtype), a.astype(dtype))) == native
     for f, args in ((conv, (x, w)), (kernels.matmul, (a, a))):
         text = jax.jit(f).trace(*args).lower(lowering_platforms=("cuda",)).as_text()
         assert "custom_call" not in text
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_numbers_have_wide_sums(dtype, rng):
+    """The maps of numbers as they were rounded, with no error but that of float32's sums."""
+    x, w, dy = (
+        drawn(rng, *shape).astype(dtype) for shape in ((2, 8, 8, 3), (3, 3, 3, 4), (2, 8, 8, 4))
+    )
+    maps = (
+        (lambda x, w: kernels.conv_bias(x, w, w[0, 0, 0], (1, 1), PADS), x, w),
+        (lambda x, dy: kernels.conv_kernel_gradient(x, dy, (3, 3), (1, 1), PADS), x, dy),
+        (lambda x, w: kernels.conv_input_gradient(x, w, (8, 8), (1, 1), PADS), dy, w),
+        (lambda x, w: kernels.matmul_bias(x, w, w[0]), x[0, 0], w[0, 0]),
+    )
+    for f, *args in maps:
+        assert custom_calls(f, *args)
+        got = jax.jit(f)(*args)
+        want = f(*(a.astype(jnp.float64) for a in args))
+        assert got.dtype == jnp.float32
+        scale, terms = np.abs(want).max(), 2 * 8 * 8
+        assert np.abs(got - want).max() <= terms * np.finfo(np.float32).eps * scale
 
 
 @needs_native

@@ -26,7 +26,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
 from funcnet.kernels import _native
-from funcnet.kernels._lowering import make_composite, make_primitive, promoted, wide_dtype
+from funcnet.kernels._lowering import make_composite, make_primitive, promoted, wide_dtype, widened
 from funcnet.kernels._products import xla_product
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -207,7 +207,7 @@ def _of_chunks(some: Callable[..., Array], few: int, *images: Array, add: bool =
 def cpu_conv(x: Array, w: Array, *, stride: Pair, pads: Pads) -> Array:
     """The faster way on a CPU: native, else patches where the images have few channels."""
     if native := _native_for_conv(x, w, stride, pads):
-        return native.conv(x, w, stride=stride, pads=pads)
+        return native.conv(*widened(x, w), stride=stride, pads=pads)
     chunked = w.shape[2] <= FEW_CHANNELS and math.prod(w.shape[:2]) > 1 and x.size
     return (chunked_conv if chunked else xla_conv)(x, w, stride=stride, pads=pads)
 
@@ -216,8 +216,8 @@ def cpu_kernel_gradient(x: Array, dy: Array, *, size: Pair, stride: Pair, pads: 
     """The faster way on a CPU: native, else patches unless the cotangent has few pixels."""
     kernel = (*size, x.shape[3], dy.shape[3])
     kind = "conv_kernel_gradient"
-    if native := _native_for(kind, x.shape, kernel, dy.shape, stride, pads, x.dtype):
-        return native.conv_kernel_gradient(x, dy, size, stride, pads)
+    if native := _native_for(kind, x.shape, kernel, dy.shape, stride, pads, dtype=x.dtype):
+        return native.conv_kernel_gradient(*widened(x, dy), size, stride, pads)
     chunked = math.prod(dy.shape[1:3]) > FEW_PIXELS and x.size
     gradient = chunked_kernel_gradient if chunked else xla_kernel_gradient
     return gradient(x, dy, size=size, stride=stride, pads=pads)
@@ -227,26 +227,24 @@ def cpu_input_gradient(dy: Array, w: Array, *, size: Pair, stride: Pair, pads: P
     """The faster way on a CPU: native, unless the images have few channels."""
     images = (dy.shape[0], *size, w.shape[2])
     kind = "conv_input_gradient"
-    native = _native_for(kind, images, w.shape, dy.shape, stride, pads, dy.dtype)
+    native = _native_for(kind, images, w.shape, dy.shape, stride, pads, dtype=dy.dtype)
     if native and w.shape[2] > FEW_CHANNELS:
-        return native.conv_input_gradient(dy, w, size, stride, pads)
+        return native.conv_input_gradient(*widened(dy, w), size, stride, pads)
     return xla_input_gradient(dy, w, size=size, stride=stride, pads=pads)
 
 
 def _native_for_conv(x: Array, w: Array, stride: Pair, pads: Pads) -> Any:
     y = jax.eval_shape(functools.partial(xla_conv, stride=stride, pads=pads), x, w)
-    return _native_for("conv", x.shape, w.shape, y.shape, stride, pads, x.dtype)
+    return _native_for("conv", x.shape, w.shape, y.shape, stride, pads, dtype=x.dtype)
 
 
-def _native_for(kind: str, *shapes_and_dtype: Any) -> Any:
-    """The native package, where it is in use and has a kernel for these shapes; else None.
+def _native_for(kind: str, *geometry: Any, dtype: Any) -> Any:
+    """The native package, where it is in use and has a kernel for this geometry; else None.
 
-    The shapes are those of images, kernel and output; then stride, pads and dtype.
+    A geometry is the shapes of images, kernel and output, then stride and pads.
     """
-    native = _native.status().package
-    if native is None or not native.supports(kind, *shapes_and_dtype):
-        return None
-    return native
+    native = _native.package_for(dtype)
+    return native if native and native.supports(kind, *geometry) else None
 
 
 # The primitives ----------------------------------------------------------------------------
@@ -367,7 +365,7 @@ def biased(x: Array, w: Array, b: Array, *, stride: Pair, pads: Pads, relu: bool
 
 def _cpu_biased(x: Array, w: Array, b: Array, *, stride: Pair, pads: Pads, relu: bool) -> Array:
     if native := _native_for_conv(x, w, stride, pads):
-        return native.conv(x, w, stride=stride, pads=pads, bias=b, relu=relu)
+        return native.conv(*widened(x, w), stride=stride, pads=pads, bias=b, relu=relu)
     return biased(x, w, b, stride=stride, pads=pads, relu=relu)
 
 

@@ -24,6 +24,11 @@ def promoted(a: Array, b: Array) -> tuple[Array, Array]:
     return a.astype(dtype), b.astype(dtype)
 
 
+def widened(*operands: Array) -> list[Array]:
+    """Each in the dtype that sums over it are taken in."""
+    return [operand.astype(wide_dtype(operand.dtype)) for operand in operands]
+
+
 def make_primitive(name: str, xla: Callable[..., Array], cpu: Callable[..., Array]) -> Primitive:
     """A primitive of arrays of one dtype that is lowered to `cpu` on a CPU, else to `xla`.
 

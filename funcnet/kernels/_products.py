@@ -15,7 +15,13 @@ from jax import Array, lax
 from jax.interpreters import ad, batching
 
 from funcnet.kernels import _native
-from funcnet.kernels._lowering import make_composite, make_primitive, promoted, wide_dtype
+from funcnet.kernels._lowering import (
+    make_composite,
+    make_primitive,
+    promoted,
+    wide_dtype,
+    widened,
+)
 
 AXES = {"nn": (1, 0), "tn": (0, 0), "nt": (1, 1)}  # what is summed over, of a and of b
 
@@ -32,12 +38,12 @@ def cpu_product(a: Array, b: Array, *, form: str) -> Array:
     native = _native_for(a, b)
     if native is None:
         return xla_product(a, b, form=form)
-    return native.matmul(a, b, transpose_a=form == "tn", transpose_b=form == "nt")
+    return native.matmul(*widened(a, b), transpose_a=form == "tn", transpose_b=form == "nt")
 
 
 def _native_for(a: Array, b: Array) -> Any:
     """The native package, where it is in use and takes these matrices; else None."""
-    return _native.status().package if a.dtype == jnp.float32 and a.size and b.size else None
+    return _native.package_for(a.dtype) if a.size and b.size else None
 
 
 product_p = make_primitive("funcnet_product", xla_product, cpu_product)
@@ -81,7 +87,7 @@ def biased(a: Array, b: Array, bias: Array, *, relu: bool) -> Array:
 
 def _cpu_biased(a: Array, b: Array, bias: Array, *, relu: bool) -> Array:
     if native := _native_for(a, b):
-        return native.matmul(a, b, bias=bias, relu=relu)
+        return native.matmul(*widened(a, b), bias=bias, relu=relu)
     return biased(a, b, bias, relu=relu)
 
 

@@ -233,10 +233,8 @@ def conv(
     )
 
 
-def conv_kernel_gradient(
-    x: Array, dy: Array, size: Pair, stride: Pair, pads: Pads, *, bias: bool = False
-) -> Array | Sequence[Array]:
-    r"""The gradient of $\langle dy, \mathrm{conv}(x, w) \rangle$ by w, and by a bias.
+def conv_kernel_gradient(x: Array, dy: Array, size: Pair, stride: Pair, pads: Pads) -> Array:
+    r"""The gradient of $\langle dy, \mathrm{conv}(x, w) \rangle$ by w.
 
     Args:
       x: images (n, h, w, cin).
@@ -245,13 +243,11 @@ def conv_kernel_gradient(
       size: the kernel's (height, width).
       stride: the step in pixels, (height, width).
       pads: pixels padded, ((above, below), (left, right)); below and right are not read.
-      bias: whether the sum of dy over images, rows and columns is wanted too.
 
     Returns:
-      (kh, kw, cin, cout), or it and (cout,).
+      (kh, kw, cin, cout).
     """
-    dw = jax.ShapeDtypeStruct((*size, x.shape[3], dy.shape[3]), x.dtype)
-    out = (dw, jax.ShapeDtypeStruct((dy.shape[3],), x.dtype)) if bias else dw
+    out = jax.ShapeDtypeStruct((*size, x.shape[3], dy.shape[3]), x.dtype)
     return jax.ffi.ffi_call("funcnet_conv_kernel_gradient", out)(x, dy, **_attributes(stride, pads))
 
 

@@ -293,10 +293,9 @@ void conv_input_gradient(Pool& pool, const Geometry& g, const float* dy, const f
 }
 
 void conv_kernel_gradient(Pool& pool, const Geometry& g, const float* x, const float* dy,
-                          float* dw, float* db) {
+                          float* dw) {
   if (g.n == 0 || g.oh == 0 || g.ow == 0) {
     std::fill_n(dw, g.kh * g.kw * g.cin * g.cout, 0.0f);
-    if (db) std::fill_n(db, g.cout, 0.0f);
     return;
   }
   const bool direct = fits(g);
@@ -317,8 +316,7 @@ void conv_kernel_gradient(Pool& pool, const Geometry& g, const float* x, const f
     return plan_for(Kind::kKernelGradient, of_images(inner, images));
   };
   const auto layout = plan_of(size);
-  const int64_t weights = layout->w.get_size() / sizeof(float);
-  const int64_t used = weights + (db ? g.cout : 0);
+  const int64_t used = layout->w.get_size() / sizeof(float);
   const int64_t stride = (used + 15) / 16 * 16;
   Buffer sums_buffer;
   float* sums = sums_buffer.floats(shares * stride);
@@ -343,8 +341,6 @@ void conv_kernel_gradient(Pool& pool, const Geometry& g, const float* x, const f
                {DNNL_ARG_DIFF_DST, memory_at(plan->y, cotangent)},
                {DNNL_ARG_DIFF_WEIGHTS, memory_at(plan->w, written)}});
       if (!as_laid) Reorder(plan->w, layout->w).run(written, target);
-      // oneDNN can sum the bias's gradient too, but takes several times as long.
-      if (db) sum_rows(target + weights, cotangent, images * g.oh * g.ow, g.cout);
       if (i > 0) add_to(sum, target, used);
     }
   });
@@ -362,7 +358,6 @@ void conv_kernel_gradient(Pool& pool, const Geometry& g, const float* x, const f
   } else {
     std::copy_n(sums, kernel_floats, dw);
   }
-  if (db) std::copy_n(sums + weights, g.cout, db);
 }
 
 std::string conv_implementation(Kind kind, const Geometry& geometry) {

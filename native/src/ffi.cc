@@ -126,30 +126,21 @@ int64_t out_size(int64_t size, int64_t kernel, int64_t stride, int64_t before, i
   return room < 0 ? 0 : room / stride + 1;
 }
 
-// The only operand or result that may follow the others, a vector of `size`; null where there is
-// none.
-template <typename Rest, typename Get>
-ffi::Error optional_vector(const char* name, const Rest& rest, int64_t size, Get get,
-                           float** data) {
-  *data = nullptr;
+// The bias that may follow the operands, a vector of `size`; null where there is none.
+ffi::Error optional_bias(const char* name, const ffi::RemainingArgs& rest, int64_t size,
+                         const float** bias) {
+  *bias = nullptr;
   if (rest.size() == 0) return ffi::Error::Success();
-  if (rest.size() > 1) return invalid(name, ": one vector at most, got ", rest.size());
-  auto vector = get(rest);
+  if (rest.size() > 1) return invalid(name, ": one bias at most, got ", rest.size());
+  const auto vector = rest.get<Vector>(0);
   if (vector.has_error()) return vector.error();
-  Vector buffer = [&] {
-    if constexpr (std::is_same_v<std::decay_t<decltype(*vector)>, Vector>) return *vector;
-    else return **vector;
-  }();
-  if (buffer.dimensions()[0] != size) {
-    return invalid(name, ": a vector of ", size, " was expected, got ",
-                   shape(buffer.dimensions()));
+  if (vector->dimensions()[0] != size) {
+    return invalid(name, ": a bias of ", size, " was expected, got ",
+                   shape(vector->dimensions()));
   }
-  *data = buffer.typed_data();
+  *bias = vector->typed_data();
   return ffi::Error::Success();
 }
-
-constexpr auto get_argument = [](const auto& rest) { return rest.template get<Vector>(0); };
-constexpr auto get_result = [](const auto& rest) { return rest.template get<Vector>(0); };
 
 ffi::Error Conv(ffi::ThreadPool threads, Tensor x, Tensor w, ffi::RemainingArgs rest,
                 ffi::Result<Tensor> y, bool relu, int64_t stride_h, int64_t stride_w,
@@ -169,9 +160,8 @@ ffi::Error Conv(ffi::ThreadPool threads, Tensor x, Tensor w, ffi::RemainingArgs 
                    pad_top, ", ", pad_bottom, "), (", pad_left, ", ", pad_right, ")) give ", oh,
                    " by ", ow, ", not ", shape(y->dimensions()));
   }
-  float* bias;
-  if (auto error = optional_vector("funcnet_conv: bias", rest, g.cout, get_argument, &bias);
-      error.failure()) {
+  const float* bias;
+  if (auto error = optional_bias("funcnet_conv", rest, g.cout, &bias); error.failure()) {
     return error;
   }
   XlaPool pool(threads);
@@ -181,9 +171,8 @@ ffi::Error Conv(ffi::ThreadPool threads, Tensor x, Tensor w, ffi::RemainingArgs 
 }
 
 ffi::Error ConvKernelGradient(ffi::ThreadPool threads, Tensor x, Tensor dy, ffi::Result<Tensor> dw,
-                              ffi::RemainingRets rest, int64_t stride_h, int64_t stride_w,
-                              int64_t pad_top, int64_t pad_bottom, int64_t pad_left,
-                              int64_t pad_right) {
+                              int64_t stride_h, int64_t stride_w, int64_t pad_top,
+                              int64_t pad_bottom, int64_t pad_left, int64_t pad_right) {
   const Attributes a{stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right};
   Geometry g;
   if (auto error = geometry_of("funcnet_conv_kernel_gradient", x.dimensions(), dw->dimensions(),
@@ -191,15 +180,9 @@ ffi::Error ConvKernelGradient(ffi::ThreadPool threads, Tensor x, Tensor dy, ffi:
       error.failure()) {
     return error;
   }
-  float* db;
-  if (auto error = optional_vector("funcnet_conv_kernel_gradient: bias gradient", rest, g.cout,
-                                   get_result, &db);
-      error.failure()) {
-    return error;
-  }
   XlaPool pool(threads);
   return guarded([&] {
-    conv_kernel_gradient(pool, g, x.typed_data(), dy.typed_data(), dw->typed_data(), db);
+    conv_kernel_gradient(pool, g, x.typed_data(), dy.typed_data(), dw->typed_data());
   });
 }
 
@@ -227,9 +210,8 @@ ffi::Error Matmul(ffi::ThreadPool threads, Matrix a, Matrix b, ffi::RemainingArg
     return invalid("funcnet_matmul: ", shape(as), transpose_a ? " transposed" : "", " times ",
                    shape(bs), transpose_b ? " transposed" : "", " does not give ", shape(ys));
   }
-  float* bias;
-  if (auto error = optional_vector("funcnet_matmul: bias", rest, m, get_argument, &bias);
-      error.failure()) {
+  const float* bias;
+  if (auto error = optional_bias("funcnet_matmul", rest, m, &bias); error.failure()) {
     return error;
   }
   XlaPool pool(threads);
@@ -260,8 +242,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
                                  .Ctx<ffi::ThreadPool>()
                                  .Arg<funcnet::Tensor>()
                                  .Arg<funcnet::Tensor>()
-                                 .Ret<funcnet::Tensor>()
-                                 .RemainingRets()));
+                                 .Ret<funcnet::Tensor>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     funcnet_conv_input_gradient, funcnet::ConvInputGradient,
     funcnet::with_attributes(ffi::Ffi::Bind()

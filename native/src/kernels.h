@@ -22,9 +22,9 @@ enum class Kind : int64_t { kForward, kKernelGradient, kInputGradient };
 // y = relu?(conv(x, w) + bias?); bias has cout numbers or is null.
 void conv(Pool& pool, const Geometry& geometry, const float* x, const float* w, const float* bias,
           bool relu, float* y);
-// dw = the gradient of sum(dy conv(x, w)) by w; db = dy summed over all but channels, or null.
+// dw = the gradient of sum(dy conv(x, w)) by w.
 void conv_kernel_gradient(Pool& pool, const Geometry& geometry, const float* x, const float* dy,
-                          float* dw, float* db);
+                          float* dw);
 // dx = the same by x.
 void conv_input_gradient(Pool& pool, const Geometry& geometry, const float* dy, const float* w,
                          float* dx);
@@ -51,7 +51,5 @@ void matmul(Pool& pool, int64_t n, int64_t k, int64_t m, bool transpose_a, bool 
 void relu_in_place(float* y, int64_t count);
 // y += x.
 void add_to(float* y, const float* x, int64_t count);
-// y = the sum of the rows of x (rows, columns).
-void sum_rows(float* y, const float* x, int64_t rows, int64_t columns);
 
 }  // namespace funcnet
