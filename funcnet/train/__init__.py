@@ -228,7 +228,7 @@ def fit(
       resume: a `Run` to go on from, with its history, losses, best state and preprocessing; the
         other arguments must be those that it began with, but for `epochs`, which may be more.
       max_nonfinite: so many steps in a row that are not finite end the run.
-      chunk_steps: steps between two questions of the host; None for about a quarter of a second's.
+      chunk_steps: steps between two questions of the host; None for about two seconds'.
       evaluation_batch_size: rows at a time in evaluation.
       on_progress: called with a `Progress` after each chunk.
       on_epoch: called with each new row of the history.

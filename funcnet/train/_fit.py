@@ -19,7 +19,9 @@ from funcnet.nets._blocks import float_dtype
 from funcnet.train._step import AUGMENT, TrainState
 
 Sampling = Literal["permutation", "replacement", "full"]
-_SECONDS_BETWEEN_REPORTS = 0.25
+# XLA asks for a program's scratch memory anew at every call, and the system hands it over page by
+# page: a convolutional net of 150 ms a step spends a fifth of it there when each step is a call.
+_SECONDS_A_CHUNK = 2.0
 SAMPLINGS = ("permutation", "replacement", "full")
 
 
@@ -270,7 +272,7 @@ def chunks(
             if streak >= max_nonfinite:
                 return
             if chunk_steps is None:
-                wanted = int(_SECONDS_BETWEEN_REPORTS * (done - position) / max(seconds, 1e-9))
+                wanted = int(_SECONDS_A_CHUNK * (done - position) / max(seconds, 1e-9))
                 length = min(max(wanted, 1), 10 * length)
             position = done
         train_state, epoch, position = carry.train_state, epoch + 1, 0
