@@ -7,7 +7,7 @@ that holds the records for training fast: 2x2 patches are whitened first, by a k
 computed from the images and not trained; then three groups of two 3x3 convolutions, each with batch
 norm and GELU, the first of each pooled; max pool and an affine map. Muon on the kernels, AdamW on
 the rest, a rate that rises for a fifth of the run and falls to zero, label smoothing, flips and
-shifted crops; in the test, the mean over the image and its mirror image.
+shifted crops; in the test, the mean over the image, its mirror image, and both moved by a pixel.
 
 Training takes the first 49,000 images, validation 1,000; nothing is chosen on the test images,
 which are looked at once.
@@ -105,6 +105,23 @@ def with_mirror(net: nets.Net) -> nets.Net:
     return net._replace(apply=apply)
 
 
+def with_shifts(net: nets.Net) -> nets.Net:
+    """The mean over an image and, at half the weight, over it moved a pixel up left and down right.
+
+    The row that comes in is the image's second or its last but one.
+    """
+
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+        here, up, down = (
+            net.apply(params, state, view, train=train, key=key)[0]
+            for view in (x, padded[:, 2:, 2:], padded[:, :-2, :-2])
+        )
+        return (2 * here + up + down) / 4, state
+
+    return net._replace(apply=apply)
+
+
 def convolutions(widths: tuple[int, ...]) -> nets.Net:
     """Two convolutions a width, the first of them pooled, each with batch norm and GELU."""
     blocks = []
@@ -144,7 +161,9 @@ def measure(options: Options) -> Iterator[_study.Record]:
     some = data.preprocess(preprocessing, dataset.train.images[:5000])
     net = whitened(whitening_kernel(np.asarray(some)), convolutions(options.widths))
     steps = options.epochs * train.steps_per_epoch(len(dataset.train.labels), options.batch_size)
-    views = augment.compose(augment.random_flip, partial(augment.random_crop, padding=2))
+    views = augment.compose(
+        augment.random_flip, partial(augment.random_crop, padding=2, mode="reflect")
+    )
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         with _study.timed() as watch:
             run = train.fit(
@@ -157,6 +176,7 @@ def measure(options: Options) -> Iterator[_study.Record]:
                 preprocessing=preprocessing,
                 augment=views,
                 label_smoothing=0.2,
+                chunk_steps=4,  # a few seconds
                 on_epoch=lambda row: print(
                     f"epoch {row['epoch']}: validation {row['val_accuracy']:.4f}, "
                     f"{row['seconds']:.0f} s",
@@ -165,7 +185,11 @@ def measure(options: Options) -> Iterator[_study.Record]:
             )
         test = {
             name: train.evaluate(view, run.final, dataset.test, run.preprocessing)["accuracy"]
-            for name, view in (("plain", net), ("mirrored", with_mirror(net)))
+            for name, view in (
+                ("plain", net),
+                ("mirrored", with_mirror(net)),
+                ("shifted", with_shifts(with_mirror(net))),
+            )
         }
         config = dataclasses.asdict(options) | {"seed": seed}
         for key in ("smoke", "draw", "folder", "seeds", "first_seed"):
@@ -197,7 +221,7 @@ def draw(records: _study.Rows, folder: Path) -> None:
             100 * np.array(history["val_accuracy"]),
             "o-",
             label=f"{widths}, {config['epochs']} epochs, seed {config['seed']}: "
-            f"test {100 * row['result']['test']['mirrored']:.2f} %",
+            f"test {100 * list(row['result']['test'].values())[-1]:.2f} %",
         )
     axes.set(xlabel="minutes of training", ylabel="validation accuracy, %")
     axes.legend(loc="lower right")
