@@ -22,8 +22,8 @@ nets with the mean image taken off instead, which takes as long):
     course_000             2.73    3.18    3.15    2.86
 
 fc500x3 was run five more times in turns: native kernels took .90 of the time of XLA's (medians;
-single pairs .77 to 1.14). What `fit` gains over calling a step in a loop is scratch memory: XLA asks
-for it anew at every call, and the system clears its pages; within a chunk of steps it is kept.
+single pairs .77 to 1.14). What `fit` gains over calling a step in a loop is scratch memory: XLA
+asks for it anew at every call, and the system clears its pages; within a chunk of steps it is kept.
 
 Source: courses.md row 4-50 (the same experiments in a large library).
 """
@@ -213,7 +213,7 @@ def draw(records: _study.Rows, folder: Path) -> None:
             axes.bar(
                 [n + 0.2 * (i - 1.5) for n, _ in there], [t for _, t in there], 0.2, label=side
             )
-    axes.set_xticks(range(len(seconds)), [net.replace("_", " ") for net in seconds])
+    axes.set_xticks(range(len(seconds)), [net.replace("_", "\n") for net in seconds])
     axes.set(ylabel="seconds an epoch", yscale="log")
     axes.legend()
     _images.save(figure, folder / "epoch.png", dpi=90)
