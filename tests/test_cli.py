@@ -249,7 +249,7 @@ def test_a_loss_that_is_not_finite_ends_it(here, capsys):
 
 
 def test_ctrl_c_ends_it_with_what_it_has(here):
-    words = ["train", "--hidden", "20", "--epochs", "100000", "--out", "run"]
+    words = ["train", "--net", "softmax", "--epochs", "100000", "--out", "run"]
     # The handler is set again: a shell that runs a job in the background ignores SIGINT for it.
     program = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -263,7 +263,7 @@ def test_ctrl_c_ends_it_with_what_it_has(here):
                 if line.startswith("epoch") and "step 50 " in line:
                     break
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=10)
         finally:
             process.kill()
     assert process.returncode == 130, err
@@ -289,7 +289,7 @@ def test_ctrl_c_before_the_first_row_leaves_nothing(here, capsys, monkeypatch):
 
 
 def test_a_closed_pipe_ends_it_quietly(here):
-    command = f"{sys.executable} -m funcnet.cli train --out run | head -c 1"
+    command = f"{sys.executable} -m funcnet.cli train --net softmax --out run | head -c 1"
     ended = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert (ended.stdout, ended.stderr) == ("r", "")
     # Nothing, or what it had when it found out.

@@ -16,7 +16,7 @@ import sys
 import jax
 import pytest
 
-from funcnet import bench, checkpoint, cli
+from funcnet import bench, checkpoint, cli, train
 
 RULES = """
 import jax
@@ -128,6 +128,11 @@ WRONG = [
     ("train --learning-rate inf", "--learning-rate is inf"),
     ("train --hidden 1.5", r"--hidden: expected .*INT.*, not '1\.5'"),
     ("train --hidden -5", r"hidden\[0\] is -5, expected an int of at least 1"),
+    (
+        "train --hidden 10000000 10000000 10000000",
+        "200,000,830,000,010 parameters, and training it takes 2,235,183 GiB at least, but there",
+    ),
+    ("train --hidden 4000000000 4000000000 4000000000", "expected a smaller net"),
     ("train --weight-scale -1", r"scale is -1\.0, expected"),
     ("train --compute-dtype float8", "'float8'.*'float32', 'bfloat16', 'float16'"),
     ("train --net resnet --channels 0", "channels is 0, expected an int of at least 1"),
@@ -163,6 +168,7 @@ WRONG = [
     ("sweep --seeds 2.5", "--seeds: expected INT, not '2.5'"),
     ("sweep --seed 4294967295 --seeds 2", "seed would be above 2.32 - 1"),
     ("sweep --how gpu", "'gpu'.*'measure', 'loop', 'map', 'vmap'"),
+    ("sweep --hidden 10000000 10000000", "expected a smaller net"),
     ("sweep --out file", "file is a file, expected a folder"),
     ("sweep --out file/below", "--out: cannot write into file/below: Not a directory"),
     ("sweep --out folder", "folder is not empty and holds no sweep"),
@@ -331,9 +337,42 @@ def test_a_full_disk(here, capsys, no_cache_of_programs, words, kept):
     assert kept <= left
 
 
-def test_a_folder_that_another_process_has(here, capsys):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            jax.errors.JaxRuntimeError(
+                "INTERNAL: Error dispatching computation: Out of memory allocating 400 bytes."
+            ),
+            "out of memory allocating 400 bytes. A smaller net or smaller batches may help.",
+        ),
+        (MemoryError("Unable to allocate 3 GiB"), "out of memory: Unable to allocate 3 GiB. A sm"),
+        (RuntimeError("a mistake of ours"), None),
+    ],
+    ids=["XLA's", "Python's", "another"],
+)
+def test_a_full_memory(here, capsys, monkeypatch, error, said):
+    """What the check of a net's size lets pass, because it depends on much else."""
+
+    def full(*args, **options):
+        raise error
+
+    monkeypatch.setattr(train, "fit", full)
+    words = ["train", "--out", "run", "--quiet"]
+    if said is None:
+        with pytest.raises(RuntimeError, match="a mistake of ours"):
+            cli.main(words)
+        return
+    code, line = said_of(words, capsys)
+    assert code == 1
+    assert said in line
+    assert not (here / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_a_folder_that_another_process_has(here, capsys, command):
     with checkpoint.locked("folder"):
-        code, line = said_of(["train", "--out", "folder"], capsys)
+        code, line = said_of([command, "--out", "folder", "--quiet"], capsys)
     assert code == 2
     assert f"folder is in use by process {os.getpid()}" in line
 

@@ -53,17 +53,26 @@ def cache_bytes(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("cache_bytes")
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=IDS)
-@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("geometry", "dtype"),
+    [(g, jnp.float64) for g in GEOMETRIES]
+    + [(g, dtype) for g in GEOMETRIES[:3] for dtype in (jnp.float32, jnp.bfloat16)],
+    ids=[*IDS, *(f"{name}-{dtype}" for name in IDS[:3] for dtype in ("float32", "bfloat16"))],
+)
 def test_products_of_patches_are_the_convolution(geometry, dtype, rng):
     x, w, dy, where = drawn(geometry, rng, dtype)
-    assert_close(_conv.chunked_conv(x, w, **where), _conv.xla_conv(x, w, **where), w[..., 0].size)
-    for seen in (dy, dy[:, :-1, :-1]):  # a last row and column of zeros may be left out
-        gradients = (
-            f(x, seen, size=w.shape[:2], **where)
-            for f in (_conv.chunked_kernel_gradient, _conv.xla_kernel_gradient)
-        )
-        assert_close(*gradients, seen[..., 0].size)
+
+    @jax.jit
+    def pairs(x, w, dy):
+        found = [[f(x, w, **where) for f in (_conv.chunked_conv, _conv.xla_conv)]]
+        for seen in (dy, dy[:, :-1, :-1]):  # a last row and column of zeros may be left out
+            ways = (_conv.chunked_kernel_gradient, _conv.xla_kernel_gradient)
+            found.append([f(x, seen, size=w.shape[:2], **where) for f in ways])
+        return found
+
+    terms = w[..., 0].size, dy[..., 0].size, dy[..., 0].size
+    for pair, count in zip(pairs(x, w, dy), terms, strict=True):
+        assert_close(*pair, count)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=IDS)
@@ -76,7 +85,7 @@ def test_maps_differentiate_into_each_other(geometry, rng):
         (lambda x, dy: _conv.kernel_gradient(x, dy, size=kernel, **where), (x, few)),
         (lambda dy, w: _conv.input_gradient(dy, w, size=image, **where), (few, w)),
     ):
-        check_grads(f, args, order=3, modes=["fwd", "rev"])
+        check_grads(f, args, order=3 if geometry in GEOMETRIES[:3] else 2, modes=["fwd", "rev"])
 
 
 @pytest.mark.parametrize("relu", [False, True])

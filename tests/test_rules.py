@@ -12,10 +12,16 @@ import pytest
 from rules import SAMPLES, cotangents, is_float, problem, problem_of, worst
 
 import funcnet
+from funcnet import layers, losses
 from funcnet.catalogue import ROWS, Row, Sample
 
 EPS = np.finfo(np.float64).eps
 each_sample = pytest.mark.parametrize(("name", "index"), SAMPLES)
+# The certificate puts the first sample of each rule through the same, in test_certificate.
+each_further_sample = pytest.mark.parametrize(
+    ("name", "index"),
+    [pytest.param(*s, marks=[pytest.mark.slow] if s[1] == 0 else []) for s in SAMPLES],
+)
 each_rule = pytest.mark.parametrize("name", ROWS)
 
 
@@ -30,11 +36,10 @@ def pullback(f, floats, dys):
 def test_value_and_cotangents(name, index, rng):
     p = problem(name, index)
     dys = cotangents(jax.eval_shape(p.plain, p.floats), rng, 4)
-    got = jax.jit(lambda x: pullback(p.rule, x, dys))(p.floats)
-    want = jax.jit(lambda x: pullback(p.plain, x, dys))(p.floats)
+    got, want = jax.jit(lambda x: [pullback(f, x, dys) for f in (p.rule, p.plain)])(p.floats)
     assert worst(got, want, EPS) <= p.tolerance
-    eager = p.rule(p.floats)
-    assert worst(eager, want[0], EPS) <= p.tolerance
+    if index == 0:  # without jit every operation is a program of its own
+        assert worst(p.rule(p.floats), want[0], EPS) <= p.tolerance
 
 
 @each_sample
@@ -69,7 +74,7 @@ def test_central_differences(name, index, rng):
     assert abs(slope - difference) <= tolerance * max(1.0, abs(difference))
 
 
-@each_sample
+@each_further_sample
 def test_second_order(name, index, rng):
     p = problem(name, index)
     outputs = jax.eval_shape(p.rule, p.floats)
@@ -83,24 +88,24 @@ def test_second_order(name, index, rng):
 
         return inner
 
-    def reverse_over_reverse(f):
-        return jax.jit(jax.grad(slope(f)))(p.floats)
+    def gradient(floats):
+        _, pull = jax.vjp(p.rule, floats)
+        return pull(dy)[0]
 
-    def forward_over_reverse(f):
-        def gradient(floats):
-            _, pull = jax.vjp(f, floats)
-            return pull(dy)[0]
+    @jax.jit
+    def three(floats):
+        forward_over_reverse = jax.jvp(gradient, (floats,), (v,))[1]
+        return *(jax.grad(slope(f))(floats) for f in (p.plain, p.rule)), forward_over_reverse
 
-        return jax.jit(lambda floats: jax.jvp(gradient, (floats,), (v,))[1])(p.floats)
-
-    want = reverse_over_reverse(p.plain)
-    assert worst(reverse_over_reverse(p.rule), want, EPS) <= 8 * p.tolerance
+    want, reverse_over_reverse, forward_over_reverse = three(p.floats)
+    assert worst(reverse_over_reverse, want, EPS) <= 8 * p.tolerance
     # The Hessian is symmetric: forward over reverse contracts its other side.
-    assert worst(forward_over_reverse(p.rule), want, EPS) <= 8 * p.tolerance
+    assert worst(forward_over_reverse, want, EPS) <= 8 * p.tolerance
 
 
-@each_sample
+@each_further_sample
 def test_vmap_over_each_argument(name, index, rng):
+    """Over all together, and of the first sample over each alone."""
     p = problem(name, index)
     dy = [d[0] for d in cotangents(jax.eval_shape(p.rule, p.floats), rng, 1)]
 
@@ -109,36 +114,54 @@ def test_vmap_over_each_argument(name, index, rng):
         return ys, pull(dy)[0]
 
     solo = jax.jit(value_and_cotangents)
-    n = len(p.floats)
-    subsets = [[i] for i in range(n)] + ([list(range(n))] if n > 1 else [])
-    for subset in subsets:
-        for axis in (0, -1):
-            if len(subset) == 1 and axis == -1 and n > 1:
-                continue
-            factors = (1.0, 0.9)
-            stacked = [
-                jnp.stack([x * f for f in factors], axis if x.ndim else 0) if i in subset else x
-                for i, x in enumerate(p.floats)
-            ]
-            axes = [
-                (axis if x.ndim else 0) if i in subset else None for i, x in enumerate(p.floats)
-            ]
-            got = jax.jit(jax.vmap(value_and_cotangents, axes))(*stacked)
-            for k, factor in enumerate(factors):
-                want = solo(*(x * factor if i in subset else x for i, x in enumerate(p.floats)))
-                member = jax.tree.map(lambda leaf, k=k: leaf[k], got)
-                assert worst(member, want, EPS) <= p.tolerance
+    floats = [np.asarray(x) for x in p.floats]  # NumPy compiles nothing to scale and to stack
+    n = len(floats)
+    cases = [(list(range(n)), axis) for axis in (0, -1)]
+    if n > 1 and index == 0:
+        cases += [([i], 0) for i in range(n)]
+    factors = (1.0, 0.9)
+    axes = [
+        [(axis if x.ndim else 0) if i in subset else None for i, x in enumerate(floats)]
+        for subset, axis in cases
+    ]
+    stacked = [
+        [
+            x if axis is None else np.stack([x * f for f in factors], axis)
+            for x, axis in zip(floats, own, strict=True)
+        ]
+        for own in axes
+    ]
+
+    @jax.jit
+    def all_cases(stacked):
+        return [
+            jax.vmap(value_and_cotangents, own)(*args)
+            for own, args in zip(axes, stacked, strict=True)
+        ]
+
+    found = jax.device_get(all_cases(stacked))
+    for (subset, _), got in zip(cases, found, strict=True):
+        for k, factor in enumerate(factors):
+            want = solo(*(x * factor if i in subset else x for i, x in enumerate(floats)))
+            member = jax.tree.map(lambda leaf, k=k: leaf[k], got)
+            assert worst(member, want, EPS) <= p.tolerance
 
 
 @each_rule
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)]
+)
 def test_low_precision(name, dtype, rng):
     p = problem(name, 0, dtype)
     truth = problem(name, 0)
-    exact = [x.astype(jnp.float64) for x in p.floats]
     dys = cotangents(jax.eval_shape(p.rule, p.floats), rng, 2)
-    got = jax.jit(lambda x: pullback(p.rule, x, dys))(p.floats)
-    want = jax.jit(lambda x: pullback(truth.plain, x, [d.astype(jnp.float64) for d in dys]))(exact)
+
+    @jax.jit
+    def both(floats):
+        exact, exact_dys = ([x.astype(jnp.float64) for x in leaves] for leaves in (floats, dys))
+        return pullback(p.rule, floats, dys), pullback(truth.plain, exact, exact_dys)
+
+    got, want = both(p.floats)
     for output in got[0][: 1 if p.row.statistics else None]:
         wide_penalty = name == "l2_penalty" and dtype != jnp.float64
         assert output.dtype == (jnp.float32 if wide_penalty else dtype)
@@ -147,6 +170,66 @@ def test_low_precision(name, dtype, rng):
     eps = float(jnp.finfo(dtype).eps)
     tolerance = (2.0 if dtype != jnp.float32 else p.tolerance) * eps + p.tolerance * 2.0**-23
     assert worst(got, want, 1.0) <= tolerance
+
+
+ONES = jnp.ones((1, 4096), jnp.bfloat16)
+SUMS = {
+    "a product": lambda: layers.affine(
+        layers.AffineParams(ONES.T, jnp.zeros_like(ONES[0, :1])), ONES
+    ),
+    "a weight's gradient": lambda: jax.grad(
+        lambda w: layers.affine(layers.AffineParams(w, jnp.zeros_like(w[0])), ONES.T).sum()
+    )(ONES[:, :1]),
+    "a bias's gradient": lambda: jax.vjp(
+        lambda b: layers.affine(layers.AffineParams(ONES[:, :1], b), ONES.T), ONES[0, :1]
+    )[1](ONES.T)[0],
+    "a convolution": lambda: layers.conv2d(
+        layers.ConvParams(ONES.reshape(4, 4, 256, 1), jnp.zeros_like(ONES[0, :1])),
+        ONES.reshape(1, 4, 4, 256), 1, "VALID",
+    ),
+    "a kernel's gradient": lambda: jax.vjp(
+        lambda w: layers.conv2d(
+            layers.ConvParams(w, jnp.zeros_like(w[0, 0, 0])), ONES.reshape(1, 64, 64, 1), 1, "VALID"
+        ),
+        ONES[:, :1].reshape(1, 1, 1, 1),
+    )[1](ONES.reshape(1, 64, 64, 1))[0],
+    "a mean": lambda: 4096 * layers.global_avg_pool(ONES.reshape(1, 64, 64, 1)),
+    "a batch's mean": lambda: 4096 * layers.batch_norm(
+        layers.NormParams(ONES[0, :1], ONES[0, :1]), ONES.T
+    )[1].mean,
+    "a norm's gradient": lambda: jax.vjp(
+        lambda beta: layers.batch_norm(layers.NormParams(ONES[0, :1], beta), ONES.T)[0],
+        ONES[0, :1],
+    )[1](ONES.T)[0],
+    "a penalty": lambda: losses.l2_penalty({"w": ONES}, 2.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_precision_17_sums_of_bfloat16_are_taken_in_float32(name):
+    """A sum of 4096 ones, which stops at 256 where it is taken in bfloat16."""
+    total = SUMS[name]()
+    assert total.dtype in (jnp.bfloat16, jnp.float32)
+    assert total.size == 1
+    assert float(total.ravel()[0]) == 4096
+
+
+@each_rule
+def test_precision_21_in_a_scan_of_bfloat16_it_differentiates_and_lowers(name):
+    """The carry keeps its dtype there, as each cotangent must its argument's."""
+    p = problem(name, 0, jnp.bfloat16)
+
+    def last(floats):
+        def body(carry, _):
+            ys = p.rule(carry)
+            size = sum((y.astype(jnp.float32).sum() for y in ys), jnp.float32(0))
+            return [x + size.astype(x.dtype) for x in carry], None
+
+        carry, _ = jax.lax.scan(body, floats, None, length=3)
+        return sum(x.astype(jnp.float32).sum() for x in carry)
+
+    lowered = jax.jit(jax.grad(last)).lower(p.floats)
+    assert all(d.dtype == jnp.bfloat16 for d in jax.tree.leaves(lowered.out_info))
 
 
 @each_rule
@@ -163,23 +246,28 @@ def test_batches_of_none_and_one(name, rows, rng):
             row.function(*args, **sample.static)
         return
     p = problem_of(row, cut)
-    ys, pull = jax.vjp(p.rule, p.floats)
+
+    @jax.jit
+    def value_and_cotangents(floats):
+        ys, pull = jax.vjp(p.rule, floats)
+        return ys, pull([jnp.ones_like(y) for y in ys])[0]
+
+    ys, dx = value_and_cotangents(p.floats)
     assert [y.shape for y in ys] == [y.shape for y in jax.eval_shape(p.plain, p.floats)]
-    (dx,) = pull([jnp.ones_like(y) for y in ys])
     assert all(np.isfinite(d).all() for d in dx)
     if rows == 0 and 0 in axes:
         assert all(not d.any() for d in dx)
 
 
-CONVENTIONS = [(name, case.why, case) for name, row in ROWS.items() for case in row.conventions]
+CONVENTIONS = [
+    pytest.param(name, case, jit, id=f"{jit}-{name}: {case.why}")
+    for name, row in ROWS.items()
+    for index, case in enumerate(row.conventions)
+    for jit in ((False, True) if index == 0 else (True,))  # without jit it is slow
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "case"),
-    [(n, c) for n, _, c in CONVENTIONS],
-    ids=[f"{n}: {w}" for n, w, _ in CONVENTIONS],
-)
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize(("name", "case", "jit"), CONVENTIONS)
 def test_conventions(name, case, jit):
     args = jax.tree.map(
         lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, case.sample.args
@@ -239,18 +327,21 @@ def test_refusals(name, refusal):
 def test_residual_bytes(name, index):
     p = problem(name, index)
 
-    def kept(f):
-        _, pull = jax.vjp(f, p.floats)
-        own = {id(x) for x in p.floats}
+    def kept(floats):  # traced, which compiles nothing, and keeps the same
+        _, pull = jax.vjp(p.rule, floats)
+        own = {id(x) for x in floats}
         arrays = {id(leaf): leaf for leaf in jax.tree.leaves(pull) if id(leaf) not in own}
-        return sum(map(size, arrays.values()))
+        found.append(sum(map(size, arrays.values())))
 
     def size(leaf):
         key = jnp.issubdtype(getattr(leaf, "dtype", bool), jax.dtypes.prng_key)
         counted = key or is_float(leaf) or getattr(leaf, "dtype", None) in ("uint8", "bool")
-        return (jax.random.key_data(leaf) if key else leaf).nbytes if counted else 0
+        leaf = jax.random.key_data(leaf) if key else leaf
+        return leaf.size * leaf.dtype.itemsize if counted else 0
 
-    assert kept(p.rule) == p.row.residual_bytes(p.sample, 8)
+    found = []
+    jax.eval_shape(kept, p.floats)
+    assert found == [p.row.residual_bytes(p.sample, 8)]
 
 
 def custom_rules():

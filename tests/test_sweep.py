@@ -403,6 +403,25 @@ def test_another_sweep_is_refused(tmp_path):
     )  # the same program
 
 
+def test_damaged_members_are_named(tmp_path):
+    run(folder=tmp_path, epochs=0)
+    for name, content, said in (
+        ("0001.json", b'{"values": ', r"0001\.json is damaged \(Expecting value.*run again\.$"),
+        ("0001.json", b"\xff\xfe\x00", r"0001\.json is damaged \(.*decode byte"),
+        ("0001.json", b"[]", r"0001\.json is damaged \(a list\)"),
+        ("0000.json", b"{}", r"0000\.json is damaged \(KeyError\('seed'\)\)"),
+        ("0000.npz", b"", r"0000\.npz is no complete"),
+        ("config.json", b"[" * 10**5, r"config\.json is damaged \(.*recursion.*another folder\.$"),
+    ):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=said):
+            run(folder=tmp_path, epochs=0)
+        (tmp_path / name).write_bytes(whole)
+    (tmp_path / "0001.json").unlink()
+    run(folder=tmp_path, epochs=0)
+
+
 def test_folders_that_are_none(tmp_path):
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(ValueError, match="is not empty and holds no sweep"):

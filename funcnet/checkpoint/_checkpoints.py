@@ -126,8 +126,9 @@ class Checkpoints:
         """Writes a checkpoint and returns its path; afterwards, the last `keep` are there.
 
         Raises:
-          CheckpointError: parameters or running statistics are not finite, or the folder holds
-            checkpoints that are not of this run.
+          CheckpointError: parameters, running statistics or the optimizer's state are not finite
+            (a scalar of the optimizer's may be infinite, as a best loss is at first), or the folder
+            holds checkpoints that are not of this run.
           OSError: it cannot be written; what was there before is untouched.
         """
         step = int(run.final.step)
@@ -218,8 +219,8 @@ class Checkpoints:
 
     def _check(self, run: Run, step: int) -> None:
         for state in (run.final, run.best):
-            for name, leaf in named(state._replace(opt_state=())).items():
-                if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(leaf).all():
+            for name, leaf in named(state).items():
+                if not _is_sound(name, leaf):
                     raise CheckpointError(
                         f"step {step} is not saved: {name} holds numbers that are not finite. A "
                         "lower learning rate may help."
@@ -231,6 +232,19 @@ class Checkpoints:
                     f"step {step} is not saved: {path} is of another run. Restore from it first, "
                     "or give this run a folder of its own."
                 )
+
+
+def _is_sound(name: str, leaf: Any) -> bool:
+    """Whether a leaf may be saved: all numbers finite, or an optimizer's infinity.
+
+    A number alone in an optimizer's state may be infinite, as the best loss is before the first.
+    """
+    if is_key(leaf) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+        return True
+    numbers = np.asarray(leaf)
+    if name.startswith("opt_state") and numbers.ndim == 0:
+        return not np.isnan(numbers)
+    return bool(np.isfinite(numbers).all())
 
 
 class _DamagedError(Exception):
@@ -356,6 +370,11 @@ def _read(folder: Path, template: TrainState, config: dict[str, Any]) -> Run:
             array = jax.random.wrap_key_data(jnp.array(arrays[name]), impl=rest["keys"][name])
         else:
             array = jnp.array(restored(arrays[name], leaf), copy=True)
+            if array.dtype != getattr(leaf, "dtype", array.dtype):
+                raise CheckpointError(
+                    f"{folder} does not fit: {name} is {leaf.dtype}, which JAX makes "
+                    f"{array.dtype} here; expected jax_enable_x64 as it was when it was saved."
+                )
         made.append(jax.device_put(array, getattr(leaf, "sharding", None)))
     tree, count = jax.tree.structure(template), len(made) // 2
     final, best = (jax.tree.unflatten(tree, half) for half in (made[:count], made[count:]))

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Union
 
 import funcnet
+from funcnet.cli import _memory
 from funcnet.cli._command import CommandError, need
 
 __all__ = ["COMMANDS", "main"]
@@ -44,8 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the words after `funcnet`; those of the process by default.
 
     Returns:
-      0 when it worked; 1 when it began and failed, as by a loss that is not finite; 2 for a wrong
-      command line or input, said in one line on stderr; 130 after Ctrl-C.
+      0 when it worked; 1 when it began and failed, as by a loss that is not finite or for want of
+      memory; 2 for a wrong command line or input, said in one line on stderr; 130 after Ctrl-C, 143
+      after SIGTERM.
       `--traceback` or FUNCNET_TRACEBACK=1 shows where an error came from.
 
     >>> main(["train", "--epochs", "-1"])
@@ -64,12 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"expected one of {', '.join(COMMANDS)}. See funcnet --help."
             )
         need("tyro", "rich")
-        return _parsed(args, prog).run()
+        with _memory.out_of_memory():
+            return _parsed(args, prog).run()
     except SystemExit as done:  # of --help
         return int(done.code or 0)
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as press:
+        terminated = isinstance(press, funcnet.train.Terminated)
+        print(f"{prog}: {'terminated' if terminated else 'interrupted'}", file=sys.stderr)
+        return 143 if terminated else 130
     except CommandError as error:
         if "--traceback" in args or os.environ.get("FUNCNET_TRACEBACK", "0") not in ("", "0"):
             traceback.print_exc()

@@ -11,16 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
+import jax
 import numpy as np
 from rich import progress as bars
 from rich.console import Console
 from rich.table import Table
 
-from funcnet import data, plots, sweep, train
+from funcnet import checkpoint, data, plots, sweep, train
 from funcnet._files import replacing
 from funcnet._machine import device, versions
 from funcnet.cli import _train_options as settings
 from funcnet.cli._command import CommandError, choice, console, expected_errors, need, option
+from funcnet.cli._memory import require_room
 from funcnet.cli._train_command import _downloads_said, _loaded
 from funcnet.cli._train_options import (
     DataOptions,
@@ -341,6 +343,9 @@ class _Job:
             )
         batch_size = count if full else training.batch_size
         self.steps_per_epoch = train.steps_per_epoch(count, batch_size)
+        net = settings.build_net(options.net, dataset.num_classes)
+        shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), dataset.input_shape)[0])
+        require_room(sum(leaf.size for leaf in jax.tree.leaves(shapes)))
 
     def make(self, **row: Any) -> sweep.Trial:
         """What one member trains; the numbers may be traced."""
@@ -391,6 +396,8 @@ class _Job:
                 on_progress=on_progress,
                 on_member=callbacks["on_member"],
             )
+        except checkpoint.LockedError as error:
+            raise CommandError(f"--out: {error}") from None
         except OSError as error:
             what = error.strerror or error
             raise CommandError(

@@ -28,6 +28,7 @@ from funcnet._machine import cpu_model, device
 from funcnet.cli import _train_folder as files
 from funcnet.cli import _train_options as settings
 from funcnet.cli._command import CommandError, console, expected_errors, need
+from funcnet.cli._memory import require_room
 from funcnet.cli._train_options import (
     DataOptions,
     NetOptions,
@@ -80,8 +81,8 @@ Examples:
 
 Ctrl-C ends a run with what it has, and --resume goes on with it: on one thread to the same bits as
 if it had never been stopped. SIGTERM only saves. A second one of either ends it at once.
-Exit codes: 0 done; 1 ended by a loss that is not finite, or by a full disk; 2 wrong options or
-data, or another process in the folder; 130 Ctrl-C; 143 SIGTERM.
+Exit codes: 0 done; 1 ended by a loss that is not finite, or by a full disk or memory; 2 wrong
+options or data, or another process in the folder; 130 Ctrl-C; 143 SIGTERM.
 """
 
     def run(self) -> int:
@@ -90,11 +91,7 @@ data, or another process in the folder; 130 Ctrl-C; 143 SIGTERM.
         with contextlib.ExitStack() as stack:
             stack.enter_context(_sigterm())
             stack.enter_context(_warnings_said())
-            try:
-                return self._run(console(self.output.quiet), stack)
-            except train.Terminated:
-                print("funcnet train: terminated", file=sys.stderr)
-                return 143
+            return self._run(console(self.output.quiet), stack)
 
     def _run(self, out: Any, stack: contextlib.ExitStack) -> int:
         said = Options(self.data, self.net, self.optimizer, self.training)
@@ -109,6 +106,7 @@ data, or another process in the folder; 130 Ctrl-C; 143 SIGTERM.
             with _downloads_said(out.print):
                 dataset = _loaded(options.data)
             job = _Job.of(options, dataset)
+            require_room(job.summary.parameters)
             now = files.configuration(options, dataset)
             if self.output.resume:
                 config, changed = files.gone_on(config, now, folder)

@@ -25,6 +25,7 @@ of 32×32×3, Adam, float32) took 1.25 ms by "loop", 1.70 by "map" and 1.82 by "
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import os
@@ -40,7 +41,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from funcnet import _validate, data, train
-from funcnet.sweep._folder import Folder, digest
+from funcnet.sweep._folder import digest, opened
 from funcnet.sweep._members import (
     Member,
     Members,
@@ -294,6 +295,7 @@ def run(
         know one of them before there is a program.
       ValueError: columns of different lengths, values that are not numbers, a folder of another
         sweep, or what `train.fit` refuses. All before the first step.
+      LockedError: another process has the folder.
 
     Source: courses.md rows 0-19, 1-17 and 2-20.
 
@@ -351,43 +353,46 @@ def run(
         if on_member is not None:
             on_member(index, member)
 
-    saved = None
-    if folder is not None:
-        config = {
-            "values": {k: column[:: len(seeds)].tolist() for k, column in members.columns.items()},
-            "seeds": [int(seed) for seed in seeds],
-            "epochs": epochs,
-            "batch_size": plan.batch_size,
-            "sampling": sampling,
-            "max_nonfinite": max_nonfinite,
-            "dtype": jnp.dtype(dtype).name,
-            "train_accuracy_rows": train_accuracy_rows,
-            "evaluation_batch_size": evaluation_batch_size,
-            "keep": kept,
-            "data": digest(*_arrays(dataset), *preprocessing),
-            "program": digest(*traced.program),
-        }
-        saved = Folder(folder, config)
-        for index in range(len(members.seeds)):
-            found = saved.load(index, template(traced.training, epochs, kept))
-            if found is not None:
-                finish(index, from_saved(*found))
+    with contextlib.ExitStack() as stack:
+        saved = None
+        if folder is not None:
+            config = {
+                "values": {
+                    k: column[:: len(seeds)].tolist() for k, column in members.columns.items()
+                },
+                "seeds": [int(seed) for seed in seeds],
+                "epochs": epochs,
+                "batch_size": plan.batch_size,
+                "sampling": sampling,
+                "max_nonfinite": max_nonfinite,
+                "dtype": jnp.dtype(dtype).name,
+                "train_accuracy_rows": train_accuracy_rows,
+                "evaluation_batch_size": evaluation_batch_size,
+                "keep": kept,
+                "data": digest(*_arrays(dataset), *preprocessing),
+                "program": digest(*traced.program),
+            }
+            saved = stack.enter_context(opened(folder, config))
+            for index in range(len(members.seeds)):
+                found = saved.load(index, template(traced.training, epochs, kept), from_saved)
+                if found is not None:
+                    finish(index, found)
 
-    todo = [index for index in range(len(members.seeds)) if index not in finished]
-    at_once = min(members_at_once or len(todo), len(todo))
-    way, programs, step_seconds = _chosen(how, traced, trainer, members.of(todo), at_once)
-    report = Report(plan, epochs, len(members.seeds), len(finished), on_progress)
-    at_once = 1 if way == "loop" else at_once
-    for first in range(0, len(todo), max(at_once, 1)):
-        group = todo[first : first + at_once]
-        # The last group is filled up by its first member: one program for groups of any size.
-        filled = members.of(group + group[:1] * (at_once - len(group)))
-        done = trainer.train(programs, filled, len(group), report)
-        for index, member in zip(group, done, strict=True):
-            if saved is not None:
-                saved.save(index, *as_saved(member))
-            finish(index, member)
-        report.finished += len(group)
+        todo = [index for index in range(len(members.seeds)) if index not in finished]
+        at_once = min(members_at_once or len(todo), len(todo))
+        way, programs, step_seconds = _chosen(how, traced, trainer, members.of(todo), at_once)
+        report = Report(plan, epochs, len(members.seeds), len(finished), on_progress)
+        at_once = 1 if way == "loop" else at_once
+        for first in range(0, len(todo), max(at_once, 1)):
+            group = todo[first : first + at_once]
+            # The last group is filled up by its first member: one program for groups of any size.
+            filled = members.of(group + group[:1] * (at_once - len(group)))
+            done = trainer.train(programs, filled, len(group), report)
+            for index, member in zip(group, done, strict=True):
+                if saved is not None:
+                    saved.save(index, *as_saved(member))
+                finish(index, member)
+            report.finished += len(group)
     runs = [finished[index] for index in range(len(members.seeds))]
     return _result(runs, members, preprocessing, way, step_seconds, time.perf_counter() - began)
 

@@ -10,8 +10,10 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -20,6 +22,7 @@ from funcnet import checkpoint
 from funcnet._files import replacing
 from funcnet._machine import device, versions
 
+T = TypeVar("T")
 _ABOUT = ("versions", "device")  # said in the configuration, and not a part of it
 
 
@@ -38,20 +41,31 @@ def digest(*parts: Any) -> str:
     return found.hexdigest()
 
 
-class Folder:
-    """The folder of one sweep, new or begun; raises ValueError where it is another's."""
+@contextmanager
+def opened(path: str | os.PathLike[str], config: dict[str, Any]) -> Iterator[Folder]:
+    """The folder of one sweep, new or begun, kept for this process.
 
-    def __init__(self, path: str | os.PathLike[str], config: dict[str, Any]):
-        self.path = Path(path)
+    Raises ValueError where it is another's, LockedError where another process is at it.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ValueError(f"sweep.run: {path} is a file, expected a folder.") from None
+    with checkpoint.locked(path):
+        yield Folder(path, config)
+
+
+class Folder:
+    """A folder that `opened` gives."""
+
+    def __init__(self, path: Path, config: dict[str, Any]):
+        self.path = path
         config = json.loads(json.dumps(config))  # tuples become lists, as they will be read
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise ValueError(f"sweep.run: {self.path} is a file, expected a folder.") from None
         file = self.path / "config.json"
         if file.exists():
-            self._compare(json.loads(file.read_text(encoding="utf-8")), config)
-        elif any(self.path.iterdir()):
+            self._compare(_read(file, "name another folder"), config)
+        elif {path.name for path in self.path.iterdir()} - {"lock"}:
             raise ValueError(
                 f"sweep.run: {self.path} is not empty and holds no sweep, for it has no "
                 "config.json; name another folder."
@@ -60,8 +74,7 @@ class Folder:
             about = dict(zip(_ABOUT, (versions(), device()), strict=True))
             _write(file, config | about)
 
-    def _compare(self, stored: Any, config: dict[str, Any]) -> None:
-        stored = stored if isinstance(stored, dict) else {}
+    def _compare(self, stored: dict[str, Any], config: dict[str, Any]) -> None:
         differing = [
             f"{name}: {_short(stored.get(name))} there, {_short(config.get(name))} here"
             for name in sorted({*stored, *config} - {*_ABOUT})
@@ -75,20 +88,38 @@ class Folder:
                 "labels and preprocessing.)"
             )
 
-    def load(self, index: int, template: Any) -> tuple[dict[str, Any], Any] | None:
-        """A member's numbers and its arrays, in the structure of `template`; None if not done."""
+    def load(self, index: int, template: Any, make: Callable[[dict[str, Any], Any], T]) -> T | None:
+        """What `make` makes of a member's numbers and of its arrays in the structure of `template`.
+
+        None where the member is not done.
+        """
         file = self.path / f"{index:04}.json"
         if not file.exists():
             return None
-        numbers = json.loads(file.read_text(encoding="utf-8"))
+        again = "delete it, and the member is run again"
+        numbers = _read(file, again)
         arrays = checkpoint.load_params(file.with_suffix(".npz"), template).params
-        return numbers, jax.tree.map(np.asarray, arrays)
+        try:
+            return make(numbers, jax.tree.map(np.asarray, arrays))
+        except (ValueError, TypeError, LookupError) as error:
+            raise ValueError(f"sweep.run: {file} is damaged ({error!r}); {again}.") from None
 
     def save(self, index: int, numbers: dict[str, Any], arrays: Any) -> None:
         """Writes a member that is done."""
         file = self.path / f"{index:04}.json"
         checkpoint.save_params(file.with_suffix(".npz"), arrays)
         _write(file, numbers)
+
+
+def _read(file: Path, mend: str) -> dict[str, Any]:
+    """What a file of JSON holds; raises ValueError that names it and says how to mend it."""
+    try:
+        value = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"sweep.run: {file} is damaged ({error}); {mend}.") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"sweep.run: {file} is damaged (a {type(value).__name__}); {mend}.")
+    return value
 
 
 def _write(file: Path, value: dict[str, Any]) -> None:

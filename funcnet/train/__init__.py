@@ -203,8 +203,10 @@ def fit(
     `train.terminate`. A second signal ends it at once, by KeyboardInterrupt.
 
     A run that has ended, or that `on_chunk` was given, goes on by `resume`, to the same bits as if
-    it had not been stopped (measured with XLA on one thread, by `checks.check_resume`):
-    `checkpoint.Checkpoints` keeps it on a disk in between.
+    it had not been stopped; `checkpoint.Checkpoints` keeps it on a disk in between. With XLA on one
+    thread, `checks.check_resume` proves it. On several, XLA may take sums in another order, and
+    results may differ by rounding; on two, four nets (fully connected and with convolutions, over
+    4 to 20 steps) were equal to the bit all the same.
 
     Args:
       net: the net.
