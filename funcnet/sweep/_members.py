@@ -15,7 +15,6 @@ from funcnet import data, train
 from funcnet.sweep._programs import Best, Plan, Programs
 from funcnet.train import _fit
 
-_SECONDS_BETWEEN_REPORTS = 0.25
 _MEASURED_SECONDS = 0.3
 
 
@@ -187,7 +186,7 @@ class Trainer:
                 )
                 seconds = time.perf_counter() - began
                 report.add(epoch, count * (stop - begin), seconds)
-                wanted = int(_SECONDS_BETWEEN_REPORTS * (stop - begin) / seconds)
+                wanted = int(_fit.SECONDS_A_CHUNK * (stop - begin) / seconds)
                 length = min(max(wanted, 1), 10 * length)
                 begin = stop
             losses[:, epoch * steps : (epoch + 1) * steps] = at.losses

@@ -21,7 +21,7 @@ from funcnet.train._step import AUGMENT, TrainState
 Sampling = Literal["permutation", "replacement", "full"]
 # XLA asks for a program's scratch memory anew at every call, and the system hands it over page by
 # page: a convolutional net of 150 ms a step spends a fifth of it there when each step is a call.
-_SECONDS_A_CHUNK = 2.0
+SECONDS_A_CHUNK = 2.0
 SAMPLINGS = ("permutation", "replacement", "full")
 
 
@@ -272,7 +272,7 @@ def chunks(
             if streak >= max_nonfinite:
                 return
             if chunk_steps is None:
-                wanted = int(_SECONDS_A_CHUNK * (done - position) / max(seconds, 1e-9))
+                wanted = int(SECONDS_A_CHUNK * (done - position) / max(seconds, 1e-9))
                 length = min(max(wanted, 1), 10 * length)
             position = done
         train_state, epoch, position = carry.train_state, epoch + 1, 0
