@@ -413,8 +413,9 @@ def test_row_53_two_hundred_kills_of_saves(tmp_path):
 @pytest.mark.parametrize("part", range(5))
 def test_row_53_two_hundred_kills_of_runs(tmp_path, part):
     """Forty at a time: each goes on where the last one was, and in the end nothing has changed."""
+    path = tmp_path / "checkpoints"
     done = subprocess.run(
-        [sys.executable, HERE / "kill_runs.py", tmp_path / "checkpoints", "40"], cwd=HERE.parent,
+        [sys.executable, HERE / "kill_runs.py", path, "40"], cwd=HERE.parent,
         env=os.environ | {"PYTHONPATH": str(HERE.parent), "JAX_ENABLE_X64": "1"},
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
@@ -423,8 +424,9 @@ def test_row_53_two_hundred_kills_of_runs(tmp_path, part):
     steps = list(map(int, done.stdout.split()))
     assert steps == sorted(steps)
     assert len(set(steps)) > 10
-    epochs = steps[-1] // 100 + 2
-    run = kill_runs.go_on(tmp_path / "checkpoints", epochs=epochs)
+    saved = max(int(folder.name.removeprefix("step_")) for folder in path.glob("step_*"))
+    epochs = saved // 100 + 2  # the last one went on from steps[-1] until it was killed
+    run = kill_runs.go_on(path, epochs=epochs)
     assert_same_run(run, kill_runs.whole(epochs))
 
 
