@@ -4,10 +4,10 @@
 
 The nets are the scorecard's, among them a small modern one: five convolutions with batch norm and
 ReLU, 32 to 256 channels, about 100 million operations an image forward. Batches of 100 are gathered
-from CIFAR-10's uint8 images and standardised. Each side has a process of its own,
-is warmed up, and then goes once through the 49,000 training images: funcnet by `train.fit` with
-native kernels and with XLA's, Flax (linen, optax) by a jitted and donated step, torch (channels
-last, fused optimizer) eagerly. funcnet's step also measures accuracy and the gradient's norm and
+from CIFAR-10's uint8 images and standardised. Each side has a process of its own, is warmed up, and
+then goes once through the 49,000 training images: funcnet by `train.fit` with native kernels and
+with XLA's, Flax (linen, optax) by a jitted and donated step, torch (channels last, fused optimizer)
+eagerly. funcnet's step also measures accuracy and the gradient's norm and
 refuses updates that are not finite.
 
 Seconds an epoch, one epoch each, on two AVX-512 cores with nothing else running (the convolutional
@@ -38,7 +38,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -96,22 +96,20 @@ def of_flax(spec: _cases.Step, images: np.ndarray, labels: np.ndarray) -> dict[s
     def gathered(state: Any, rows: Any) -> Any:
         return step(state, (data.preprocess(preprocessing, x[rows]), y[rows]))
 
-    def go(state: Any, batches: np.ndarray) -> tuple[Any, list[Any]]:
+    def go(batches: np.ndarray) -> list[float]:
+        nonlocal state
         losses = []
         for rows in batches:
             state, metrics = gathered(state, rows)
             losses.append(metrics["loss"])
-        return jax.block_until_ready((state, losses))
+        jax.block_until_ready(state)
+        return [float(loss) for loss in losses]
 
-    batches = _batches(len(y))
-    state, _ = go(state, batches[:WARM_UP])
-    began = time.perf_counter()
-    state, losses = go(state, batches)
-    return _result(len(batches), time.perf_counter() - began, losses)
+    return _timed(go, len(y))
 
 
 def of_torch(spec: _cases.Step, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """The scorecard's torch: channels last, Adam's fused kernel."""
+    """The scorecard's torch: channels last, the optimizer's fused kernel."""
     import torch
 
     from funcnet.bench import _torch_worker
@@ -146,20 +144,18 @@ def of_torch(spec: _cases.Step, images: np.ndarray, labels: np.ndarray) -> dict[
             losses.append(made.on(batch, y[chosen]))
         return [float(loss) for loss in losses]
 
-    batches = _batches(len(labels))
+    return _timed(go, len(labels))
+
+
+def _timed(go: Callable[[np.ndarray], list[float]], rows: int) -> dict[str, Any]:
+    """Times `go` over an epoch's batches, after some; it returns their losses."""
+    order = np.random.default_rng(0).permutation(rows)
+    batches = order[: rows // BATCH * BATCH].reshape(-1, BATCH)
     go(batches[:WARM_UP])
     began = time.perf_counter()
     losses = go(batches)
-    return _result(len(batches), time.perf_counter() - began, losses)
-
-
-def _batches(rows: int) -> np.ndarray:
-    order = np.random.default_rng(0).permutation(rows)
-    return order[: rows // BATCH * BATCH].reshape(-1, BATCH)
-
-
-def _result(batches: int, seconds: float, losses: Any) -> dict[str, Any]:
-    return {"images_per_second": batches * BATCH / seconds, "loss": float(np.mean(losses))}
+    seconds = time.perf_counter() - began
+    return {"images_per_second": batches.size / seconds, "loss": float(np.mean(losses))}
 
 
 def alone(net: str, side: str, rows: int, smoke: bool) -> None:

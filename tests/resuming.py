@@ -1,10 +1,10 @@
 """What the tests of resuming share: a run of twelve steps with all that draws, and comparisons."""
 
 import jax
-import numpy as np
 
-from funcnet import checkpoint, data, nets, optimizers, train
+from funcnet import data, nets, optimizers, train
 from funcnet.checks import _resume
+from tests.small_runs import numbers
 
 DATA = data.synthetic(shape=(4, 4, 1), classes=3, sizes=(43, 30, 20), noise=0.4)
 NET = nets.fully_connected_net([8], 3, norm="batch", dropout=0.2)
@@ -26,10 +26,6 @@ def stop_at(step):
             raise KeyboardInterrupt
 
     return stop
-
-
-def numbers(leaf):
-    return np.asarray(jax.random.key_data(leaf) if checkpoint._arrays.is_key(leaf) else leaf)
 
 
 def assert_same(a, b):

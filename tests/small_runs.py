@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnet import data, nets, optimizers, train
+from funcnet import checkpoint, data, nets, optimizers, train
 
 KEY = jax.random.key(0)
 EPS = float(np.finfo(np.float64).eps)
@@ -35,9 +35,7 @@ def assert_close(a, b, rtol):
 
 
 def numbers(leaf):
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    return np.asarray(leaf)
+    return np.asarray(jax.random.key_data(leaf) if checkpoint._arrays.is_key(leaf) else leaf)
 
 
 def copied(tree):

@@ -26,7 +26,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
 from funcnet.kernels import _native
-from funcnet.kernels._lowering import make_composite, make_primitive, promoted, wide_dtype, widened
+from funcnet.kernels._lowering import make_composite, make_primitive, promoted, wide, wide_dtype
 from funcnet.kernels._products import xla_product
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -207,7 +207,7 @@ def _of_chunks(some: Callable[..., Array], few: int, *images: Array, add: bool =
 def cpu_conv(x: Array, w: Array, *, stride: Pair, pads: Pads) -> Array:
     """The faster way on a CPU: native, else patches where the images have few channels."""
     if native := _native_for_conv(x, w, stride, pads):
-        return native.conv(*widened(x, w), stride=stride, pads=pads)
+        return native.conv(wide(x), wide(w), stride=stride, pads=pads)
     chunked = w.shape[2] <= FEW_CHANNELS and math.prod(w.shape[:2]) > 1 and x.size
     return (chunked_conv if chunked else xla_conv)(x, w, stride=stride, pads=pads)
 
@@ -217,7 +217,7 @@ def cpu_kernel_gradient(x: Array, dy: Array, *, size: Pair, stride: Pair, pads: 
     kernel = (*size, x.shape[3], dy.shape[3])
     kind = "conv_kernel_gradient"
     if native := _native_for(kind, x.shape, kernel, dy.shape, stride, pads, dtype=x.dtype):
-        return native.conv_kernel_gradient(*widened(x, dy), size, stride, pads)
+        return native.conv_kernel_gradient(wide(x), wide(dy), size, stride, pads)
     chunked = math.prod(dy.shape[1:3]) > FEW_PIXELS and x.size
     gradient = chunked_kernel_gradient if chunked else xla_kernel_gradient
     return gradient(x, dy, size=size, stride=stride, pads=pads)
@@ -229,7 +229,7 @@ def cpu_input_gradient(dy: Array, w: Array, *, size: Pair, stride: Pair, pads: P
     kind = "conv_input_gradient"
     native = _native_for(kind, images, w.shape, dy.shape, stride, pads, dtype=dy.dtype)
     if native and w.shape[2] > FEW_CHANNELS:
-        return native.conv_input_gradient(*widened(dy, w), size, stride, pads)
+        return native.conv_input_gradient(wide(dy), wide(w), size, stride, pads)
     return xla_input_gradient(dy, w, size=size, stride=stride, pads=pads)
 
 
@@ -365,7 +365,7 @@ def biased(x: Array, w: Array, b: Array, *, stride: Pair, pads: Pads, relu: bool
 
 def _cpu_biased(x: Array, w: Array, b: Array, *, stride: Pair, pads: Pads, relu: bool) -> Array:
     if native := _native_for_conv(x, w, stride, pads):
-        return native.conv(*widened(x, w), stride=stride, pads=pads, bias=b, relu=relu)
+        return native.conv(wide(x), wide(w), stride=stride, pads=pads, bias=b, relu=relu)
     return biased(x, w, b, stride=stride, pads=pads, relu=relu)
 
 

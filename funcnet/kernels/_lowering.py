@@ -24,9 +24,9 @@ def promoted(a: Array, b: Array) -> tuple[Array, Array]:
     return a.astype(dtype), b.astype(dtype)
 
 
-def widened(*operands: Array) -> list[Array]:
-    """Each in the dtype that sums over it are taken in."""
-    return [operand.astype(wide_dtype(operand.dtype)) for operand in operands]
+def wide(x: Array) -> Array:
+    """In the dtype that sums over it are taken in."""
+    return x.astype(wide_dtype(x.dtype))
 
 
 def make_primitive(name: str, xla: Callable[..., Array], cpu: Callable[..., Array]) -> Primitive:

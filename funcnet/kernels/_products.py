@@ -15,13 +15,7 @@ from jax import Array, lax
 from jax.interpreters import ad, batching
 
 from funcnet.kernels import _native
-from funcnet.kernels._lowering import (
-    make_composite,
-    make_primitive,
-    promoted,
-    wide_dtype,
-    widened,
-)
+from funcnet.kernels._lowering import make_composite, make_primitive, promoted, wide, wide_dtype
 
 AXES = {"nn": (1, 0), "tn": (0, 0), "nt": (1, 1)}  # what is summed over, of a and of b
 
@@ -38,7 +32,7 @@ def cpu_product(a: Array, b: Array, *, form: str) -> Array:
     native = _native_for(a, b)
     if native is None:
         return xla_product(a, b, form=form)
-    return native.matmul(*widened(a, b), transpose_a=form == "tn", transpose_b=form == "nt")
+    return native.matmul(wide(a), wide(b), transpose_a=form == "tn", transpose_b=form == "nt")
 
 
 def _native_for(a: Array, b: Array) -> Any:
@@ -87,7 +81,7 @@ def biased(a: Array, b: Array, bias: Array, *, relu: bool) -> Array:
 
 def _cpu_biased(a: Array, b: Array, bias: Array, *, relu: bool) -> Array:
     if native := _native_for(a, b):
-        return native.matmul(*widened(a, b), bias=bias, relu=relu)
+        return native.matmul(wide(a), wide(b), bias=bias, relu=relu)
     return biased(a, b, bias, relu=relu)
 
 
