@@ -10,17 +10,16 @@ import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-if not os.environ.get("FUNCNET_TEST_OPTIMIZED"):
-    os.environ.setdefault(
-        "XLA_FLAGS",
-        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-        "--xla_cpu_parallel_codegen_split_count=1",
-    )
 
 import jax
 import numpy as np
 import optax
 import pytest
+
+from funcnet import _machine
+
+if not os.environ.get("FUNCNET_TEST_OPTIMIZED"):  # before XLA starts, which reads them once
+    os.environ.setdefault("XLA_FLAGS", _machine.quick_compile_flags())
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -12,6 +12,27 @@ import jax
 
 CORE = ("jax", "jaxlib", "optax", "jaxtyping", "numpy")
 
+# Options for programs that are compiled once and run once or twice: XLA then takes a fifth of the
+# time on a CPU. XLA ends the process at a flag that it does not know, so each stands here with the
+# first jaxlib that no longer has it, or that was not tried yet.
+_QUICK_COMPILE = {
+    "xla_backend_optimization_level": (0, (0, 13)),
+    "xla_cpu_parallel_codegen_split_count": (1, (0, 13)),
+    "xla_cpu_use_fusion_emitters": (False, (0, 12)),
+}
+
+
+def quick_compile_options() -> dict[str, int | bool]:
+    """The options of `jax.jit(..., compiler_options=)` with which this jaxlib compiles quickly."""
+    release = tuple(int(part) for part in metadata.version("jaxlib").split(".")[:2])
+    return {name: value for name, (value, gone) in _QUICK_COMPILE.items() if release < gone}
+
+
+def quick_compile_flags() -> str:
+    """`quick_compile_options` for XLA_FLAGS, which XLA reads once, when its backend starts."""
+    options = quick_compile_options()
+    return " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())
+
 
 def cpu_model() -> str:
     """The CPU's name."""

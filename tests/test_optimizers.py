@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from funcnet import optimizers as opt
+from funcnet._machine import quick_compile_options
 
 DTYPES = {"f64": jnp.float64, "f32": jnp.float32, "bf16": jnp.bfloat16, "f16": jnp.float16}
 SHAPES = ((), (3,), (4, 5), (2, 3, 4, 5), (0,))
@@ -111,26 +112,9 @@ PLAIN = [name for name in TABLE if "-" not in name]  # one row an optimizer, at 
 SCHEDULE = optax.cosine_decay_schedule(0.01, decay_steps=150, alpha=0.1)
 
 
-QUICK = {
-    "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
-
-
-@functools.cache
-def quick_options():
-    """Settings under which XLA compiles five times faster; none where it no longer knows them."""
-    try:
-        jax.jit(lambda: 0, compiler_options=QUICK)()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return QUICK
-
-
 def quickly(function):
     """Compiles fast, where neither speed nor the last bit is the question."""
-    return jax.jit(function, compiler_options=quick_options())
+    return jax.jit(function, compiler_options=quick_compile_options())
 
 
 def table(names=TABLE):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
+from funcnet import _machine
 from funcnet.checks import _comparison as cmp
 from funcnet.checks import _rules
 from funcnet.checks._kinks import Kinks, find_kinks, moved_off
@@ -41,7 +42,7 @@ def quick_jit(fun: Callable) -> Callable:
     """`jax.jit` for a program that runs once or twice: compiled in half the time, on a CPU."""
     if jax.default_backend() != "cpu":
         return jax.jit(fun)
-    return jax.jit(fun, compiler_options={"xla_backend_optimization_level": 0})
+    return jax.jit(fun, compiler_options=_machine.quick_compile_options())
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import tyro
 from rich.table import Table
 from rich.text import Text
 
-from funcnet import checks
+from funcnet import _machine, checks
 from funcnet._files import replacing
 from funcnet.cli._command import (
     CommandError,
@@ -291,14 +291,10 @@ def _argument(word: str, rng: np.random.Generator) -> Any:
 class _fast_compilation:  # noqa: N801  (a context manager, read as a verb)
     """Hundreds of programs that run once: where no backend is up yet, XLA compiles them quickly."""
 
-    FLAGS = (
-        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-        "--xla_cpu_parallel_codegen_split_count=1"
-    )
-
     def __enter__(self) -> None:
-        os.environ.setdefault("XLA_FLAGS", self.FLAGS)
+        self.flags = _machine.quick_compile_flags()
+        os.environ.setdefault("XLA_FLAGS", self.flags)
 
     def __exit__(self, *exception: Any) -> None:
-        if os.environ.get("XLA_FLAGS") == self.FLAGS:
+        if os.environ.get("XLA_FLAGS") == self.flags:
             del os.environ["XLA_FLAGS"]
