@@ -1,4 +1,4 @@
-"""What the pages need beyond Markdown: formulas as MathML, and each rule beside its source."""
+"""What the pages need beyond Markdown: formulas, each rule beside its source, the courses' rows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from latex2mathml.converter import convert
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 ROOT = pathlib.Path(__file__).parent.parent
+CITATION = re.compile(r"courses\.md((?:(?!\.\s|\.?</|;).)*)", re.DOTALL)  # to the sentence's end
+ROW = re.compile(r"(?<![\w.#-])([0-4]-\d{1,2}|[12]\.\d)(?![\w-])")
+ANCHORS = set(re.findall(r'<a id="([\d.-]+)">', (ROOT / "docs" / "courses.md").read_text()))
 
 
 def on_pre_build(config):
@@ -26,13 +29,28 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_page_content(content, page, config, files):
-    """Turns formulas into MathML, which browsers draw by themselves."""
+    """Turns formulas into MathML, which browsers draw by themselves, and cited rows into links."""
 
     def mathml(match: re.Match) -> str:
         display = "block" if match.group(1) == "div" else "inline"
         return convert(html.unescape(match.group(2)), display=display)
 
-    return FORMULA.sub(mathml, content)
+    content = FORMULA.sub(mathml, content)
+    if page.file.src_uri == "courses.md":
+        return content
+    to_root = "../" * page.url.count("/")
+    return CITATION.sub(lambda match: cited(match.group(), f"{to_root}courses/"), content)
+
+
+def cited(citation: str, page: str) -> str:
+    """A citation with a link at each row, such as 1-4, and each section, such as 1.6."""
+
+    def link(match: re.Match) -> str:
+        if match.group() not in ANCHORS:
+            raise ValueError(f"{citation!r} cites {match.group()}, which docs/courses.md lacks.")
+        return f'<a href="{page}#{match.group()}">{match.group()}</a>'
+
+    return ROW.sub(link, citation)
 
 
 def rules() -> str:
