@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+_WORDS = {"1": True, "true": True, "yes": True, "on": True}
+_WORDS |= {"0": False, "false": False, "no": False, "off": False}
 FLOATING = (jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16)
 
 
@@ -106,3 +109,16 @@ def pair(function: str, name: str, value: Any, *, low: int = 1) -> tuple[int, in
     if min(both) < low:
         raise ValueError(f"{function}: {name} is {value!r}, expected at least {low}.")
     return int(both[0]), int(both[1])
+
+
+def enabled(variable: str, default: bool = True) -> bool:
+    """Whether a variable of the environment says yes, in any case; `default` if unset or empty."""
+    word = os.environ.get(variable, "").strip()
+    if not word:
+        return default
+    if word.lower() not in _WORDS:
+        raise ValueError(
+            f"the environment variable {variable} is {word!r}, expected one of "
+            f"{', '.join(_WORDS)}; unset it for {'on' if default else 'off'}."
+        )
+    return _WORDS[word.lower()]

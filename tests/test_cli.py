@@ -413,9 +413,18 @@ def test_tracebacks_are_shown_when_asked_for(here, capsys, monkeypatch):
     monkeypatch.setenv("FUNCNET_TRACEBACK", "1")
     assert cli.main(words) == 2
     assert "DataNotFoundError" in capsys.readouterr().err
-    monkeypatch.setenv("FUNCNET_TRACEBACK", "0")
-    assert cli.main(words) == 2
-    assert "Traceback" not in capsys.readouterr().err
+    for word in ("0", "false"):
+        monkeypatch.setenv("FUNCNET_TRACEBACK", word)
+        assert cli.main(words) == 2
+        assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variable", ["FUNCNET_TRACEBACK", "FUNCNET_NATIVE", "FUNCNET_DOWNLOAD"])
+def test_switches_of_the_environment_that_cannot_be_read(here, capsys, monkeypatch, variable):
+    monkeypatch.setenv(variable, "maybe")
+    assert cli.main(["train", "--data", "svhn"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{variable} is 'maybe', expected one of 1, true" in line
 
 
 @pytest.mark.parametrize("missing", ["tyro", "rich", "matplotlib"])

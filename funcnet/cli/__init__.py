@@ -15,7 +15,6 @@ import contextlib
 import difflib
 import importlib
 import io
-import os
 import re
 import sys
 import traceback
@@ -23,8 +22,9 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Union
 
 import funcnet
+from funcnet import _validate
 from funcnet.cli import _memory
-from funcnet.cli._command import CommandError, need
+from funcnet.cli._command import CommandError, expected_errors, need
 
 __all__ = ["COMMANDS", "main"]
 
@@ -58,7 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"funcnet {funcnet.__version__}")
         return 0
     prog = " ".join(["funcnet", *(arg for arg in args[:1] if arg in COMMANDS)])
+    traced = "--traceback" in args
     try:
+        with expected_errors():
+            traced = traced or _validate.enabled("FUNCNET_TRACEBACK", default=False)
+            _validate.enabled("FUNCNET_NATIVE")  # read later, amid the work
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], COMMANDS, 1)
             raise CommandError(
@@ -75,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{prog}: {'terminated' if terminated else 'interrupted'}", file=sys.stderr)
         return 143 if terminated else 130
     except CommandError as error:
-        if "--traceback" in args or os.environ.get("FUNCNET_TRACEBACK", "0") not in ("", "0"):
+        if traced:
             traceback.print_exc()
         print(f"{prog}: error: {_one_line(str(error))}", file=sys.stderr)
         return error.code

@@ -272,8 +272,9 @@ def conv_input_gradient(
 def use_native(on: bool) -> str:
     """Switches the kernels of the package `funcnet-native` on or off, for programs yet to be made.
 
-    They are on where the package is installed, unless the environment has FUNCNET_NATIVE=0. What
-    JAX has compiled and kept is dropped; a compiled program that somebody holds stays as it is.
+    They are on where the package is installed, unless the environment has FUNCNET_NATIVE=0
+    (false, no, off). What JAX has compiled and kept is dropped; a compiled program that somebody
+    holds stays as it is.
 
     Args:
       on: whether native kernels may be used.
