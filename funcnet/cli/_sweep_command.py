@@ -237,8 +237,10 @@ Exit codes: 0 done; 1 no member reached its end; 2 wrong options or data; 130 Ct
                 f"--seed is {self.training.seed} and --seeds {search.seeds}: the last member's "
                 "seed would be above 2^32 - 1."
             )
-        if search.random_seed < 0:
-            raise CommandError(f"--random-seed is {search.random_seed}, expected one from 0.")
+        if not 0 <= search.random_seed < 2**32:
+            raise CommandError(
+                f"--random-seed is {search.random_seed}, expected a number from 0 to 2^32 - 1."
+            )
         lists: dict[str, Any] = {}
         for group in (self.net, self.optimizer, self.training):
             for name in _SWEPT & vars(group).keys():

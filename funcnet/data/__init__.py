@@ -620,14 +620,15 @@ def synthetic(
         shape: one example's shape.
         classes: the number of classes.
         sizes: the numbers of training, validation and test rows.
-        seed: of NumPy's `default_rng`; equal arguments give equal data sets.
+        seed: of NumPy's `default_rng`, 0 to 2^32 - 1; equal arguments give equal data sets.
         noise: the noise's standard deviation in units of the full scale.
 
     Returns:
         A data set of uint8 images named "synthetic".
 
     Raises:
-        ValueError: a size is negative or there is no class.
+        TypeError: the seed is no int.
+        ValueError: a size is negative, there is no class, or the seed is out of range.
 
     >>> synthetic(shape=(4, 4, 3), classes=2, sizes=(6, 2, 2)).train.images.shape
     (6, 4, 4, 3)
@@ -637,7 +638,7 @@ def synthetic(
             f"synthetic: classes is {classes} and sizes is {sizes}, expected at least one class "
             "and three numbers of rows, (train, val, test)."
         )
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_validate.seed("synthetic", "seed", seed))
     templates = rng.normal(0.5, 0.2, (classes, *shape)).astype(np.float32)
 
     def split(size: int) -> Split:
