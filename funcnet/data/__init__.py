@@ -18,7 +18,6 @@ import http.client
 import importlib.util
 import logging
 import os
-import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from funcnet import _validate
+from funcnet._files import replacing
 from funcnet.augment import (
     Preprocessing,
     compose,
@@ -471,17 +471,14 @@ def _download(name: str, folder: Path) -> None:
             continue
         url = source.url + file
         _log.info("%s: downloading %s to %s", name, url, folder)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{file}.", delete=False) as partial:
-            try:
-                with urllib.request.urlopen(url, timeout=_CONNECT_SECONDS) as response:
-                    _formats.copy(url, response, partial)
-                partial.flush()
-                with _formats.open_verified(Path(partial.name), _checksums(name)[file]):
-                    os.chmod(partial.name, 0o644)  # a temporary file is its owner's alone
-                    os.replace(partial.name, folder / file)
-            except BaseException:
-                os.unlink(partial.name)
-                raise
+        with (
+            replacing(folder / file) as partial,
+            urllib.request.urlopen(url, timeout=_CONNECT_SECONDS) as response,
+        ):
+            _formats.copy(url, response, partial)
+            partial.flush()
+            with _formats.open_verified(Path(partial.name), _checksums(name)[file]):
+                pass
 
 
 def _located(name: str, data_dir: str | os.PathLike[str] | None, download: bool | None) -> Location:
