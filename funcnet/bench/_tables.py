@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from funcnet import _matplotlib
 from funcnet.bench._results import SECTIONS, Contender, Report, Result
 
 if TYPE_CHECKING:
@@ -273,10 +274,9 @@ def figure(report: Report, path: str | os.PathLike[str] | None = None) -> Figure
         ...
     ValueError: figure: the report has no results to draw.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('bench.figure needs matplotlib: pip install "funcnet[run]"') from error
+    _matplotlib.require("bench.figure")
+    from matplotlib.figure import Figure
+
     rules = report.section("rules")
     wholes = report.section("steps") + report.section("runs")
     if not rules and not wholes:
@@ -292,7 +292,7 @@ def figure(report: Report, path: str | os.PathLike[str] | None = None) -> Figure
         _draw_wholes(axes.pop(0), wholes)
     drawn.suptitle(str(report.machine), fontsize=10)
     if path is not None:
-        drawn.savefig(os.fspath(path), dpi=120)
+        _matplotlib.save(drawn, path, dpi=120)
     return drawn
 
 
