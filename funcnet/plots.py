@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from funcnet.sweep import Result
+else:
+    Axes = Figure = Result = Any  # annotations that are executed find a name
 
 __all__ = ["compare", "curves", "load_run", "style", "sweep", "weight_grid"]
 

@@ -11,6 +11,8 @@ from funcnet.bench._results import SECTIONS, Contender, Report, Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+else:
+    Figure = Any  # annotations that are executed find a name
 
 OTHERS = ("autodiff", "flax", "equinox", "torch", "numpy")  # who is not funcnet
 _COLOURS = {"autodiff": "#E69F00", "flax": "#CC79A7", "equinox": "#009E73", "torch": "#D55E00"}

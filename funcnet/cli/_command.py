@@ -15,6 +15,8 @@ from funcnet.cli import _stdout
 
 if TYPE_CHECKING:  # extras, which `import funcnet` does without
     from rich.console import Console
+else:
+    Console = Any  # annotations that are executed find a name
 
 
 class CommandError(Exception):
