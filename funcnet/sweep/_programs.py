@@ -17,8 +17,7 @@ from jax import Array, lax
 from funcnet import data, losses, train
 from funcnet.kernels import wide, wide_dtype
 from funcnet.nets._blocks import Net, float_dtype
-from funcnet.train import _fit
-from funcnet.train._step import evaluated
+from funcnet.train import _fit, _step
 
 How = Literal["vmap", "map", "loop"]
 HOWS: tuple[How, ...] = ("loop", "map", "vmap")
@@ -139,7 +138,7 @@ class Plan(NamedTuple):
         training and validation, each with the rows to evaluate, the latter perhaps None.
         """
         values, at, rows = own
-        now = evaluated(at.now)
+        now: Any = _step.evaluated(at.now)
         net, (on_train, counted), on_val = self.trial(values).net, splits[0], splits[1]
 
         def right(split: Any, rows: Array, counted: Array) -> Array:

@@ -216,7 +216,7 @@ def evaluated(
 
 
 def _chosen(opt_state: Any, params: Any) -> Any:
-    """The parameters themselves, but for schedule_free, which steps from others than it averages."""
+    """The parameters themselves, but schedule_free's average where that is the optimizer."""
 
     def is_free(state: Any) -> bool:
         return isinstance(state, optax.contrib.ScheduleFreeState)
@@ -224,7 +224,8 @@ def _chosen(opt_state: Any, params: Any) -> Any:
     found = [state for state in jax.tree.leaves(opt_state, is_leaf=is_free) if is_free(state)]
     if not found:
         return params
-    if len(found) > 1 or jax.tree.structure(found[0].z) != jax.tree.structure(params):
+    structure: Any = jax.tree.structure(params)
+    if len(found) > 1 or structure != jax.tree.structure(found[0].z):
         raise ValueError(
             "fit: optax.contrib.schedule_free moves only some of the parameters; say which are to "
             "be evaluated with evaluation_params=function(opt_state, params) -> params."
