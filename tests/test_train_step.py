@@ -277,7 +277,7 @@ def test_optimizers_that_need_the_loss_learn(name):
     ("optimizer", "message"),
     [
         (
-            optax.contrib.dpsgd(0.1, 1.0, 0.1, key=0),
+            optax.contrib.differentially_private_aggregate(1.0, 0.1, key=0),
             "its? .*update that failed.* grads .of the mean",
         ),
         (
