@@ -17,7 +17,7 @@ from jax import Array, lax
 from funcnet import data, losses, train
 from funcnet.kernels import wide, wide_dtype
 from funcnet.nets._blocks import Net, float_dtype
-from funcnet.train import _fit
+from funcnet.train import _fit, _step
 
 How = Literal["vmap", "map", "loop"]
 HOWS: tuple[How, ...] = ("loop", "map", "vmap")
@@ -138,6 +138,7 @@ class Plan(NamedTuple):
         training and validation, each with the rows to evaluate, the latter perhaps None.
         """
         values, at, rows = own
+        now: Any = _step.evaluated(at.now)
         net, (on_train, counted), on_val = self.trial(values).net, splits[0], splits[1]
 
         def right(split: Any, rows: Array, counted: Array) -> Array:
@@ -145,7 +146,7 @@ class Plan(NamedTuple):
                 rows, counted = batch
                 images, labels = (a[rows] for a in split)
                 x = data.preprocess(preprocessing, images, float_dtype(at.now.params))
-                output = wide(net.apply(at.now.params, at.now.state, x, train=False)[0])
+                output = wide(net.apply(now.params, now.state, x, train=False)[0])
                 found = jnp.argmax(output, -1).astype(jnp.int32)
                 return (counted & (found == labels)).sum(dtype=jnp.int32)
 
@@ -156,7 +157,7 @@ class Plan(NamedTuple):
             return best, train_right, jnp.zeros((), jnp.int32)
         val_right = right(*on_val)
         better = self.is_alive(at) & (val_right > best.right)
-        kept = () if best.state == () else at.now._replace(key=None)
+        kept = () if best.state == () else now._replace(key=None)
         state = jax.tree.map(partial(jnp.where, better), kept, best.state)
         return Best(state, jnp.where(better, val_right, best.right)), train_right, val_right
 

@@ -37,7 +37,15 @@ from funcnet.train._diagnosis import Diagnosis, LayerSizes, Sizes, diagnose
 from funcnet.train._evaluation import EVALUATION_ROWS, evaluate, evaluate_rows
 from funcnet.train._fit import History, Progress, Run, Sampling
 from funcnet.train._interrupts import Interrupts, Terminated, terminate
-from funcnet.train._step import ORDER, TrainState, check_parts, copied, init_state, make_step
+from funcnet.train._step import (
+    ORDER,
+    TrainState,
+    check_parts,
+    copied,
+    evaluated,
+    init_state,
+    make_step,
+)
 
 __all__ = [
     "Diagnosis",
@@ -173,6 +181,7 @@ def fit(
     max_nonfinite: int = 3,
     chunk_steps: int | None = None,
     evaluation_batch_size: int = EVALUATION_ROWS,
+    evaluation_params: Callable[[Any, Any], Any] | None = None,
     on_progress: Callable[[Progress], Any] | None = None,
     on_epoch: Callable[[dict[str, Any]], Any] | None = None,
     on_chunk: Callable[[Run], Any] | None = None,
@@ -211,7 +220,7 @@ def fit(
     Args:
       net: the net.
       dataset: `train` and `val` splits, and `classes`; `val` may be None or empty.
-      optimizer: any optimizer of `optimizers` or optax.
+      optimizer: any optimizer of `optimizers` or optax: see `make_step` for what it is given.
       epochs: the number of passes; 0 evaluates only.
       batch_size: rows in a step; with sampling "full" it has no meaning.
       seed: all randomness of the run follows from it; an int of 0 to 2^32 - 1.
@@ -232,6 +241,10 @@ def fit(
       max_nonfinite: so many steps in a row that are not finite end the run.
       chunk_steps: steps between two questions of the host; None for about two seconds'.
       evaluation_batch_size: rows at a time in evaluation.
+      evaluation_params: `evaluation_params(opt_state, params)`, the parameters to evaluate and to
+        deliver, where they are not those that the steps go on from: an average that the optimizer
+        keeps. The history is theirs and `best.params` are they; `final` holds what to go on from.
+        None takes the parameters themselves, and those of `optax.contrib.schedule_free` from it.
       on_progress: called with a `Progress` after each chunk.
       on_epoch: called with each new row of the history.
       on_chunk: called after each chunk with the `Run` so far, whose `final` is good until it
@@ -283,7 +296,8 @@ def fit(
         now = init_state(net, optimizer, jax.random.key(seed), input_shape, dtype)
     else:
         now = copied(start)
-    _check_output(net, now, input_shape, _fit.class_count(dataset))
+    deliver = partial(evaluated, evaluation_params=evaluation_params)
+    _check_output(net, deliver(now), input_shape, _fit.class_count(dataset))
 
     # Compiled before anything runs: what does not fit is refused here, and no epoch's time is it.
     step = make_step(net, optimizer, loss, reg, label_smoothing, compute_dtype)
@@ -301,10 +315,11 @@ def fit(
     began = time.perf_counter() - (0.0 if resume is None else resume.seconds)
 
     def row(now: TrainState, **measured: Any) -> dict[str, Any]:
-        on_train = measure(now, train, some)
+        at = deliver(now)
+        on_train = measure(at, train, some)
         on_val: dict[str, Any] = {"accuracy": None, "loss": None}
         if val is not None:
-            on_val = measure(now, val, np.arange(len(val.labels)))
+            on_val = measure(at, val, np.arange(len(val.labels)))
         return {
             "epoch": int(now.step) // steps,
             "step": int(now.step),
@@ -320,7 +335,7 @@ def fit(
     meter = _fit.Meter(rows_per_step, steps, epochs, int(now.step), resume)
     streak = 0
     if resume is None:
-        history, best = History([row(now)]), copied(now)
+        history, best = History([row(now)]), copied(deliver(now))
         best_row = history[0]
     else:
         history, best = History(resume.history), copied(resume.best)
@@ -332,7 +347,7 @@ def fit(
         with interrupts.at_once():
             history.append(row(now, **meter.end_epoch(int(now.step))))
         if val is not None and history[-1]["val_accuracy"] > best_row["val_accuracy"]:
-            best, best_row = copied(now), history[-1]
+            best, best_row = copied(deliver(now)), history[-1]
         if on_epoch is not None:
             on_epoch(history[-1])
 
@@ -382,7 +397,7 @@ def fit(
                 if chunk.position == steps:
                     end_epoch()
                 if on_chunk is not None:
-                    on_chunk(so_far(best if val is not None else now))
+                    on_chunk(so_far(best if val is not None else deliver(now)))
                 interrupts.check()
         except KeyboardInterrupt as press:
             if len(interrupts.presses) > 1 or _is_donated(now):
@@ -390,7 +405,7 @@ def fit(
             stopped = "terminated" if isinstance(press, Terminated) else "interrupted"
     if on_epoch is not None and len(history) == 1 and history[0]["loss"] is None:
         on_epoch(history[0])
-    return so_far(best if val is not None else copied(now), stopped)
+    return so_far(best if val is not None else copied(deliver(now)), stopped)
 
 
 def _is_donated(state: TrainState) -> bool:

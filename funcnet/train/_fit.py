@@ -60,7 +60,9 @@ class Run(NamedTuple):
     """A run, ended or not: what `fit` returns, and what `fit` can go on from.
 
     `best` is the whole `TrainState` of the highest validation accuracy (the first, where several
-    are equal; without a validation split the final one), `final` the last one. `losses` holds every
+    are equal; without a validation split the final one), `final` the last one. `best` is what was
+    evaluated, `final` what to go on from: their parameters differ where `evaluation_params` or
+    schedule_free tells them apart. `losses` holds every
     step's loss, penalty included. `stopped` is None, "interrupted" (Ctrl-C), "terminated"
     (SIGTERM), or says which step was not finite and where that began. `nonfinite` holds the numbers
     (from 1) of the steps whose loss or gradient was not finite, and which changed nothing.

@@ -111,7 +111,10 @@ def make_step(
 
     Args:
       net: the net.
-      optimizer: any optimizer of `optimizers` or optax.
+      optimizer: any optimizer of `optimizers` or optax. Its update is given `value`, `grad` and
+        `value_fn` (sophia's `obj_fn` too), of the objective with its penalty on this batch, where
+        it takes them: line searches and rates that follow the loss work. What asks for more (the
+        gradients of single examples in `dpsgd`, `grad_fn` in an opaque `sam`) is refused.
       loss: `loss(output, labels)`, a mean over rows; low-precision outputs are cast to float32.
       reg: the strength of the L2 penalty, a number or a traced scalar.
       label_smoothing: passed to the loss, where it is not 0.
@@ -149,12 +152,18 @@ def make_step(
     ) -> tuple[TrainState, dict[str, Array]]:
         differentiate = jax.value_and_grad(objective, has_aux=True)
         (value, (output, state)), grads = differentiate(train_state.params, train_state, batch)
+        # JAX's gradient of a real loss by a complex number is the conjugate of where it grows.
+        grads = jax.tree.map(lambda g: g.conj() if jnp.iscomplexobj(g) else g, grads)
         grad_norm = norm(grads, value.dtype)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
 
+        def objective_of(params: Any, obj_fn: Any = None) -> Array:
+            del obj_fn  # optax's line searches refuse arguments that value_fn does not name
+            return objective(params, train_state, batch)[0]
+
         def update(old: Any, grads: Any, state: Any) -> Any:
             params, _, opt_state = old
-            updates, opt_state = optimizer.update(grads, opt_state, params)
+            updates, opt_state = _updated(optimizer, objective_of, value, grads, opt_state, params)
             return optax.apply_updates(params, updates), state, opt_state
 
         old = tuple(train_state[:3])
@@ -169,6 +178,61 @@ def make_step(
         return TrainState(params, state, opt_state, train_state.step + 1, train_state.key), metrics
 
     return step
+
+
+def _updated(
+    optimizer: optax.GradientTransformation,
+    value_fn: Callable[[Any], Array],
+    value: Array,
+    grads: Any,
+    opt_state: Any,
+    params: Any,
+) -> tuple[Any, Any]:
+    """The optimizer's update, given all that optax's optimizers ask for by name."""
+    extra = {"value": value, "grad": grads, "value_fn": value_fn, "obj_fn": value_fn}
+    takes = inspect.signature(optimizer.update).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+        extra = {name: given for name, given in extra.items() if name in takes}
+    try:
+        return optimizer.update(grads, opt_state, params, **extra)
+    except Exception as error:
+        error.add_note(
+            "make_step: it was the optimizer's update that failed. It was given grads (of the "
+            f"mean over the batch), state, params, {', '.join(extra) or 'and no more'}; an "
+            "optimizer that needs anything else needs a step of its own."
+        )
+        raise
+
+
+def evaluated(
+    train_state: TrainState, evaluation_params: Callable[[Any, Any], Any] | None = None
+) -> TrainState:
+    """The state with the parameters to evaluate and to deliver, in place of those to go on from."""
+    choose = _chosen if evaluation_params is None else evaluation_params
+    params = choose(train_state.opt_state, train_state.params)
+    before, after = {"params": train_state.params}, {"params": params}
+    _step_contract.require("evaluation_params", _step_contract.of_leaves(before, after))
+    return train_state._replace(params=params)
+
+
+def _chosen(opt_state: Any, params: Any) -> Any:
+    """The parameters themselves, but schedule_free's average where that is the optimizer."""
+
+    def is_free(state: Any) -> bool:
+        return isinstance(state, optax.contrib.ScheduleFreeState)
+
+    found = [state for state in jax.tree.leaves(opt_state, is_leaf=is_free) if is_free(state)]
+    if not found:
+        return params
+    structure: Any = jax.tree.structure(params)
+    if len(found) > 1 or structure != jax.tree.structure(found[0].z):
+        raise ValueError(
+            "fit: optax.contrib.schedule_free moves only some of the parameters; say which are to "
+            "be evaluated with evaluation_params=function(opt_state, params) -> params."
+        )
+    with jax.numpy_dtype_promotion("standard"):  # optax needs it
+        averaged = optax.contrib.schedule_free_eval_params(found[0], params)
+    return jax.tree.map(lambda x, p: x.astype(p.dtype), averaged, params)
 
 
 def _refuse_changed(old: Any, new: Any) -> None:
@@ -198,7 +262,12 @@ def _guarded(update: Callable[..., Any], finite: Array, old: Any, *others: Any) 
 
 def norm(tree: Any, dtype: Any) -> Array:
     """The square root of the sum of the squares of all leaves."""
-    squares = (jnp.square(wide(leaf)).sum().astype(dtype) for leaf in jax.tree.leaves(tree))
+    parts = (
+        part
+        for leaf in jax.tree.leaves(tree)
+        for part in ((leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,))
+    )
+    squares = (jnp.square(wide(part)).sum().astype(dtype) for part in parts)
     return jnp.sqrt(sum(squares, jnp.zeros((), dtype)))
 
 
