@@ -397,7 +397,7 @@ def _finished(
     title = f"{dataset.name}, {options.net.name}"
     test_seconds = len(dataset.test.labels) / (images_per_second or math.inf)
     if run.stopped != "interrupted" or test_seconds < _PATIENCE_SECONDS:
-        test = train.evaluate(job.net, run.best, dataset.test, run.preprocessing, loss=job.loss)
+        test = train.evaluate(job.net, run, dataset.test, loss=job.loss)
         title += f": {100 * test['accuracy']:.2f} % test accuracy"
     best = next(row for row in run.history if row["epoch"] == run.best_epoch)
     plots.curves(
