@@ -405,7 +405,7 @@ def _finished(
     test: dict[str, Any] = {"accuracy": None, "loss": None}
     test_seconds = len(dataset.test.labels) / (images_per_second or math.inf)
     if run.stopped != "interrupted" or test_seconds < _PATIENCE_SECONDS:
-        test = train.evaluate(job.net, run.best, dataset.test, run.preprocessing, loss=job.loss)
+        test = train.evaluate(job.net, run, dataset.test, loss=job.loss)
     best = next(row for row in run.history if row["epoch"] == run.best_epoch)
     return {
         "best_epoch": run.best_epoch,

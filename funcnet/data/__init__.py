@@ -143,7 +143,7 @@ def check_labels(labels: Any, classes: int, name: str = "labels") -> Int32[np.nd
     """
     try:
         array = np.asarray(labels)
-    except ValueError as error:
+    except Exception as error:  # whatever a stranger's conversion raises
         raise LabelError(f"{name}: {error}; expected one integer for each row.") from None
     if array.ndim != 1:
         raise LabelError(
@@ -157,9 +157,12 @@ def check_labels(labels: Any, classes: int, name: str = "labels") -> Int32[np.nd
         if np.issubdtype(array.dtype, np.floating):
             whole = np.isfinite(array) & (array == np.trunc(array))
             index = 0 if whole.all() else int((~whole).argmax())
+        mend = f"Whole numbers become indices with {name}.astype(np.int32)"
+        if array.dtype.kind in "USO":
+            mend = f"Names become indices with np.unique({name}, return_inverse=True)[1]"
         raise LabelError(
             f"{name}[{index}] is {array[index]!s} of dtype {array.dtype}, expected an integer: "
-            f"the index of a class. Whole numbers become indices with {name}.astype(np.int32)."
+            f"the index of a class. {mend}."
         )
     outside = _formats.first_outside(array, classes)
     if outside is not None:

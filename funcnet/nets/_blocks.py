@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,7 +22,9 @@ class Net(NamedTuple):
     batch. `apply(params, state, x, *, train=False, key=None)` returns `(output, state)`: `params`
     are what gradients are taken for, `state` what the net observes (running statistics), and `key`
     feeds dropout. What has no parameters or no state has `()` there. Anybody's `Net(init, apply)`
-    is a full member: the fields behind are for names and summaries, and have defaults.
+    is a full member: the fields behind are for names and summaries, and have defaults. Nets are
+    equal where their functions are the same objects (methods: of the same object), so that methods
+    of objects that have no hash will do.
 
     Args:
       init: the initialiser, traceable by JAX.
@@ -43,6 +46,25 @@ class Net(NamedTuple):
     kind: str = "net"
     children: tuple[Net, ...] = ()
     config: tuple[tuple[str, Any], ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Net)
+            and all(map(operator.eq, map(_identity, self[:2]), map(_identity, other[:2])))
+            and self[2:] == other[2:]
+        )
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(tuple(map(_identity, self[:2])))
+
+
+def _identity(function: Any) -> Any:
+    """What tells a function from others; a method is made anew each time that it is asked for."""
+    owner, method = (getattr(function, name, None) for name in ("__self__", "__func__"))
+    return id(function) if owner is None or method is None else (id(owner), id(method))
 
 
 def example_shape(function: str, value: Any) -> tuple[int, ...]:

@@ -309,7 +309,7 @@ def run(
     """
     began = time.perf_counter()
     members = _members(make, {} if values is None else dict(values), seeds)
-    _fit.check_arguments(
+    dataset = _fit.check_arguments(
         dataset,
         sampling,
         epochs=epochs,

@@ -11,7 +11,7 @@ and the number of the step.
 >>> run = train.fit(net, dataset, optimizers.adam(1e-2), epochs=3, batch_size=20)
 >>> [row["epoch"] for row in run.history], len(run.losses)
 ([0, 1, 2, 3], 30)
->>> result = train.evaluate(net, run.best, dataset.val, run.preprocessing)
+>>> result = train.evaluate(net, run, dataset.val)
 >>> result["accuracy"] == max(run.history["val_accuracy"])
 True
 """
@@ -34,7 +34,7 @@ from funcnet import _validate, data, losses
 from funcnet.nets._blocks import Net, float_dtype
 from funcnet.train import _fit
 from funcnet.train._diagnosis import Diagnosis, LayerSizes, Sizes, diagnose
-from funcnet.train._evaluation import EVALUATION_ROWS, evaluate, evaluate_rows
+from funcnet.train._evaluation import EVALUATION_ROWS, evaluate, evaluate_rows, hashable
 from funcnet.train._fit import History, Progress, Run, Sampling
 from funcnet.train._interrupts import Interrupts, Terminated, terminate
 from funcnet.train._step import (
@@ -271,7 +271,7 @@ def fit(
     """
     check_parts("fit", net, optimizer)
     seed = _validate.seed("fit", "seed", seed)
-    _fit.check_arguments(
+    dataset = _fit.check_arguments(
         dataset,
         sampling,
         epochs=epochs,
@@ -309,7 +309,11 @@ def fit(
         _fit.step_of_epoch(step, batch_of), max_nonfinite, carry, order(now.key, 0), *inputs
     )
     measure = partial(
-        evaluate_rows, net, preprocessing=preprocessing, loss=loss, batch_size=evaluation_batch_size
+        evaluate_rows,
+        net,
+        preprocessing=preprocessing,
+        loss=hashable(loss),
+        batch_size=evaluation_batch_size,
     )
     some = np.random.default_rng(seed).permutation(n)[:train_accuracy_rows]
     began = time.perf_counter() - (0.0 if resume is None else resume.seconds)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from funcnet import losses, nets
@@ -124,6 +125,9 @@ def diagnose(
     """
     if not isinstance(net, Net):
         raise TypeError(f"diagnose: net is {net!r}, expected a nets.Net(init, apply).")
+    # Whatever NumPy makes an array of, such as lists and tensors, as `fit` takes it.
+    x, y = (jnp.asarray(a if isinstance(a, Array) else np.asarray(a)) for a in batch)
+    batch = x, y
     outputs: dict[str, Array] = {}
     probes: dict[str, Array] = {}
 

@@ -346,8 +346,13 @@ def _mean(losses: np.ndarray) -> float:
     return float(finite.mean(dtype=np.float64)) if len(finite) else float("nan")
 
 
-def check_arguments(dataset: Any, sampling: str, batch_size: int, **counts: int | None) -> None:
-    """Raises TypeError or ValueError where `fit` cannot begin; counts may be None, if not these."""
+def check_arguments(
+    dataset: Any, sampling: str, batch_size: int, **counts: int | None
+) -> data.Dataset:
+    """The data set, training and validation as arrays; an error where `fit` cannot begin.
+
+    Counts may be None, if not batch_size, epochs and evaluation_batch_size.
+    """
     given: dict[str, Any] = {"batch_size": batch_size, **counts}
     for name, value in given.items():
         low = 0 if name == "epochs" else 1
@@ -356,21 +361,30 @@ def check_arguments(dataset: Any, sampling: str, batch_size: int, **counts: int 
         _validate.count("fit", name, value, low=low)
     if sampling not in SAMPLINGS:
         raise ValueError(f"fit: sampling is {sampling!r}, expected one of {', '.join(SAMPLINGS)}.")
+    if not all(hasattr(dataset, name) for name in ("train", "val", "classes")):
+        raise TypeError(
+            f"fit: dataset is a {type(dataset).__name__}, expected a data.Dataset with its splits "
+            "train and val, and its classes."
+        )
     classes = class_count(dataset)
-    check_split(dataset.train, classes, "dataset.train")
-    n = len(dataset.train.labels)
+    split = check_split(dataset.train, classes, "dataset.train")
+    n = len(split.labels)
     if sampling != "full" and batch_size > n:
         raise ValueError(
             f"fit: batch_size is {batch_size}, but dataset.train has {n} rows; use a batch_size of "
             f'at most {n}, or sampling="full".'
         )
-    if has_rows(dataset.val):
-        check_split(dataset.val, classes, "dataset.val")
-        if dataset.val.images.shape[1:] != dataset.train.images.shape[1:]:
-            raise ValueError(
-                f"fit: examples have shape {dataset.train.images.shape[1:]} in dataset.train but "
-                f"{dataset.val.images.shape[1:]} in dataset.val."
-            )
+    val: Any = None
+    if dataset.val is not None:
+        val = labelled(dataset.val, classes, "dataset.val")
+    if has_rows(val) and val.images.shape[1:] != split.images.shape[1:]:
+        raise ValueError(
+            f"fit: examples have shape {split.images.shape[1:]} in dataset.train but "
+            f"{val.images.shape[1:]} in dataset.val."
+        )
+    test: Any = getattr(dataset, "test", None)
+    scale = getattr(dataset, "full_scale", 255.0)
+    return data.Dataset(split, val, test, dataset.classes, full_scale=scale)
 
 
 def fitted(
@@ -380,8 +394,7 @@ def fitted(
     if isinstance(preprocessing, data.Preprocessing):
         return preprocessing
     kind: Any = "none" if preprocessing is None else preprocessing
-    scale = getattr(dataset, "full_scale", 255.0)
-    return data.fit_preprocessing(dataset.train.images, kind, scale)
+    return data.fit_preprocessing(dataset.train.images, kind, dataset.full_scale)
 
 
 def check_resumed(resume: Any, state: Any, steps: int) -> None:
@@ -409,13 +422,48 @@ def has_rows(split: Any) -> bool:
     return split is not None and len(split.labels) > 0
 
 
-def check_split(split: Any, classes: int, name: str) -> None:
-    """Raises ValueError for an empty or ragged split, LabelError for labels that are no classes."""
+def as_split(split: Any, name: str) -> data.Split:
+    """The split with its images as an array, of whatever NumPy makes one of, or TypeError."""
+    if not (hasattr(split, "images") and hasattr(split, "labels")):
+        kind = type(split).__name__
+        raise TypeError(f"{name} is a {kind}, expected a data.Split(images, labels).")
+    images = split.images
+    if not isinstance(images, np.ndarray | Array):
+        try:
+            images = np.asarray(images)
+        except Exception as error:
+            raise TypeError(
+                f"{name}.images is a {type(split.images).__name__} that does not become an array "
+                f"({error}); expected numbers, (n, ...)."
+            ) from None
+    if not any(jnp.issubdtype(images.dtype, kind) for kind in (np.integer, np.floating, np.bool_)):
+        raise TypeError(
+            f"{name}.images has dtype {images.dtype}, expected integers or floats; convert it with "
+            "numpy.asarray(images, dtype=numpy.float32)."
+        )
+    if not images.ndim:
+        raise TypeError(f"{name}.images is one number, expected an array (n, ...).")
+    return data.Split(images, split.labels)
+
+
+def labelled(split: Any, classes: int, name: str) -> data.Split:
+    """The split as arrays, its labels int32; TypeError, ValueError or LabelError where it is none.
+
+    It may be empty.
+    """
+    images = as_split(split, name).images
+    labels = data.check_labels(split.labels, classes, f"{name}.labels")
+    if len(images) != len(labels):
+        raise ValueError(
+            f"{name} has {len(images)} images but {len(labels)} labels; expected one label for "
+            "each image."
+        )
+    return data.Split(images, labels)
+
+
+def check_split(split: Any, classes: int, name: str) -> data.Split:
+    """What `labelled` returns, or ValueError where there is not one image."""
+    split = labelled(split, classes, name)
     if not has_rows(split):
         raise ValueError(f"{name} is empty, expected at least one image.")
-    if len(split.images) != len(split.labels):
-        raise ValueError(
-            f"{name} has {len(split.images)} images but {len(split.labels)} labels; expected one "
-            "label for each image."
-        )
-    data.check_labels(split.labels, classes, f"{name}.labels")
+    return split
