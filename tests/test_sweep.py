@@ -403,6 +403,17 @@ def test_another_sweep_is_refused(tmp_path):
     )  # the same program
 
 
+def test_settings_that_are_others_are_said(tmp_path):
+    run(folder=tmp_path, epochs=0)
+    with (
+        jax.threefry_partitionable(False),
+        pytest.warns(
+            RuntimeWarning, match=r"threefry_partitionable False, was True: members' bits"
+        ),
+    ):
+        run(folder=tmp_path, epochs=0)
+
+
 def test_damaged_members_are_named(tmp_path):
     run(folder=tmp_path, epochs=0)
     for name, content, said in (

@@ -76,7 +76,7 @@ def test_row_60_train_resume_gives_the_same_files(here, monkeypatch, capsys, who
     assert f"goes on    after step {at}" in out
     assert_same_folder(Path("runs/a"), whole_folder)
     (resumed,) = json.loads(Path("runs/a/config.json").read_text())["resumed"]
-    assert set(resumed) == {"versions", "device", "started"}
+    assert set(resumed) == {"versions", "device", "settings", "started"}
 
 
 def test_train_resume_of_what_is_done_and_of_more_epochs(here, whole_folder):
@@ -150,6 +150,19 @@ def test_train_resume_of_a_damaged_folder(here, capsys, whole_folder):
     Path("run/config.json").write_text(json.dumps(config))
     assert cli.main(["train", "--resume", "--out", "run", "--quiet"]) == 0
     assert f"versions: jax {jax.__version__}, was 0.9: bits may differ" in capsys.readouterr().err
+
+
+def test_train_resume_says_which_settings_are_others(here, capsys, whole_folder):
+    shutil.copytree(whole_folder, "run")
+    capsys.readouterr()
+    with jax.enable_x64(False), jax.threefry_partitionable(False):
+        assert cli.main(["train", "--resume", "--out", "run", "--quiet"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    place = "run/checkpoints/step_00000075"
+    assert line == (
+        f"funcnet train: warning: {place}: settings: jax_enable_x64 False, was True; settings: "
+        "jax_threefry_partitionable False, was True: bits may differ"
+    )
 
 
 def test_no_checkpoints_where_none_are_wanted(here):
