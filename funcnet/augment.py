@@ -286,7 +286,8 @@ def random_flip(key: PRNGKeyArray, images: Images) -> Shaped[Array, "n h w c"]:
     True
     """
     images = _images("random_flip", images)
-    flipped = jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1))
+    # In float32, so that the draws are the same with x64 and without.
+    flipped = jax.random.bernoulli(key, jnp.float32(0.5), (len(images), 1, 1, 1))
     return jnp.where(flipped, images[:, :, ::-1], images)
 
 

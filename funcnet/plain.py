@@ -87,7 +87,7 @@ def dropout(key, x, rate):
     """`layers.dropout`."""
     if key is None or rate == 0:
         return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0.0)
+    return jnp.where(jax.random.bernoulli(key, jnp.float32(1 - rate), x.shape), x / (1 - rate), 0.0)
 
 
 def batch_norm(params, x, eps=1e-5):

@@ -460,7 +460,8 @@ def _dropout_mask(key, shape, rate, dtype):
             "expected a key from jax.random.key(seed), or None for the identity; the order is "
             "dropout(key, x, rate)."
         )
-    keep = jax.random.bernoulli(key, 1.0 - rate, shape)
+    # In float32, so that the draws are the same with x64 and without.
+    keep = jax.random.bernoulli(key, jnp.float32(1.0 - rate), shape)
     return keep.astype(dtype) * jnp.asarray(1.0 / (1.0 - rate), dtype)
 
 

@@ -148,5 +148,5 @@ def _draw(
     elif isinstance(scale, jax.core.Tracer):
         sigma = scale.astype(dtype)  # a sweep batches the scale
     else:
-        sigma = _validate.number(function, "scale", scale, low=0.0)
+        sigma = float(_validate.number(function, "scale", scale, low=0.0))
     return sigma * jax.random.normal(key, shape, dtype)
