@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int32
 
@@ -33,6 +34,7 @@ from funcnet.augment import (
     compose,
     cutout,
     fit_preprocessing,
+    for_device,
     preprocess,
     random_crop,
     random_flip,
@@ -170,6 +172,25 @@ def check_labels(labels: Any, classes: int, name: str = "labels") -> Int32[np.nd
             f"{name}[{outside}] is {array[outside]}, expected a class, 0 to {classes - 1}."
         )
     return array.astype(np.int32)
+
+
+def on_device(
+    split: Split, preprocessing: Preprocessing, *, raw: bool = False
+) -> tuple[Any, Preprocessing]:
+    """Returns a copy of a split on the device, and what `preprocess` is left to do to it there.
+
+    Images that float32 could not tell apart are preprocessed before, or with `raw` refused: see
+    `augment.for_device`.
+
+    >>> split = Split(np.array([[1e8], [1e8 + 2]]), np.array([0, 1]))
+    >>> held, left = on_device(split, fit_preprocessing(split.images))
+    >>> held.images.ravel(), left.mean
+    (Array([-1.,  1.], dtype=float64), array([0.]))
+    """
+    images, left = for_device(preprocessing, split.images, raw=raw)
+    # Copies, because on a CPU JAX may read the caller's own arrays as long as they live.
+    labels = jnp.array(np.asarray(split.labels), jnp.int32, copy=True)
+    return Split(jnp.array(images, copy=True), labels), left  # type: ignore[arg-type]
 
 
 # --- The files of each data set

@@ -131,17 +131,20 @@ class Plan(NamedTuple):
         """Whether the run has not ended, as `train.fit` ends one that is not finite."""
         return at.streak < self.max_nonfinite
 
-    def evaluate(self, best: Best, own: Any, splits: Any, preprocessing: Any) -> Any:
+    def evaluate(self, best: Best, own: Any, splits: Any) -> Any:
         """The best state with this one counted in, and the right answers in each split.
 
         `own` holds the values, the `Training`, and rows of the training split; `splits` are
-        training and validation, each with the rows to evaluate, the latter perhaps None.
+        training and validation, each with its preprocessing and which rows of it to evaluate or
+        to count, the latter perhaps None.
         """
         values, at, rows = own
         now: Any = _step.evaluated(at.now)
         net, (on_train, counted), on_val = self.trial(values).net, splits[0], splits[1]
 
-        def right(split: Any, rows: Array, counted: Array) -> Array:
+        def right(held: Any, rows: Array, counted: Array) -> Array:
+            split, preprocessing = held
+
             def of_batch(batch: Any) -> Array:
                 rows, counted = batch
                 images, labels = (a[rows] for a in split)

@@ -288,8 +288,8 @@ def fit(
         _fit.check_resumed(resume, state, steps)
         preprocessing = resume.preprocessing
     preprocessing = _fit.fitted(preprocessing, dataset)
-    train = _on_device(dataset.train)
-    val = _on_device(dataset.val) if _fit.has_rows(dataset.val) else None
+    train, left = data.on_device(dataset.train, preprocessing, raw=augment is not None)
+    val = data.on_device(dataset.val, preprocessing) if _fit.has_rows(dataset.val) else None
 
     start = state if resume is None else resume.final
     if start is None:
@@ -304,26 +304,21 @@ def fit(
     batch_of = _fit.batch_maker(sampling != "full", augment, float_dtype(now.params))
     order = partial(batch_order, n=n, batch_size=rows_per_step, sampling=sampling)
     carry = _fit.first_carry(now, 0, steps)
-    inputs = train, preprocessing
+    inputs = train, left
     program = _fit.compile_epoch(
         _fit.step_of_epoch(step, batch_of), max_nonfinite, carry, order(now.key, 0), *inputs
     )
-    measure = partial(
-        evaluate_rows,
-        net,
-        preprocessing=preprocessing,
-        loss=hashable(loss),
-        batch_size=evaluation_batch_size,
-    )
+    measure = partial(evaluate_rows, net, loss=hashable(loss), batch_size=evaluation_batch_size)
     some = np.random.default_rng(seed).permutation(n)[:train_accuracy_rows]
     began = time.perf_counter() - (0.0 if resume is None else resume.seconds)
 
     def row(now: TrainState, **measured: Any) -> dict[str, Any]:
         at = deliver(now)
-        on_train = measure(at, train, some)
+        on_train = measure(at, train, some, preprocessing=left)
         on_val: dict[str, Any] = {"accuracy": None, "loss": None}
         if val is not None:
-            on_val = measure(at, val, np.arange(len(val.labels)))
+            rows = np.arange(len(dataset.val.labels))
+            on_val = measure(at, val[0], rows, preprocessing=val[1])
         return {
             "epoch": int(now.step) // steps,
             "step": int(now.step),
@@ -446,13 +441,6 @@ def _warn_of_skipped(meter: _fit.Meter, count: int, steps: int) -> None:
     said = _odd(meter, meter.nonfinite[-count] - 1, steps)
     text = f"{said}{several}: skipped, and nothing was changed"
     warnings.warn(text, RuntimeWarning, stacklevel=3)
-
-
-def _on_device(split: data.Split) -> data.Split:
-    # Copies, because on a CPU JAX may read the caller's own arrays as long as they live.
-    images: Any = jnp.array(np.asarray(split.images), copy=True)
-    labels: Any = jnp.array(np.asarray(split.labels), jnp.int32, copy=True)
-    return data.Split(images, labels)
 
 
 def _check_output(net: Net, now: TrainState, input_shape: tuple[int, ...], classes: int) -> None:

@@ -122,9 +122,8 @@ def evaluate_rows(
         counted = np.arange(batch_size) < len(batch)
         batch = np.pad(batch, (0, batch_size - len(batch)), mode="edge")
         images, labels = (a[batch] for a in split)
-        sums.append(
-            _evaluate_batch(net, loss, *trained[:2], preprocessing, images, labels, counted)
-        )
+        images, left = data.for_device(preprocessing, images)
+        sums.append(_evaluate_batch(net, loss, *trained[:2], left, images, labels, counted))
     total, right = np.array(jax.device_get(sums), np.float64).sum(0)
     return {"loss": float(total / len(rows)), "accuracy": float(right / len(rows))}
 
