@@ -37,7 +37,15 @@ from funcnet.train._diagnosis import Diagnosis, LayerSizes, Sizes, diagnose
 from funcnet.train._evaluation import EVALUATION_ROWS, evaluate, evaluate_rows
 from funcnet.train._fit import History, Progress, Run, Sampling
 from funcnet.train._interrupts import Interrupts, Terminated, terminate
-from funcnet.train._step import ORDER, TrainState, check_parts, copied, init_state, make_step
+from funcnet.train._step import (
+    ORDER,
+    TrainState,
+    check_parts,
+    copied,
+    ignored_label,
+    init_state,
+    make_step,
+)
 
 __all__ = [
     "Diagnosis",
@@ -215,7 +223,8 @@ def fit(
       epochs: the number of passes; 0 evaluates only.
       batch_size: rows in a step; with sampling "full" it has no meaning.
       seed: all randomness of the run follows from it.
-      loss: `loss(output, labels)`, a mean over rows.
+      loss: `loss(output, labels)`, a mean over rows; options by `functools.partial`, of which an
+        `ignore_index` is also a label that the data may have, and that no accuracy counts.
       reg: the strength of the L2 penalty on weights.
       label_smoothing: passed to the loss, where it is not 0.
       sampling: "permutation", "replacement" or "full": see `batch_order`.
@@ -266,6 +275,7 @@ def fit(
         max_nonfinite=max_nonfinite,
         chunk_steps=chunk_steps,
         evaluation_batch_size=evaluation_batch_size,
+        ignore_index=ignored_label(loss),
     )
     n, input_shape = len(dataset.train.labels), dataset.train.images.shape[1:]
     rows_per_step = n if sampling == "full" else batch_size
@@ -300,7 +310,7 @@ def fit(
     began = time.perf_counter() - (0.0 if resume is None else resume.seconds)
 
     def row(now: TrainState, **measured: Any) -> dict[str, Any]:
-        on_train = measure(now, train, some)
+        on_train = measure(now, train, some, accuracy_only=True)
         on_val: dict[str, Any] = {"accuracy": None, "loss": None}
         if val is not None:
             on_val = measure(now, val, np.arange(len(val.labels)))

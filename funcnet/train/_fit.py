@@ -344,7 +344,13 @@ def _mean(losses: np.ndarray) -> float:
     return float(finite.mean(dtype=np.float64)) if len(finite) else float("nan")
 
 
-def check_arguments(dataset: Any, sampling: str, batch_size: int, **counts: int | None) -> None:
+def check_arguments(
+    dataset: Any,
+    sampling: str,
+    batch_size: int,
+    ignore_index: int | None = None,
+    **counts: int | None,
+) -> None:
     """Raises TypeError or ValueError where `fit` cannot begin; counts may be None, if not these."""
     given: dict[str, Any] = {"batch_size": batch_size, **counts}
     for name, value in given.items():
@@ -355,7 +361,7 @@ def check_arguments(dataset: Any, sampling: str, batch_size: int, **counts: int 
     if sampling not in SAMPLINGS:
         raise ValueError(f"fit: sampling is {sampling!r}, expected one of {', '.join(SAMPLINGS)}.")
     classes = class_count(dataset)
-    check_split(dataset.train, classes, "dataset.train")
+    check_split(dataset.train, classes, "dataset.train", ignore_index)
     n = len(dataset.train.labels)
     if sampling != "full" and batch_size > n:
         raise ValueError(
@@ -363,7 +369,7 @@ def check_arguments(dataset: Any, sampling: str, batch_size: int, **counts: int 
             f'at most {n}, or sampling="full".'
         )
     if has_rows(dataset.val):
-        check_split(dataset.val, classes, "dataset.val")
+        check_split(dataset.val, classes, "dataset.val", ignore_index)
         if dataset.val.images.shape[1:] != dataset.train.images.shape[1:]:
             raise ValueError(
                 f"fit: examples have shape {dataset.train.images.shape[1:]} in dataset.train but "
@@ -407,7 +413,7 @@ def has_rows(split: Any) -> bool:
     return split is not None and len(split.labels) > 0
 
 
-def check_split(split: Any, classes: int, name: str) -> None:
+def check_split(split: Any, classes: int, name: str, ignore_index: int | None = None) -> None:
     """Raises ValueError for an empty or ragged split, LabelError for labels that are no classes."""
     if not has_rows(split):
         raise ValueError(f"{name} is empty, expected at least one image.")
@@ -416,4 +422,4 @@ def check_split(split: Any, classes: int, name: str) -> None:
             f"{name} has {len(split.images)} images but {len(split.labels)} labels; expected one "
             "label for each image."
         )
-    data.check_labels(split.labels, classes, f"{name}.labels")
+    data.check_labels(split.labels, classes, f"{name}.labels", ignore_index)
