@@ -128,29 +128,51 @@ def rms_norm(gamma, x, eps=1e-6):
     return _scale(NormParams(gamma, None), x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + eps))
 
 
-def softmax_cross_entropy(logits, labels, label_smoothing=0.0):
+def softmax_cross_entropy(
+    logits, labels, label_smoothing=0.0, class_weights=None, ignore_index=None, reduction="mean"
+):
     """`losses.softmax_cross_entropy`."""
-    classes = logits.shape[-1]
-    target = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
-    target = (1 - label_smoothing) * target + label_smoothing / classes
-    return -(target * jax.nn.log_softmax(logits)).sum(-1).mean()
+    target, total = labels, logits.size // logits.shape[-1]
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        target = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+        if ignore_index is not None or class_weights is not None:
+            counted = (labels != ignore_index).astype(logits.dtype)
+            total = (counted * _of_label(class_weights, target)).sum()
+    target = (1 - label_smoothing) * target + label_smoothing / logits.shape[-1]
+    if class_weights is not None:
+        target = jnp.expand_dims(class_weights, range(logits.ndim - 1)) * target
+    losses = -(target * jax.nn.log_softmax(logits)).sum(-1)
+    if ignore_index is not None:
+        losses = jnp.where(labels == ignore_index, 0.0, losses)
+    return _reduced(losses, total, reduction)
 
 
-def multiclass_hinge(scores, labels, margin=1.0):
+def multiclass_hinge(scores, labels, margin=1.0, power=1, class_weights=None, reduction="mean"):
     """`losses.multiclass_hinge`."""
     label = jax.nn.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
     of_label = (label * scores).sum(-1, keepdims=True)
-    return ((1 - label) * relu(scores - of_label + margin)).sum(-1).mean()
+    losses = ((1 - label) * relu(scores - of_label + margin) ** power).sum(-1)
+    return _reduced(_of_label(class_weights, label) * losses, losses.size, reduction)
 
 
-def mean_squared_error(prediction, target):
+def mean_squared_error(prediction, target, reduction="mean"):
     """`losses.mean_squared_error`."""
-    return ((prediction - target) ** 2).mean()
+    return _reduced((prediction - target) ** 2, prediction.size, reduction)
 
 
 def l2_penalty(params, reg):
     """`losses.l2_penalty`."""
     return 0.5 * reg * sum((w**2).sum() for w in jax.tree.leaves(params) if w.ndim > 1)
+
+
+def _of_label(class_weights, label):
+    if class_weights is None:
+        return jnp.ones_like(label[..., 0])
+    return (jnp.expand_dims(class_weights, range(label.ndim - 1)) * label).sum(-1)
+
+
+def _reduced(losses, total, reduction):
+    return losses if reduction == "none" else losses.sum() / (total if reduction == "mean" else 1)
 
 
 def _standardised(x, axes, eps):

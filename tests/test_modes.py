@@ -47,7 +47,7 @@ for row in ROWS.values():
         args = jax.tree.map(
             lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, sample.args
         )
-        jax.eval_shape(lambda *a: row.function(*a, **sample.static), *args)
+        jax.eval_shape(lambda: row.function(*args, **sample.static))
         count += 1
 for name, shapes in [("matmul", ((2, 3), (4, 5))), ("conv", ((1, 4, 4, 2), (3, 3, 1, 1)))]:
     try:

@@ -118,7 +118,9 @@ class Dataset(NamedTuple):
         return len(self.classes)
 
 
-def check_labels(labels: Any, classes: int, name: str = "labels") -> Int32[np.ndarray, " n"]:
+def check_labels(
+    labels: Any, classes: int, name: str = "labels", ignore_index: int | None = None
+) -> Int32[np.ndarray, " n"]:
     """Returns labels as int32 if each is the index of a class, 0 to classes - 1.
 
     On the device a label out of range would be clamped or wrapped in silence, so that this is
@@ -128,6 +130,7 @@ def check_labels(labels: Any, classes: int, name: str = "labels") -> Int32[np.nd
         labels: (n,) of any integer dtype.
         classes: the number of classes.
         name: what the error calls them.
+        ignore_index: a label that may be there too, be it a class or not.
 
     Returns:
         The labels, (n,) int32.
@@ -166,7 +169,8 @@ def check_labels(labels: Any, classes: int, name: str = "labels") -> Int32[np.nd
             f"{name}[{index}] is {array[index]!s} of dtype {array.dtype}, expected an integer: "
             f"the index of a class. {mend}."
         )
-    outside = _formats.first_outside(array, classes)
+    asked = array if ignore_index is None else np.where(array == ignore_index, 0, array)
+    outside = _formats.first_outside(asked, classes)
     if outside is not None:
         raise LabelError(
             f"{name}[{outside}] is {array[outside]}, expected a class, 0 to {classes - 1}."

@@ -175,7 +175,8 @@ class Trainer:
             best, *right = programs.evaluate(best, own, splits)
             for kind, found in enumerate(right):
                 if self._counts[kind]:
-                    fractions = np.array(found) / self._counts[kind]
+                    right_rows, counted = np.array(found).T
+                    fractions = right_rows / np.where(counted, counted, np.nan)
                     accuracies[kind, :, epoch] = np.where(alive, fractions, np.nan)
             if epoch == self.epochs:
                 break

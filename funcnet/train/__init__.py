@@ -34,7 +34,7 @@ from funcnet import _validate, data, losses
 from funcnet.nets._blocks import Net, float_dtype
 from funcnet.train import _fit
 from funcnet.train._diagnosis import Diagnosis, LayerSizes, Sizes, diagnose
-from funcnet.train._evaluation import EVALUATION_ROWS, evaluate, evaluate_rows, hashable
+from funcnet.train._evaluation import EVALUATION_ROWS, evaluate, evaluate_rows
 from funcnet.train._fit import History, Progress, Run, Sampling
 from funcnet.train._interrupts import Interrupts, Terminated, terminate
 from funcnet.train._step import (
@@ -43,6 +43,7 @@ from funcnet.train._step import (
     check_parts,
     copied,
     evaluated,
+    ignored_label,
     init_state,
     make_step,
 )
@@ -224,7 +225,8 @@ def fit(
       epochs: the number of passes; 0 evaluates only.
       batch_size: rows in a step; with sampling "full" it has no meaning.
       seed: all randomness of the run follows from it; an int of 0 to 2^32 - 1.
-      loss: `loss(output, labels)`, a mean over rows.
+      loss: `loss(output, labels)`, a mean over rows; options by `functools.partial`, of which an
+        `ignore_index` is also a label that the data may have, and that no accuracy counts.
       reg: the strength of the L2 penalty on weights.
       label_smoothing: passed to the loss, where it is not 0.
       sampling: "permutation", "replacement" or "full": see `batch_order`.
@@ -280,6 +282,7 @@ def fit(
         max_nonfinite=max_nonfinite,
         chunk_steps=chunk_steps,
         evaluation_batch_size=evaluation_batch_size,
+        ignore_index=ignored_label(loss),
     )
     n, input_shape = len(dataset.train.labels), dataset.train.images.shape[1:]
     rows_per_step = n if sampling == "full" else batch_size
@@ -308,13 +311,13 @@ def fit(
     program = _fit.compile_epoch(
         _fit.step_of_epoch(step, batch_of), max_nonfinite, carry, order(now.key, 0), *inputs
     )
-    measure = partial(evaluate_rows, net, loss=hashable(loss), batch_size=evaluation_batch_size)
+    measure = partial(evaluate_rows, net, loss=loss, batch_size=evaluation_batch_size)
     some = np.random.default_rng(seed).permutation(n)[:train_accuracy_rows]
     began = time.perf_counter() - (0.0 if resume is None else resume.seconds)
 
     def row(now: TrainState, **measured: Any) -> dict[str, Any]:
         at = deliver(now)
-        on_train = measure(at, train, some, preprocessing=left)
+        on_train = measure(at, train, some, preprocessing=left, accuracy_only=True)
         on_val: dict[str, Any] = {"accuracy": None, "loss": None}
         if val is not None:
             rows = np.arange(len(dataset.val.labels))

@@ -347,7 +347,11 @@ def _mean(losses: np.ndarray) -> float:
 
 
 def check_arguments(
-    dataset: Any, sampling: str, batch_size: int, **counts: int | None
+    dataset: Any,
+    sampling: str,
+    batch_size: int,
+    ignore_index: int | None = None,
+    **counts: int | None,
 ) -> data.Dataset:
     """The data set, training and validation as arrays; an error where `fit` cannot begin.
 
@@ -367,7 +371,7 @@ def check_arguments(
             "train and val, and its classes."
         )
     classes = class_count(dataset)
-    split = check_split(dataset.train, classes, "dataset.train")
+    split = check_split(dataset.train, classes, "dataset.train", ignore_index)
     n = len(split.labels)
     if sampling != "full" and batch_size > n:
         raise ValueError(
@@ -376,7 +380,7 @@ def check_arguments(
         )
     val: Any = None
     if dataset.val is not None:
-        val = labelled(dataset.val, classes, "dataset.val")
+        val = labelled(dataset.val, classes, "dataset.val", ignore_index)
     if has_rows(val) and val.images.shape[1:] != split.images.shape[1:]:
         raise ValueError(
             f"fit: examples have shape {split.images.shape[1:]} in dataset.train but "
@@ -446,13 +450,13 @@ def as_split(split: Any, name: str) -> data.Split:
     return data.Split(images, split.labels)
 
 
-def labelled(split: Any, classes: int, name: str) -> data.Split:
+def labelled(split: Any, classes: int, name: str, ignore_index: int | None = None) -> data.Split:
     """The split as arrays, its labels int32; TypeError, ValueError or LabelError where it is none.
 
     It may be empty.
     """
     images = as_split(split, name).images
-    labels = data.check_labels(split.labels, classes, f"{name}.labels")
+    labels = data.check_labels(split.labels, classes, f"{name}.labels", ignore_index)
     if len(images) != len(labels):
         raise ValueError(
             f"{name} has {len(images)} images but {len(labels)} labels; expected one label for "
@@ -461,9 +465,9 @@ def labelled(split: Any, classes: int, name: str) -> data.Split:
     return data.Split(images, labels)
 
 
-def check_split(split: Any, classes: int, name: str) -> data.Split:
+def check_split(split: Any, classes: int, name: str, ignore_index: int | None = None) -> data.Split:
     """What `labelled` returns, or ValueError where there is not one image."""
-    split = labelled(split, classes, name)
+    split = labelled(split, classes, name, ignore_index)
     if not has_rows(split):
         raise ValueError(f"{name} is empty, expected at least one image.")
     return split

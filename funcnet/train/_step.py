@@ -125,7 +125,8 @@ def make_step(
 
     Returns:
       The step. Its metrics are scalars: "loss" (before the update, penalty included), "finite",
-      "grad_norm", and "accuracy" where the labels are integers, one for each row.
+      "grad_norm", and "accuracy" where the labels are integers, one for each row: of the rows that
+      count, where `functools.partial` has given the loss an `ignore_index`.
 
     Raises:
       TypeError: `net` is not a net, `optimizer` not an optimizer, or `compute_dtype` not a floating
@@ -172,8 +173,8 @@ def make_step(
         metrics = {"loss": value, "finite": finite, "grad_norm": grad_norm}
         y = batch[1]
         if _are_classes(output, y):
-            right = jnp.argmax(output, -1).astype(jnp.int32) == jnp.asarray(y).astype(jnp.int32)
-            metrics["accuracy"] = right.mean(dtype=jnp.float32)
+            right, counted = answers(output, y, ignored_label(loss))
+            metrics["accuracy"] = right.mean(dtype=jnp.float32, where=counted)
         params, state, opt_state = kept
         return TrainState(params, state, opt_state, train_state.step + 1, train_state.key), metrics
 
@@ -286,6 +287,22 @@ def _are_classes(output: Array, labels: Any) -> bool:
         jnp.issubdtype(jnp.result_type(labels), jnp.integer)
         and jnp.shape(labels) == output.shape[:-1]
     )
+
+
+def ignored_label(loss: Callable[..., Array]) -> int | None:
+    """The label whose rows no accuracy counts: the `ignore_index` that `functools.partial` gave."""
+    return loss.keywords.get("ignore_index") if isinstance(loss, partial) else None
+
+
+def answers(output: Array, labels: Any, ignore_index: int | None) -> tuple[Array, Array]:
+    """Whether each row's largest output is its label's, and whether the row counts.
+
+    A row with a NaN has no largest output, and is wrong.
+    """
+    rows = losses.rows_of(labels, output.shape[-1], ignore_index)
+    found = jnp.argmax(output, -1).astype(jnp.int32)
+    right = rows.valid & (found == rows.class_index) & ~jnp.isnan(output).any(-1)
+    return right, jnp.ones_like(right) if rows.counted is None else rows.counted
 
 
 def make_objective(
