@@ -51,16 +51,30 @@ def conv_relu_pool(params, x, stride=1, padding="SAME"):
     return max_pool(conv_relu(params, x, stride, padding))
 
 
-def max_pool(x, window=2, stride=None, padding="VALID"):
+def max_pool(x, window=2, stride=None, padding="VALID", ceil_mode=False, dilation=1):
     """`layers.max_pool`."""
-    return lax.reduce_window(x, -jnp.inf, lax.max, *_windows(window, stride, padding))
+    dims, strides, _, pads = _windows(x, window, stride, padding, ceil_mode, dilation)
+    if dilation in (1, (1, 1)):
+        return lax.reduce_window(x, -jnp.inf, lax.max, dims, strides, pads)
+    x = jnp.pad(x, pads, constant_values=-jnp.inf)  # jax knows no second derivative of the dilated
+    rows, columns = (
+        jnp.add.outer(jnp.arange(0, size - (k - 1) * d, s), jnp.arange(0, k * d, d))
+        for k, d, s, size in zip(
+            dims[1:3], _pair(dilation), strides[1:3], x.shape[1:3], strict=True
+        )
+    )
+    return x[:, rows][:, :, :, columns].max((2, 4))
 
 
-def avg_pool(x, window=2, stride=None, padding="VALID"):
+def avg_pool(x, window=2, stride=None, padding="VALID", ceil_mode=False, count_include_pad=False):
     """`layers.avg_pool`."""
-    windows = _windows(window, stride, padding)
-    counts = lax.reduce_window(jnp.ones_like(x), 0.0, lax.add, *windows)
-    return lax.reduce_window(x, 0.0, lax.add, *windows) / counts
+    dims, strides, asked, pads = _windows(x, window, stride, padding, ceil_mode, 1)
+    # What counts are ones: the image's cells, or with the padding that was asked for around them.
+    counted = jnp.pad(jnp.ones_like(x), asked, constant_values=float(count_include_pad))
+    beyond = [(p - a, q - b, 0) for (p, q), (a, b) in zip(pads, asked, strict=True)]
+    counted = lax.pad(counted, jnp.zeros((), x.dtype), beyond)
+    count = lax.reduce_window(counted, 0.0, lax.add, dims, strides, "VALID")
+    return lax.reduce_window(x, 0.0, lax.add, dims, strides, pads) / count
 
 
 def global_avg_pool(x):
@@ -186,11 +200,24 @@ def _scale(params, x):
     return x if params.beta is None else x + jnp.expand_dims(params.beta, axes)
 
 
-def _windows(window, stride, padding):
-    window = _pair(window)
-    if isinstance(padding, int):
-        padding = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    return (1, *window, 1), (1, *(window if stride is None else _pair(stride)), 1), padding
+def _windows(x, window, stride, padding, ceil_mode, dilation):
+    """Sizes and steps of windows along the four axes; pads as asked for, and in all."""
+    window, dilation = _pair(window), _pair(dilation)
+    stride = window if stride is None else _pair(stride)
+    spans = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], spans, stride, padding)
+    elif isinstance(padding, int):
+        padding = ((padding, padding),) * 2
+    pads = list(padding)
+    if ceil_mode:
+        for i, (size, k, s, (low, high)) in enumerate(
+            zip(x.shape[1:3], spans, stride, padding, strict=True)
+        ):
+            starts = range(0, min(size + low + high - k + s, size + low), s)
+            pads[i] = (low, max(starts[-1] + k - size - low, 0))
+    around = [[(0, 0), *two, (0, 0)] for two in (padding, pads)]
+    return (1, *window, 1), (1, *stride, 1), *around
 
 
 def _pair(value):

@@ -522,13 +522,21 @@ def dropout(rate: float) -> Net:
     return Net(init, apply, "dropout", config=(("rate", rate),))
 
 
-def max_pool(window: Any = 2, stride: Any = None, padding: Any = "VALID") -> Net:
+def max_pool(
+    window: Any = 2,
+    stride: Any = None,
+    padding: Any = "VALID",
+    ceil_mode: bool = False,
+    dilation: Any = 1,
+) -> Net:
     r"""The maximum of each window: see `layers.max_pool`.
 
     Args:
-      window: the window's size in pixels, one int or (height, width).
+      window: the window's size in cells, one int or (height, width).
       stride: the step of the window in pixels; None for the window's size.
-      padding: "SAME", "VALID" or a number of pixels.
+      padding: "SAME", "VALID", a number of pixels or ((top, bottom), (left, right)).
+      ceil_mode: whether rows left over make a window.
+      dilation: the step from cell to cell within a window in pixels.
 
     Raises:
       TypeError: a size is not an int.
@@ -541,22 +549,33 @@ def max_pool(window: Any = 2, stride: Any = None, padding: Any = "VALID") -> Net
     Array([3.], dtype=float64)
     """
     window, stride = _window("nets.max_pool", window, stride)
+    dilation = _validate.pair("nets.max_pool", "dilation", dilation)
     return _plain(
         "max_pool",
-        lambda x: layers.max_pool(x, window, stride, padding),
+        lambda x: layers.max_pool(x, window, stride, padding, ceil_mode, dilation),
         window=window,
         stride=stride,
         padding=padding,
+        ceil_mode=ceil_mode,
+        dilation=dilation,
     )
 
 
-def avg_pool(window: Any = 2, stride: Any = None, padding: Any = "VALID") -> Net:
+def avg_pool(
+    window: Any = 2,
+    stride: Any = None,
+    padding: Any = "VALID",
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
+) -> Net:
     r"""The mean of each window: see `layers.avg_pool`.
 
     Args:
       window: the window's size in pixels, one int or (height, width).
       stride: the step of the window in pixels; None for the window's size.
-      padding: "SAME", "VALID" or a number of pixels.
+      padding: "SAME", "VALID", a number of pixels or ((top, bottom), (left, right)).
+      ceil_mode: whether rows left over make a window.
+      count_include_pad: whether padding is averaged too, as zeros.
 
     Raises:
       TypeError: a size is not an int.
@@ -569,7 +588,10 @@ def avg_pool(window: Any = 2, stride: Any = None, padding: Any = "VALID") -> Net
     Array([1.5], dtype=float64)
     """
     window, stride = _window("nets.avg_pool", window, stride)
-    return _plain("avg_pool", lambda x: layers.avg_pool(x, window, stride, padding))
+    return _plain(
+        "avg_pool",
+        lambda x: layers.avg_pool(x, window, stride, padding, ceil_mode, count_include_pad),
+    )
 
 
 def _window(function: str, window: Any, stride: Any) -> tuple[tuple[int, int], tuple[int, int]]:
