@@ -23,7 +23,7 @@ softplus = jax.nn.softplus
 
 def affine(params, x):
     """`layers.affine`."""
-    return x.reshape(x.shape[0], params.w.shape[0]) @ params.w + params.b[None]
+    return _biased(x.reshape(x.shape[0], params.w.shape[0]) @ params.w, params.b)
 
 
 def affine_relu(params, x):
@@ -31,24 +31,76 @@ def affine_relu(params, x):
     return relu(affine(params, x))
 
 
-def conv2d(params, x, stride=1, padding="SAME"):
-    """`layers.conv2d`."""
-    if isinstance(padding, int):
-        padding = ((padding, padding),) * 2
+def conv1d(params, x, stride=1, padding="SAME", dilation=1, groups=1):
+    """`layers.conv1d`."""
+    if not isinstance(padding, str):
+        padding = (_pair(padding),)
     y = lax.conv_general_dilated(
-        x, params.w, _pair(stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        params.w,
+        (stride,),
+        padding,
+        rhs_dilation=(dilation,),
+        dimension_numbers=("NHC", "HIO", "NHC"),
+        feature_group_count=groups,
     )
-    return y + params.b[None, None, None]
+    return _biased(y, params.b)
 
 
-def conv_relu(params, x, stride=1, padding="SAME"):
+def conv2d(params, x, stride=1, padding="SAME", dilation=1, groups=1):
+    """`layers.conv2d`."""
+    if not isinstance(padding, str):
+        padding = tuple(_pair(side) for side in _pair(padding))
+    y = lax.conv_general_dilated(
+        x,
+        params.w,
+        _pair(stride),
+        padding,
+        rhs_dilation=_pair(dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+    return _biased(y, params.b)
+
+
+def conv2d_transpose(params, x, stride=1, padding="SAME", dilation=1, groups=1):
+    """`layers.conv2d_transpose`."""
+    kh, kw, out, cin = params.w.shape  # of a group, of all
+    stride, dilation = _pair(stride), _pair(dilation)
+    reach = [(k - 1) * d + 1 for k, d in zip((kh, kw), dilation, strict=True)]
+    if isinstance(padding, str):  # h * stride rows, and with "VALID" what reaches beyond them
+        over = [max(r - s, 0) for r, s in zip(reach, stride, strict=True)]
+        low = [o // 2 if padding == "SAME" else 0 for o in over]
+        more = [0 if padding == "SAME" else o for o in over]
+        crop = [(p, r - s - p - m) for p, r, s, m in zip(low, reach, stride, more, strict=True)]
+    else:
+        crop = [_pair(side) for side in _pair(padding)]
+    w = params.w[::-1, ::-1].reshape(kh, kw, out, groups, cin // groups).transpose(0, 1, 4, 3, 2)
+    y = lax.conv_general_dilated(
+        x,
+        w.reshape(kh, kw, cin // groups, groups * out),
+        (1, 1),
+        [(k - 1 - low, k - 1 - high) for k, (low, high) in zip(reach, crop, strict=True)],
+        lhs_dilation=stride,
+        rhs_dilation=dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+    return _biased(y, params.b)
+
+
+def conv_relu(params, x, stride=1, padding="SAME", dilation=1, groups=1):
     """`layers.conv_relu`."""
-    return relu(conv2d(params, x, stride, padding))
+    return relu(conv2d(params, x, stride, padding, dilation, groups))
 
 
-def conv_relu_pool(params, x, stride=1, padding="SAME"):
+def conv_relu_pool(params, x, stride=1, padding="SAME", dilation=1, groups=1):
     """`layers.conv_relu_pool`."""
-    return max_pool(conv_relu(params, x, stride, padding))
+    return max_pool(conv_relu(params, x, stride, padding, dilation, groups))
+
+
+def _biased(y, b):
+    return y if b is None else y + jnp.expand_dims(b, range(y.ndim - 1))
 
 
 def max_pool(x, window=2, stride=None, padding="VALID", ceil_mode=False, dilation=1):

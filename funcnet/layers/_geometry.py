@@ -6,17 +6,13 @@ from typing import Any, Literal, NamedTuple
 
 from jax import lax
 
-from funcnet import _validate
 from funcnet.kernels import Pads
 
-Padding = int | Literal["SAME", "VALID"] | tuple[tuple[int, int], tuple[int, int]]
+Padding = int | Literal["SAME", "VALID"] | tuple[int, int] | Pads
 
 
 class Axis(NamedTuple):
-    """The windows along one axis: sizes in pixels, pads (low, high), and how many there are.
-
-    A window's cells lie `dilation` pixels apart.
-    """
+    """The windows along one axis: sizes in pixels, pads (low, high), and how many there are."""
 
     size: int
     window: int
@@ -40,42 +36,89 @@ def resolve(
     stride: tuple[int, int],
     padding: Any,
     dilation: tuple[int, int] = (1, 1),
+    *,
     ceil_mode: bool = False,
+    names: tuple[str, str] = ("height", "width"),
 ) -> Geometry:
-    """Resolves "SAME", "VALID", a number of pixels or pairs of them for images of size `image`.
+    """Resolves padding, "SAME", "VALID" or in pixels, for images of height and width `image`.
 
     With `ceil_mode` what is left over makes a window, which the axis' pads (not the geometry's)
     make room for, unless it would start in the padding behind the image.
     """
-    span = tuple((k - 1) * d + 1 for k, d in zip(window, dilation, strict=True))
+    spans = span(window, dilation)
     if isinstance(padding, str) and padding in ("SAME", "VALID"):
-        pads = lax.padtype_to_pads(image, span, stride, padding)
-    elif hasattr(padding, "__index__") and not isinstance(padding, bool):
-        if padding < 0:
-            raise ValueError(f"{function}: padding is {padding}, expected 0 or more pixels.")
-        pads = [(int(padding), int(padding))] * 2
-    elif isinstance(padding, (tuple, list)) and len(padding) == 2:
-        pads = [_validate.pair(function, "padding", sides, low=0) for sides in padding]
+        rows_pads, columns_pads = lax.padtype_to_pads(image, spans, stride, padding)
+        pads: Pads = (rows_pads, columns_pads)
     else:
-        raise TypeError(
-            f'{function}: padding is {padding!r}, expected "SAME", "VALID", a number of pixels or '
-            "((top, bottom), (left, right))."
-        )
+        pads = explicit(function, padding)
     axes = []
-    for name, size, k, d, extent, s, (low, high) in zip(
-        ("height", "width"), image, window, dilation, span, stride, pads, strict=True
+    for name, size, k, reach, s, d, (low, high) in zip(
+        names, image, window, spans, stride, dilation, pads, strict=True
     ):
-        room = size + low + high - extent
-        outputs = (room + (s - 1 if ceil_mode else 0)) // s + 1
+        outputs = (size + low + high - reach + (s - 1 if ceil_mode else 0)) // s + 1
         if outputs < 1:
+            dilated = f", {reach} pixels by dilation {d}," if d > 1 else ""
             raise ValueError(
-                f"{function}: a window of {extent} does not fit into {name} {size} with padding "
-                f'{padding!r}; use a smaller window, or padding "SAME".'
+                f"{function}: a window of {k}{dilated} does not fit into {name} {size} with "
+                f'padding {padding!r}; use a smaller window, or padding "SAME".'
             )
-        reach = high
+        behind = high
         if ceil_mode:
             outputs -= (outputs - 1) * s >= size + low
-            reach = max((outputs - 1) * s + extent - size - low, 0)
-        axes.append(Axis(size, k, s, (low, reach), outputs, d))
+            behind = max((outputs - 1) * s + reach - size - low, 0)
+        axes.append(Axis(size, k, s, (low, behind), outputs, d))
     rows, columns = axes
     return Geometry((pads[0], pads[1]), (rows, columns))
+
+
+def resolve_transposed(
+    function: str,
+    image: tuple[int, ...],
+    window: tuple[int, ...],
+    stride: tuple[int, int],
+    padding: Any,
+    dilation: tuple[int, int],
+) -> tuple[tuple[int, int], Pads]:
+    """The size of the images, and the pads, of the convolution whose output has size `image`."""
+    sides = None if padding in ("SAME", "VALID") else explicit(function, padding, crop=True)
+    sizes, pads = [], []
+    for i, reach in enumerate(span(window, dilation)):
+        over = max(reach - stride[i], 0)
+        low = over // 2 if padding == "SAME" else 0
+        high = reach - stride[i] - (low if padding == "SAME" else over)
+        pads.append((low, high) if sides is None else sides[i])
+        sizes.append((image[i] - 1) * stride[i] + reach - sum(pads[i]))
+        if min(image[i], sizes[i]) < 1:
+            raise ValueError(
+                f"{function}: {('height', 'width')[i]} {image[i]} with padding {padding!r} gives "
+                f"{sizes[i]} pixels, expected at least 1; use less padding."
+            )
+    return (sizes[0], sizes[1]), (pads[0], pads[1])
+
+
+def span(window: tuple[int, ...], dilation: tuple[int, int]) -> tuple[int, int]:
+    """The pixels from the first of a window's cells to its last, along each axis."""
+    return (window[0] - 1) * dilation[0] + 1, (window[1] - 1) * dilation[1] + 1
+
+
+def explicit(function: str, padding: Any, *, crop: bool = False) -> Pads:
+    """Padding in pixels as pairs; `crop` admits ends below 0."""
+    sides = (padding, padding) if _is_int(padding) else padding
+    if isinstance(sides, (tuple, list)) and len(sides) == 2:
+        pairs = [(side, side) if _is_int(side) else side for side in sides]
+        if all(
+            isinstance(pair, (tuple, list)) and len(pair) == 2 and all(map(_is_int, pair))
+            for pair in pairs
+        ):
+            (top, bottom), (left, right) = ((int(low), int(high)) for low, high in pairs)
+            if min(top, left) < 0 or (min(bottom, right) < 0 and not crop):
+                raise ValueError(f"{function}: padding is {padding}, expected 0 or more pixels.")
+            return (top, bottom), (left, right)
+    raise TypeError(
+        f'{function}: padding is {padding!r}, expected "SAME", "VALID", a number of pixels, '
+        "(height, width) or ((top, bottom), (left, right))."
+    )
+
+
+def _is_int(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)

@@ -246,7 +246,7 @@ def _geometry(
     window = _validate.pair(function, "window", window)
     stride = window if stride is None else _validate.pair(function, "stride", stride)
     dilation = _validate.pair(function, "dilation", dilation)
-    geometry = resolve(function, shape[1:3], window, stride, padding, dilation, ceil_mode)
+    geometry = resolve(function, shape[1:3], window, stride, padding, dilation, ceil_mode=ceil_mode)
     if not all(_held(windows).any(0).all() for windows in geometry.axes):
         raise ValueError(
             f"{function}: padding is {padding}, expected less than the window {window}: a window "

@@ -114,15 +114,16 @@ def _plain(kind: str, function: Callable[[Array], Array], **config: Any) -> Net:
     return Net(init, apply, kind, config=tuple(config.items()))
 
 
-def affine(units: int, scale: Any = "he") -> Net:
+def affine(units: int, scale: Any = "he", bias: bool = True) -> Net:
     r"""An affine layer: $y = x w + b$, x flattened to rows.
 
     Args:
       units: the number of outputs m; x (n, ...) becomes y (n, m).
       scale: the initial standard deviation of w, or `"he"` for $\sqrt{2/d}$.
+      bias: whether there is a b; before a normalisation it does nothing.
 
     Returns:
-      The block; params `AffineParams(w, b)`: (d, m), (m,).
+      The block; params `AffineParams(w, b)`: (d, m), (m,) or None.
 
     Raises:
       TypeError: `units` is not an int.
@@ -139,7 +140,7 @@ def affine(units: int, scale: Any = "he") -> Net:
 
     def init(key: Array, input_shape: Any) -> tuple[Any, Any]:
         d = math.prod(example_shape("nets.affine", input_shape))
-        return layers.affine_init(key, d, units, scale), ()
+        return layers.affine_init(key, d, units, scale, bias=bias), ()
 
     def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
         del train, key
@@ -154,6 +155,9 @@ def conv(
     stride: int | tuple[int, int] = 1,
     padding: Any = "SAME",
     scale: Any = "he",
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    bias: bool = True,
 ) -> Net:
     r"""A convolution (cross-correlation) of images (n, h, w, cin) to `channels` channels.
 
@@ -161,11 +165,15 @@ def conv(
       channels: the number of output channels.
       size: the kernel's size in pixels, one int or (height, width).
       stride: the step of the kernel in pixels.
-      padding: "SAME", "VALID" or a number of pixels.
-      scale: the initial standard deviation, or `"he"` for $\sqrt{2/(k_h k_w c_{in})}$.
+      padding: "SAME", "VALID" or in pixels, as in `layers.conv2d`.
+      scale: the initial standard deviation, or `"he"` for
+        $\sqrt{2/(k_h k_w c_{in}/\text{groups})}$.
+      dilation: the step between the kernel's taps in pixels.
+      groups: a divisor of both numbers of channels; cin itself makes it depthwise.
+      bias: whether there is a b; before a normalisation it does nothing.
 
     Returns:
-      The block; params `ConvParams(w, b)`: (kh, kw, cin, cout), (cout,).
+      The block; params `ConvParams(w, b)`: (kh, kw, cin // groups, cout), (cout,) or None.
 
     Raises:
       TypeError: a size is not an int.
@@ -178,24 +186,145 @@ def conv(
     >>> params.w.shape
     (5, 5, 3, 8)
     """
-    channels = _validate.count("nets.conv", "channels", channels)
     size = _validate.pair("nets.conv", "size", size)
-    stride = _validate.pair("nets.conv", "stride", stride)
+    config = {
+        "stride": _validate.pair("nets.conv", "stride", stride),
+        "padding": padding,
+        "dilation": _validate.pair("nets.conv", "dilation", dilation),
+        "groups": _validate.count("nets.conv", "groups", groups),
+    }
+    made = layers.conv_init, size, channels, scale, bias
+    return _convolution("conv", "(height, width, channels)", layers.conv2d, config, *made)
+
+
+def conv1d(
+    channels: int,
+    size: int = 3,
+    stride: int = 1,
+    padding: Any = "SAME",
+    scale: Any = "he",
+    dilation: int = 1,
+    groups: int = 1,
+    bias: bool = True,
+) -> Net:
+    r"""A convolution (cross-correlation) of sequences (n, l, cin) to `channels` channels.
+
+    Args:
+      channels: the number of output channels.
+      size: the kernel's length.
+      stride: the step of the kernel.
+      padding: "SAME", "VALID", a number of steps or (before, after), as in `layers.conv1d`.
+      scale: the initial standard deviation, or `"he"` for $\sqrt{2/(k c_{in}/\text{groups})}$.
+      dilation: the step between the kernel's taps.
+      groups: a divisor of both numbers of channels; cin itself makes it depthwise.
+      bias: whether there is a b; before a normalisation it does nothing.
+
+    Returns:
+      The block; params `ConvParams(w, b)`: (k, cin // groups, cout), (cout,) or None.
+
+    Raises:
+      TypeError: a size is not an int.
+      ValueError: a size is below 1; at init: the example is not a sequence (l, channels).
+
+    Source: `layers.conv1d`.
+
+    >>> from funcnet import nets
+    >>> params, _ = nets.conv1d(8).init(jax.random.key(0), (100, 3))
+    >>> params.w.shape
+    (3, 3, 8)
+    """
+    size, stride, dilation, groups = (
+        _validate.count("nets.conv1d", name, value)
+        for name, value in {
+            "size": size, "stride": stride, "dilation": dilation, "groups": groups
+        }.items()
+    )  # fmt: skip
+    config = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    made = layers.conv1d_init, size, channels, scale, bias
+    return _convolution("conv1d", "(length, channels)", layers.conv1d, config, *made)
+
+
+def conv_transpose(
+    channels: int,
+    size: int | tuple[int, int] = 3,
+    stride: int | tuple[int, int] = 1,
+    padding: Any = "SAME",
+    scale: Any = "he",
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    bias: bool = True,
+) -> Net:
+    r"""A transposed convolution of images (n, h, w, cin), which enlarges them by `stride`.
+
+    Args:
+      channels: the number of output channels.
+      size: the kernel's size in pixels, one int or (height, width).
+      stride: so many pixels of output for a pixel of input.
+      padding: "SAME" (h * stride rows), "VALID" or in pixels, as in `layers.conv2d_transpose`.
+      scale: the initial standard deviation, or `"he"` for
+        $\sqrt{2/(k_h k_w c_{in}/\text{groups})}$.
+      dilation: the step between the kernel's taps in pixels.
+      groups: a divisor of both numbers of channels.
+      bias: whether there is a b; before a normalisation it does nothing.
+
+    Returns:
+      The block; params `ConvParams(w, b)`: (kh, kw, cout // groups, cin), (cout,) or None.
+
+    Raises:
+      TypeError: a size is not an int.
+      ValueError: a size is below 1; at init: the example is not an image (h, w, channels).
+
+    Source: `layers.conv2d_transpose`.
+
+    >>> from funcnet import nets
+    >>> net = nets.conv_transpose(4, stride=2)
+    >>> params, _ = net.init(jax.random.key(0), (8, 8, 3))
+    >>> net.apply(params, (), jnp.ones((1, 8, 8, 3), jnp.float32))[0].shape
+    (1, 16, 16, 4)
+    """
+    name = "nets.conv_transpose"
+    size = _validate.pair(name, "size", size)
+    config = {
+        "stride": _validate.pair(name, "stride", stride),
+        "padding": padding,
+        "dilation": _validate.pair(name, "dilation", dilation),
+        "groups": _validate.count(name, "groups", groups),
+    }
+    made = layers.conv2d_transpose_init, size, channels, scale, bias
+    example = "(height, width, channels)"
+    return _convolution("conv_transpose", example, layers.conv2d_transpose, config, *made)
+
+
+def _convolution(
+    kind: str,
+    example: str,
+    layer: Callable[..., Array],
+    config: dict[str, Any],
+    draw: Callable[..., Any],
+    size: Any,
+    channels: int,
+    scale: Any,
+    bias: bool,
+) -> Net:
+    """A block of a convolution whose examples have the axes that `example` names."""
+    channels = _validate.count(f"nets.{kind}", "channels", channels)
 
     def init(key: Array, input_shape: Any) -> tuple[Any, Any]:
-        shape = example_shape("nets.conv", input_shape)
-        if len(shape) != 3:
+        shape = example_shape(f"nets.{kind}", input_shape)
+        if len(shape) != example.count(",") + 1:
             raise ValueError(
-                f"nets.conv: one example has shape {shape}, expected (height, width, channels); "
+                f"nets.{kind}: one example has shape {shape}, expected {example}; "
                 "a convolution comes before flatten, and grey images need a channel axis."
             )
-        return layers.conv_init(key, size, shape[-1], channels, scale), ()
+        groups = config["groups"]
+        params = draw(key, size, shape[-1], channels, scale, groups=groups, bias=bias)
+        return params, ()
 
     def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
         del train, key
-        return layers.conv2d(params, x, stride, padding), state
+        return layer(params, x, **config), state
 
-    return Net(init, apply, "conv", config=(("stride", stride), ("padding", padding)))
+    return Net(init, apply, kind, config=tuple(config.items()))
 
 
 def relu() -> Net:

@@ -35,11 +35,11 @@ def _affine_batch_norm_relu(configs, params, state, x):
 
 
 def _conv_relu_pool(configs, params, state, x):
-    return layers.conv_relu_pool(params[0], x, configs[0]["stride"], configs[0]["padding"]), state
+    return layers.conv_relu_pool(params[0], x, **configs[0]), state
 
 
 def _conv_relu(configs, params, state, x):
-    return layers.conv_relu(params[0], x, configs[0]["stride"], configs[0]["padding"]), state
+    return layers.conv_relu(params[0], x, **configs[0]), state
 
 
 def _affine_relu(configs, params, state, x):

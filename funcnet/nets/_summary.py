@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from funcnet.kernels._conv import conv_bias_p, conv_p
+from funcnet.kernels._conv import conv_bias_p, conv_p, input_gradient_p
 from funcnet.kernels._products import AXES, product_bias_p, product_p
 from funcnet.nets._blocks import Net, example_shape, float_dtype
 from funcnet.nets._fusion import Stage, child
@@ -193,6 +193,9 @@ def _flops(jaxpr: Any) -> int:
         elif name in (conv_p.name, conv_bias_p.name):
             kernel = equation.invars[1].aval
             total += 2 * equation.outvars[0].aval.size * (kernel.size // kernel.shape[-1])
+        elif name == input_gradient_p.name:  # of a transposed convolution's images
+            images, kernel = (v.aval for v in equation.invars)
+            total += 2 * images.size * (kernel.size // kernel.shape[-1])
         elif name == "cond":  # a choice, by platform for instance: they compute the same
             total += max(_flops(branch.jaxpr) for branch in options["branches"])
         else:
