@@ -629,6 +629,47 @@ def test_command_says_no_in_a_line(here, capsys, words, said):
     assert code == (1 if "no member" in said else 2)
 
 
+# For each option of `funcnet sweep` that its members' numbers depend on, another value.
+OTHERS = {
+    "data": {"name": "synthetic"},
+    "net": {
+        **{"name": "small", "hidden": "9", "norm": "layer", "activation": "gelu", "dropout": "0"},
+        **{"channels": "8", "filter_size": "3", "depth": "2", "weight_scale": "0.25"},
+    },
+    "optimizer": {
+        **{"name": "adam", "learning_rate": "0", "lr_decay": "0.25", "momentum": "0"},
+        **{"velocity": "raw", "decay": "0", "rho": "0", "b1": "0", "b2": "0", "beta": "0"},
+        **{"eps": "0.5", "eps_in_sqrt": "False", "centered": "False", "weight_decay": "0"},
+    },
+    "training": {
+        **{"epochs": "1", "batch_size": "7", "loss": "hinge", "label_smoothing": "0.1"},
+        **{"reg": "0.1", "preprocessing": "none", "augment": "flip", "seed": "5"},
+        **{"compute_dtype": "bfloat16", "sampling": "full"},
+    },
+    "search": {"seeds": "2"},
+}
+
+
+@pytest.mark.slow
+def test_every_option_makes_another_sweep(here, capsys):
+    """And none is passed over where the folder holds one that was begun without it."""
+    words = ["sweep", "--net", "fully_connected", "--hidden", "5", "--dropout", "0.1"]
+    words += ["--optimizer", "rmsprop", "--momentum", "0.5", "--eps-in-sqrt", "True"]
+    words += ["--centered", "True", "--epochs", "0", "--how", "loop", "--quiet", "--out", "out"]
+    assert cli.main(words) == 0
+    command = _sweep_command.SweepCommand()
+    for kind in ("data", "net", "optimizer", "training"):
+        there = {field.name for field in dataclasses.fields(getattr(command, kind))}
+        assert OTHERS[kind].keys() == there - {"data_dir", "allow_unverified"}
+    capsys.readouterr()
+    for kind, values in OTHERS.items():
+        for name, value in values.items():
+            option = flag(kind if name == "name" else name)
+            assert cli.main([*words, option, value]) == 2, option
+            said = capsys.readouterr().err
+            assert "holds another sweep" in said or option in said, (option, said)
+
+
 def test_help_explains_every_option(capsys):
     assert cli.main(["sweep", "--help"]) == 0
     text = capsys.readouterr().out

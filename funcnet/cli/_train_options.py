@@ -386,7 +386,7 @@ def reconciled(said: Options, begun: Options, folder: Any) -> Options:
     for kind, group in said._asdict().items():
         for field in dataclasses.fields(group):
             value, old = getattr(group, field.name), getattr(groups[kind], field.name)
-            if value is None or value is False or value == old:
+            if value in (field.default, old):  # unsaid, or said again
                 continue
             more = field.name == "epochs" and value > old
             if not more and field.name not in ("data_dir", "allow_unverified"):
