@@ -112,6 +112,33 @@ def test_in_float32_a_member_is_its_solo_run_too():
     assert_is_fit(member, solo(member, dtype=jnp.float32), rtol)
 
 
+@pytest.mark.parametrize(
+    ("how", "impl"),
+    [
+        *(("loop", "rbg"), ("measure", "unsafe_rbg")),
+        *(("map", "rbg"), ("map", "unsafe_rbg"), ("vmap", "rbg"), ("vmap", "unsafe_rbg")),
+    ],
+)
+def test_with_keys_that_vmap_draws_otherwise_from_a_member_is_its_solo_run_or_refused(how, impl):
+    """Of the last member: the first draws the same in a batch."""
+    options = {"epochs": 1, "dtype": jnp.float64, "augment": data.random_flip}
+    with jax.default_prng_impl(impl):
+        if how in ("map", "vmap"):
+            said = rf"how is '{how}' and jax_default_prng_impl '{impl}'.*expected how=\"loop\""
+            with pytest.raises(ValueError, match=said):
+                run(make, ROWS, (3, 7), how, **options)
+            return
+        result = run(make, ROWS, (3, 7), how, members_at_once=2, **options)
+        assert result.how == "loop"
+        assert_is_fit(result.member(3), solo(result.member(3), **options), rtol=1e-12)
+
+
+def test_a_sweep_does_not_go_on_with_other_keys(tmp_path):
+    run(folder=tmp_path, epochs=0)
+    with jax.default_prng_impl("rbg"), pytest.raises(ValueError, match=r"another sweep.*program"):
+        run(folder=tmp_path, epochs=0)
+
+
 def smoothed(learning_rate):
     return softmax(learning_rate)._replace(label_smoothing=0.1)
 

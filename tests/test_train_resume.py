@@ -137,7 +137,7 @@ def test_train_resume_contradicts_nothing(here, capsys, whole_folder, words, sai
 OTHER = {
     "data": {"name": "synthetic"},
     "net": {
-        **{"name": "small", "hidden": (30,), "norm": "layer", "activation": "gelu", "dropout": 0.0},
+        **{"name": "small", "hidden": (30,), "norm": "layer", "activation": "gelu", "dropout": 0.5},
         **{"channels": (8,), "filter_size": 3, "depth": 2, "weight_scale": 0.25},
     },
     "optimizer": {
