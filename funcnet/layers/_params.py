@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from funcnet import _validate
 
-Scale = float | Literal["he"]
+Scale = int | float | Literal["he"]
 
 
 class AffineParams(NamedTuple):

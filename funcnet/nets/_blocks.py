@@ -188,7 +188,7 @@ def relu() -> Net:
     return _plain("relu", layers.relu)
 
 
-def leaky_relu(negative_slope: float = 0.01) -> Net:
+def leaky_relu(negative_slope: int | float = 0.01) -> Net:
     r"""Leaky rectified linear unit, $a x$ left of 0: see `layers.leaky_relu`.
 
     Args:
@@ -203,7 +203,7 @@ def leaky_relu(negative_slope: float = 0.01) -> Net:
     return _plain("leaky_relu", lambda x: layers.leaky_relu(x, negative_slope))
 
 
-def elu(alpha: float = 1.0) -> Net:
+def elu(alpha: int | float = 1.0) -> Net:
     r"""Exponential linear unit, $\alpha(e^x - 1)$ left of 0: see `layers.elu`.
 
     Args:
@@ -294,14 +294,14 @@ ACTIVATIONS: dict[str, Callable[[], Net]] = {
 }
 
 
-def running_statistics(running: BatchStats, batch: BatchStats, momentum: float) -> BatchStats:
+def running_statistics(running: BatchStats, batch: BatchStats, momentum: int | float) -> BatchStats:
     r"""Returns $m\,\text{running} + (1 - m)\,\text{batch}$ in the dtype of `running`."""
     return jax.tree.map(
         lambda old, new: momentum * old + (1.0 - momentum) * new.astype(old.dtype), running, batch
     )
 
 
-def batch_norm(momentum: float = 0.9, eps: float = 1e-5) -> Net:
+def batch_norm(momentum: int | float = 0.9, eps: int | float = 1e-5) -> Net:
     r"""Batch normalisation over all axes but the last, with running statistics in `state`.
 
     In training, by the batch's own mean and biased variance, and
@@ -360,7 +360,7 @@ def _norm(kind: str, function: Callable[[Any, Array], Array]) -> Net:
     return Net(init, apply, kind)
 
 
-def layer_norm(eps: float = 1e-5) -> Net:
+def layer_norm(eps: int | float = 1e-5) -> Net:
     r"""Layer normalisation over the last axis: see `layers.layer_norm`.
 
     Args:
@@ -379,7 +379,7 @@ def layer_norm(eps: float = 1e-5) -> Net:
     return _norm("layer_norm", lambda params, x: layers.layer_norm(params, x, eps))
 
 
-def group_norm(groups: int, eps: float = 1e-5) -> Net:
+def group_norm(groups: int, eps: int | float = 1e-5) -> Net:
     r"""Group normalisation, within each group of channels of each example: `layers.group_norm`.
 
     Args:
@@ -404,7 +404,7 @@ def group_norm(groups: int, eps: float = 1e-5) -> Net:
     return _norm("group_norm", lambda params, x: layers.group_norm(params, x, groups, eps))
 
 
-def rms_norm(eps: float = 1e-6) -> Net:
+def rms_norm(eps: int | float = 1e-6) -> Net:
     r"""Normalisation by the root mean square over the last axis: see `layers.rms_norm`.
 
     Args:
@@ -423,7 +423,7 @@ def rms_norm(eps: float = 1e-6) -> Net:
     return _norm("rms_norm", lambda gamma, x: layers.rms_norm(gamma, x, eps))
 
 
-def dropout(rate: float) -> Net:
+def dropout(rate: int | float) -> Net:
     r"""Dropout: in training each value is zeroed with probability `rate`, the rest scaled up.
 
     Inside `serial` each block gets a key of its own, `fold_in(key, position)`, so that the masks of
