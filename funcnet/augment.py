@@ -48,7 +48,7 @@ class Preprocessing(NamedTuple):
 
 
 def fit_preprocessing(
-    images: Shaped[np.ndarray, " n *example"],
+    images: Shaped[Array | np.ndarray, " n *example"],
     kind: Kind = "standardised",
     full_scale: int | float = 255.0,
 ) -> Preprocessing:

@@ -92,7 +92,7 @@ class Checkpoints:
         keep: int = 3,
         *,
         every_steps: int | None = None,
-        every_seconds: float | None = 60.0,
+        every_seconds: int | float | None = 60.0,
         config: Mapping[str, Any] | None = None,
         steps: Callable[[str], Any] = lambda name: None,
     ):

@@ -276,7 +276,7 @@ def fully_connected_net(
     hidden: Sequence[int],
     classes: int,
     norm: Literal["batch", "layer"] | None = None,
-    dropout: float = 0.0,
+    dropout: int | float = 0.0,
     activation: str = "relu",
     weight_scale: Any = "he",
 ) -> Net:

@@ -339,7 +339,7 @@ def relu() -> Net:
     return _plain("relu", layers.relu)
 
 
-def leaky_relu(negative_slope: float = 0.01) -> Net:
+def leaky_relu(negative_slope: int | float = 0.01) -> Net:
     r"""Leaky rectified linear unit, $a x$ left of 0: see `layers.leaky_relu`.
 
     Args:
@@ -354,7 +354,7 @@ def leaky_relu(negative_slope: float = 0.01) -> Net:
     return _plain("leaky_relu", lambda x: layers.leaky_relu(x, negative_slope))
 
 
-def elu(alpha: float = 1.0) -> Net:
+def elu(alpha: int | float = 1.0) -> Net:
     r"""Exponential linear unit, $\alpha(e^x - 1)$ left of 0: see `layers.elu`.
 
     Args:
@@ -445,7 +445,7 @@ ACTIVATIONS: dict[str, Callable[[], Net]] = {
 }
 
 
-def running_statistics(running: BatchStats, batch: BatchStats, momentum: float) -> BatchStats:
+def running_statistics(running: BatchStats, batch: BatchStats, momentum: int | float) -> BatchStats:
     r"""Returns $m\,\text{running} + (1 - m)\,\text{batch}$ in the dtype of `running`."""
     return jax.tree.map(
         lambda old, new: momentum * old + (1.0 - momentum) * new.astype(old.dtype), running, batch
@@ -453,7 +453,7 @@ def running_statistics(running: BatchStats, batch: BatchStats, momentum: float) 
 
 
 def batch_norm(
-    momentum: float = 0.9, eps: float = 1e-5, *, gain: bool = True, bias: bool = True
+    momentum: int | float = 0.9, eps: int | float = 1e-5, *, gain: bool = True, bias: bool = True
 ) -> Net:
     r"""Batch normalisation over all axes but the last, with running statistics in `state`.
 
@@ -526,7 +526,7 @@ def _norm(kind: str, function: Callable[[Any, Array], Array], gain: bool, bias: 
     return Net(init, apply, kind)
 
 
-def layer_norm(eps: float = 1e-5, *, gain: bool = True, bias: bool = True) -> Net:
+def layer_norm(eps: int | float = 1e-5, *, gain: bool = True, bias: bool = True) -> Net:
     r"""Layer normalisation over the last axis: see `layers.layer_norm`.
 
     Args:
@@ -551,7 +551,9 @@ def layer_norm(eps: float = 1e-5, *, gain: bool = True, bias: bool = True) -> Ne
     return _norm("layer_norm", apply, gain, bias)
 
 
-def group_norm(groups: int, eps: float = 1e-5, *, gain: bool = True, bias: bool = True) -> Net:
+def group_norm(
+    groups: int, eps: int | float = 1e-5, *, gain: bool = True, bias: bool = True
+) -> Net:
     r"""Group normalisation, within each group of channels of each example: `layers.group_norm`.
 
     Args:
@@ -582,7 +584,7 @@ def group_norm(groups: int, eps: float = 1e-5, *, gain: bool = True, bias: bool 
     return _norm("group_norm", apply, gain, bias)
 
 
-def rms_norm(eps: float = 1e-6, *, gain: bool = True) -> Net:
+def rms_norm(eps: int | float = 1e-6, *, gain: bool = True) -> Net:
     r"""Normalisation by the root mean square over the last axis: see `layers.rms_norm`.
 
     Args:
@@ -606,7 +608,7 @@ def rms_norm(eps: float = 1e-6, *, gain: bool = True) -> Net:
     return _norm("rms_norm", apply, gain, False)
 
 
-def dropout(rate: float) -> Net:
+def dropout(rate: int | float) -> Net:
     r"""Dropout: in training each value is zeroed with probability `rate`, the rest scaled up.
 
     Inside `serial` each block gets a key of its own, `fold_in(key, position)`, so that the masks of

@@ -194,7 +194,9 @@ def grid(**columns: ArrayLike) -> dict[str, np.ndarray]:
     return dict(zip(columns, product, strict=True))
 
 
-def log_uniform(rng: np.random.Generator, low: float, high: float, size: int) -> np.ndarray:
+def log_uniform(
+    rng: np.random.Generator, low: int | float, high: int | float, size: int
+) -> np.ndarray:
     r"""Draws $e^u$ with $u$ uniform in $[\ln \text{low}, \ln \text{high})$: as many in each decade.
 
     `rng.uniform(low, high, size)` draws evenly where there are no decades.

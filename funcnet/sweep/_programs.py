@@ -37,7 +37,7 @@ class Trial(NamedTuple):
     optimizer: optax.GradientTransformation
     reg: Any = 0.0
     loss: Callable[..., Array] = losses.softmax_cross_entropy
-    label_smoothing: float = 0.0
+    label_smoothing: int | float = 0.0
     compute_dtype: Any = None
 
 

@@ -94,7 +94,9 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
     return n // batch_size
 
 
-def decay_per_epoch(learning_rate: float, decay: float, steps_per_epoch: int) -> optax.Schedule:
+def decay_per_epoch(
+    learning_rate: int | float, decay: int | float, steps_per_epoch: int
+) -> optax.Schedule:
     r"""The courses' `lr_decay`: $\eta_t = \eta_0\, d^{\lfloor t / s \rfloor}$.
 
     Args:
@@ -169,8 +171,8 @@ def fit(
     seed: int = 0,
     *,
     loss: Callable[..., Array] = losses.softmax_cross_entropy,
-    reg: float = 0.0,
-    label_smoothing: float = 0.0,
+    reg: int | float = 0.0,
+    label_smoothing: int | float = 0.0,
     sampling: Sampling = "permutation",
     preprocessing: str | data.Preprocessing | None = "standardised",
     augment: Callable[[Array, Array], Array] | None = None,

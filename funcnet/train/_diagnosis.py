@@ -84,7 +84,7 @@ def diagnose(
     loss: Callable[..., Array] = losses.softmax_cross_entropy,
     *,
     reg: Any = 0.0,
-    label_smoothing: float = 0.0,
+    label_smoothing: int | float = 0.0,
     compute_dtype: Any = None,
 ) -> Diagnosis:
     r"""Measures activations and gradients of a step, layer by layer, and finds what is not finite.

@@ -97,7 +97,7 @@ def make_step(
     optimizer: optax.GradientTransformation,
     loss: Callable[..., Array] = losses.softmax_cross_entropy,
     reg: Any = 0.0,
-    label_smoothing: float = 0.0,
+    label_smoothing: int | float = 0.0,
     compute_dtype: Any = None,
 ) -> Callable[[TrainState, tuple[Any, Any]], tuple[TrainState, dict[str, Array]]]:
     r"""Makes the pure train step (TrainState, (x, y)) -> (TrainState, metrics).
@@ -310,7 +310,7 @@ def make_objective(
     net: Net,
     loss: Callable[..., Array],
     reg: Any,
-    label_smoothing: float,
+    label_smoothing: int | float,
     compute_dtype: Any,
 ) -> Callable[[Any, TrainState, tuple[Any, Any]], tuple[Array, tuple[Array, Any]]]:
     """Makes what a step differentiates: (params, rest, batch) -> (loss, (output, net's state)).
@@ -341,7 +341,7 @@ def make_objective(
 
 
 def _with_smoothing(
-    function: str, loss: Callable[..., Array], label_smoothing: float
+    function: str, loss: Callable[..., Array], label_smoothing: int | float
 ) -> Callable[..., Array]:
     if label_smoothing == 0.0:
         return loss
