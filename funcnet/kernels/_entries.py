@@ -33,5 +33,5 @@ def _batch(operands: Any, axes: Any) -> tuple[Array, int]:
 
 
 # A primitive, not a scatter: that of a vmap is more than checkify's index checks can read.
-entries_p = make_composite("funcnet_with_entries", compared, scattered)
+entries_p = make_composite("with_entries", compared, scattered)
 batching.primitive_batchers[entries_p] = _batch

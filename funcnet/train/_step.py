@@ -295,14 +295,15 @@ def ignored_label(loss: Callable[..., Array]) -> int | None:
 
 
 def answers(output: Array, labels: Any, ignore_index: int | None) -> tuple[Array, Array]:
-    """Whether each row's largest output is its label's, and whether the row counts.
+    """Whether a row counts and its largest output is its label's, and whether it counts at all.
 
     A row with a NaN has no largest output, and is wrong.
     """
     rows = losses.rows_of(labels, output.shape[-1], ignore_index)
     found = jnp.argmax(output, -1).astype(jnp.int32)
     right = rows.valid & (found == rows.class_index) & ~jnp.isnan(output).any(-1)
-    return right, jnp.ones_like(right) if rows.counted is None else rows.counted
+    counted = jnp.ones_like(right) if rows.counted is None else rows.counted
+    return right & counted, counted
 
 
 def make_objective(
