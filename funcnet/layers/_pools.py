@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from funcnet import _validate
@@ -29,7 +30,7 @@ Window = int | tuple[int, int]
 
 @partial(jax.custom_vjp, nondiff_argnames=("window", "stride", "padding", "ceil_mode", "dilation"))
 def max_pool(
-    x: Float[Array, "n h w c"],
+    x: Float[ArrayLike, "n h w c"],
     window: Window = 2,
     stride: Window | None = None,
     padding: Padding = "VALID",
@@ -106,7 +107,7 @@ max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
     nondiff_argnames=("window", "stride", "padding", "ceil_mode", "count_include_pad"),
 )
 def avg_pool(
-    x: Float[Array, "n h w c"],
+    x: Float[ArrayLike, "n h w c"],
     window: Window = 2,
     stride: Window | None = None,
     padding: Padding = "VALID",
@@ -180,7 +181,7 @@ avg_pool.defvjp(_avg_pool_fwd, _avg_pool_bwd)
 
 
 @jax.custom_vjp
-def global_avg_pool(x: Float[Array, "n *space c"]) -> Float[Array, "n c"]:
+def global_avg_pool(x: Float[ArrayLike, "n *space c"]) -> Float[Array, "n c"]:
     r"""The mean over all axes but the first and the last.
 
     Forward: $y_{nc} = \frac{1}{N} \sum_s x_{nsc}$ over the N places s.
