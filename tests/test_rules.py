@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,8 +40,20 @@ def test_value_and_cotangents(name, index, rng):
     dys = cotangents(jax.eval_shape(p.plain, p.floats), rng, 4)
     got, want = jax.jit(lambda x: [pullback(f, x, dys) for f in (p.rule, p.plain)])(p.floats)
     assert worst(got, want, EPS) <= p.tolerance
-    if index == 0:  # without jit every operation is a program of its own
-        assert worst(p.rule(p.floats), want[0], EPS) <= p.tolerance
+    if index == 0:  # as one debugs, when every operation is a program of its own
+        with jax.disable_jit():
+            assert worst(p.rule(p.floats), want[0], EPS) <= p.tolerance
+
+
+@pytest.mark.slow
+@each_rule
+@pytest.mark.parametrize("without", [jax.disable_jit, chex.fake_jit])
+def test_cotangents_without_jit(name, without, rng):
+    p = problem(name, 0)
+    dys = cotangents(jax.eval_shape(p.plain, p.floats), rng, 2)
+    want = jax.jit(lambda x: pullback(p.plain, x, dys))(p.floats)
+    with without():
+        assert worst(pullback(p.rule, p.floats, dys), want, EPS) <= p.tolerance
 
 
 @each_sample
