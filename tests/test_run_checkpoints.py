@@ -308,7 +308,7 @@ def test_what_numpys_format_has_no_name_for_is_restored(whole, tmp_path):
     }
     state = whole.final._replace(opt_state=leaves | {"rate": 0.1, "count": 2**40 + 5})
     Checkpoints(tmp_path).save(whole._replace(final=state, best=state))
-    with jax.enable_x64(False):
+    with jax.enable_x64(False), pytest.warns(RuntimeWarning, match="jax_enable_x64 False, was T"):
         restored = Checkpoints(tmp_path).restore(state).final
     assert restored.opt_state["rate"] == 0.1
     assert restored.opt_state["count"] == 2**40 + 5
@@ -427,6 +427,7 @@ def assert_whole(folder):
     checkpoints = Checkpoints(folder, keep=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nothing of what a kill leaves is damaged
+        warnings.filterwarnings("ignore", ".*settings: .*bits may differ")  # of that process
         found = checkpoints.restore(kill_saves.state(0, 0))
     if found is None:
         return 0
