@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from funcnet import _validate
 
-Scale = int | float | Literal["he"]
+Scale = int | float | Array | Literal["he"]  # an array where a sweep traces it
 
 
 class AffineParams(NamedTuple):

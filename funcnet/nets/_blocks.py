@@ -85,7 +85,7 @@ def _plain(kind: str, function: Callable[[Array], Array], **config: Any) -> Net:
         example_shape(f"nets.{kind}", input_shape)
         return (), ()
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         del params, train, key
         return function(x), state
 
@@ -119,7 +119,7 @@ def affine(units: int, scale: Any = "he") -> Net:
         d = math.prod(example_shape("nets.affine", input_shape))
         return layers.affine_init(key, d, units, scale), ()
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         del train, key
         return layers.affine(params, x), state
 
@@ -169,7 +169,7 @@ def conv(
             )
         return layers.conv_init(key, size, shape[-1], channels, scale), ()
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         del train, key
         return layers.conv2d(params, x, stride, padding), state
 
@@ -337,7 +337,7 @@ def batch_norm(momentum: int | float = 0.9, eps: int | float = 1e-5) -> Net:
         mean, var = jnp.zeros((channels,), jnp.float32), jnp.ones((channels,), jnp.float32)
         return layers.norm_init(channels), BatchStats(mean, var)
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         del key
         if not train:
             return layers.batch_norm_inference(params, state, x, eps), state
@@ -353,7 +353,7 @@ def _norm(kind: str, function: Callable[[Any, Array], Array]) -> Net:
         params = layers.norm_init(_channels(f"nets.{kind}", input_shape))
         return (params.gamma if kind == "rms_norm" else params), ()
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         del train, key
         return function(params, x), state
 
@@ -454,7 +454,7 @@ def dropout(rate: int | float) -> Net:
         example_shape("nets.dropout", input_shape)
         return (), ()
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         del params
         if not train or rate == 0.0:
             return x, state
