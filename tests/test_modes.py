@@ -30,17 +30,23 @@ def run_python(code: str, **environment: str) -> str:
     return done.stdout
 
 
-def test_annotated_shapes_are_executed():
-    """Every sample and its cotangents pass with jaxtyping's annotations executed, NumPy's arrays
-    too, and a wrong shape is caught."""
+def test_annotations_hold_when_they_are_executed():
+    """Every module imports, every sample passes, NumPy's arrays too; a wrong shape is caught.
+
+    The same for a tour: train, resume, sweep, evaluate, diagnose, draw and check.
+    """
     out = run_python("""
 import jax, numpy as np
 jax.config.update("jax_enable_x64", True)
 from jaxtyping import install_import_hook, TypeCheckError
-rooms = ["_validate", "kernels", "losses", "layers"]
-with install_import_hook([f"funcnet.{room}" for room in rooms], "beartype.beartype"):
-    from funcnet import kernels
-    from funcnet.catalogue import ROWS
+install_import_hook("funcnet", "beartype.beartype")
+import contextlib, importlib, io, os, pkgutil, tempfile
+import funcnet
+for module in pkgutil.walk_packages(funcnet.__path__, "funcnet."):
+    if not module.name.endswith(("__main__", "_torch_worker")):
+        importlib.import_module(module.name)
+from funcnet import checks, cli, data, kernels, nets, optimizers, train
+from funcnet.catalogue import ROWS
 import jax.numpy as jnp
 from rules import problem_of
 TAKE_NUMPY = ("_activations", "_norms", "_pools")
@@ -66,6 +72,28 @@ try:
     losses.mean_squared_error(jnp.ones((2, 1)), jnp.ones(2))
 except TypeCheckError:
     count += 1
+os.chdir(tempfile.mkdtemp())
+small = "--data synthetic --net softmax"
+for line in (
+    f"train {small} --epochs 1 --augment crop-flip-cutout --reg 0 --out run",
+    "train --resume --epochs 2 --out run",
+    f"sweep {small} --epochs 1 --learning-rate 1e-3 1e-2 --weight-scale 1 --how vmap --out swept",
+    "info",
+):
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert cli.main(line.split()) == 0, line
+dataset = data.synthetic(shape=(8, 8, 1), sizes=(40, 20, 20), classes=3)
+net = nets.fully_connected_net([4], 3, norm="batch", dropout=0)
+run = train.fit(net, dataset, optimizers.sgd(train.decay_per_epoch(1, 1, 4)), 1, 10, reg=0)
+train.evaluate(net, run.best, dataset.test, run.preprocessing)
+images = jnp.asarray(dataset.test.images, jnp.float32)
+train.diagnose(net, run.final, (images, jnp.asarray(dataset.test.labels)))
+net.apply(run.best.params, run.best.state, images)
+for name in filter(str.islower, optimizers.__all__):
+    rule = getattr(optimizers, name)(1)
+    rule.update(run.final.params, rule.init(run.final.params), run.final.params)
+report = checks.check_rule(losses.softmax_cross_entropy, jnp.ones((2, 3)), jnp.array([0, 2]))
+assert checks.RuleReport.from_json(report.to_json()).raise_if_bad().ok
 print(count)
 """)
     from rules import SAMPLES

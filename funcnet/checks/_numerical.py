@@ -22,7 +22,7 @@ FIVE_POINT_STEP = 7e-4  # balances h⁴·f⁽⁵⁾/30 against eps·f/h in float
 DIRECTIONS = 4
 
 
-def rel_error(x: ArrayLike, y: ArrayLike) -> float:
+def rel_error(x: ArrayLike | Sequence[Any], y: ArrayLike | Sequence[Any]) -> float:
     r"""Returns the largest relative error of two arrays, as the courses define it.
 
     $\max_i \frac{|x_i - y_i|}{\max(10^{-8}, |x_i| + |y_i|)}$: at most 1, and 1 for opposite signs.

@@ -452,10 +452,11 @@ def recompile(p: Problem) -> Check:
 # Memory ------------------------------------------------------------------------------------
 
 
-def residual_bytes(p: Problem, fun: Callable) -> tuple[int, int]:
+def residual_bytes(p: Any, fun: Callable) -> tuple[int, int]:
     """Bytes that `jax.vjp` keeps beside the arguments, and how many of them are its outputs.
 
-    An output is alive anyway where the next function takes it as its argument.
+    An output is alive anyway where the next function takes it as its argument. `p` is a `Problem`,
+    or has what is asked of one here.
     """
 
     def run(diff: Any, rest: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shlex
@@ -432,11 +433,10 @@ class _Job:
 
 
 def _with(options: Options, row: dict[str, Any]) -> Options:
-    """The options with a member's numbers in their places."""
-    groups: Any = (
-        dataclasses.replace(group, **{k: v for k, v in row.items() if hasattr(group, k)})
-        for group in options
-    )
+    """The options with a member's numbers in their places, where they may be traced."""
+    groups: Any = [copy.copy(group) for group in options]
+    for group in groups:
+        vars(group).update({k: v for k, v in row.items() if hasattr(group, k)})
     return Options(*groups)
 
 

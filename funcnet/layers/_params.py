@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from funcnet import _validate
 
-Scale = int | float | Literal["he"] | Array  # a sweep's scale is traced
+Scale = int | float | Array | Literal["he"]  # an array where a sweep traces it
 
 
 class AffineParams(NamedTuple):

@@ -107,7 +107,7 @@ def _plain(kind: str, function: Callable[[Array], Array], **config: Any) -> Net:
         example_shape(f"nets.{kind}", input_shape)
         return (), ()
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         del params, train, key
         return function(x), state
 
@@ -142,7 +142,7 @@ def affine(units: int, scale: Any = "he", bias: bool = True) -> Net:
         d = math.prod(example_shape("nets.affine", input_shape))
         return layers.affine_init(key, d, units, scale, bias=bias), ()
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         del train, key
         return layers.affine(params, x), state
 
@@ -320,7 +320,7 @@ def _convolution(
         params = draw(key, size, shape[-1], channels, scale, groups=groups, bias=bias)
         return params, ()
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         del train, key
         return layer(params, x, **config), state
 
@@ -494,7 +494,7 @@ def batch_norm(
         mean, var = jnp.zeros((channels,), jnp.float32), jnp.ones((channels,), jnp.float32)
         return _norm_init(channels, gain, bias), BatchStats(mean, var)
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         del key
         params = params or NO_NORM_PARAMS
         if not train:
@@ -519,7 +519,7 @@ def _norm(kind: str, function: Callable[[Any, Array], Array], gain: bool, bias: 
         params = _norm_init(_channels(f"nets.{kind}", input_shape), gain, bias)
         return (params.gamma if kind == "rms_norm" and gain else params), ()
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         del train, key
         return function(params, x), state
 
@@ -639,7 +639,7 @@ def dropout(rate: int | float) -> Net:
         example_shape("nets.dropout", input_shape)
         return (), ()
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         del params
         if not train or rate == 0.0:
             return x, state

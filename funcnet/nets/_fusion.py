@@ -71,7 +71,7 @@ class Stage(NamedTuple):
     fusion: Fusion | None
 
     def run(
-        self, params: Any, state: Any, x: Array, *, train: bool, key: Any
+        self, params: Any, state: Any, x: Any, *, train: bool, key: Any
     ) -> tuple[Array, dict[str, Any]]:
         """Applies the blocks to x; `params` and `state` are those of the whole `serial`."""
         p = [child(params, name) for name in self.names]

@@ -176,7 +176,7 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def grid(**columns: ArrayLike) -> dict[str, np.ndarray]:
+def grid(**columns: ArrayLike | Sequence[Any]) -> dict[str, np.ndarray]:
     r"""Every combination of some values, as columns for `run`: $\prod_i k_i$ rows.
 
     Args:
@@ -228,7 +228,7 @@ def log_uniform(
 def run(
     make: Callable[..., Trial],
     dataset: data.Dataset,
-    values: Mapping[str, ArrayLike] | None = None,
+    values: Mapping[str, ArrayLike | Sequence[Any]] | None = None,
     seeds: Sequence[int] = (0,),
     epochs: int = 10,
     batch_size: int = 100,

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 
 from funcnet import _validate, data, losses
 from funcnet.nets._blocks import Net, float_dtype
@@ -95,7 +96,7 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
 
 
 def decay_per_epoch(
-    learning_rate: int | float, decay: int | float, steps_per_epoch: int
+    learning_rate: ArrayLike, decay: ArrayLike, steps_per_epoch: int
 ) -> optax.Schedule:
     r"""The courses' `lr_decay`: $\eta_t = \eta_0\, d^{\lfloor t / s \rfloor}$.
 

@@ -182,7 +182,7 @@ def _seen(net: Net, name: str, visit: Callable[[str, Array], Array]) -> Net:
     if net.kind == "remat" and net.children:
         return _seen(net.children[0], name, visit)._replace(kind="remat")
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         y, state = net.apply(params, state, x, train=train, key=key)
         return visit(name or net.kind, y), state
 
