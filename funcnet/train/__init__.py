@@ -70,6 +70,12 @@ __all__ = [
 ]
 
 
+_ENDED = (
+    "; training ended there, and run.final holds the parameters from before. A lower learning "
+    "rate, clipping (optax.clip_by_global_norm) or preprocessing of the images may help."
+)
+
+
 def steps_per_epoch(n: int, batch_size: int) -> int:
     r"""The number of whole batches in n rows: $\lfloor n / \text{batch size} \rfloor$.
 
@@ -209,7 +215,8 @@ def fit(
     A step whose loss or gradient is not finite changes nothing but the counter, and a warning names
     it; `run.nonfinite` lists these steps. After `max_nonfinite` in a row the run ends: it warns and
     says in `run.stopped` which step was the first, and in which layer and tensor it began, as
-    `diagnose` finds it; `run.final` holds the parameters from before.
+    `diagnose` finds it; `run.final` holds the parameters from before. Under `jax_debug_nans` or
+    `jax_debug_infs` the first such step raises FloatingPointError, with the same words.
 
     Ctrl-C ends a run after the chunk at hand (`run.stopped` is "interrupted"), and so does a
     KeyboardInterrupt from a callback; SIGTERM does ("terminated") where its handler is
@@ -260,6 +267,7 @@ def fit(
 
     Raises:
       TypeError: an argument is of the wrong kind.
+      FloatingPointError: a step is not finite, under `jax_debug_nans` or `jax_debug_infs`.
       LabelError: labels are out of range, or not integers.
       ValueError: the data are empty, `batch_size` is larger than the data or 1 with batch norm, or
         the net's output is not one number for each class, or `resume` is of other epochs. All
@@ -287,6 +295,9 @@ def fit(
         evaluation_batch_size=evaluation_batch_size,
         ignore_index=ignored_label(loss),
     )
+    searching = _fit.is_searching()
+    if searching:
+        max_nonfinite = 1
     n, input_shape = len(dataset.train.labels), dataset.train.images.shape[1:]
     rows_per_step = n if sampling == "full" else batch_size
     steps = 1 if sampling == "full" else steps_per_epoch(n, batch_size)
@@ -369,13 +380,16 @@ def fit(
             time.perf_counter() - began,
         )
 
+    @_fit.unsearched()
     def why_not_finite(streak: int) -> str:
         first = int(now.step) - streak
         before = now._replace(step=jnp.asarray(first, jnp.int32))
         epoch, position = divmod(first, steps)
         batch = batch_of(before, order(now.key, epoch), position, *inputs)
         options = {"reg": reg, "label_smoothing": label_smoothing, "compute_dtype": compute_dtype}
-        return _explained(meter, first, steps, streak, _where(net, before, batch, loss, **options))
+        where = _where(net, before, batch, loss, **options)
+        several = f" and at the {streak - 1} after it" if streak > 1 else ""
+        return f"{_odd(meter, first, steps)}{several}: {where}"
 
     stopped = None
     with Interrupts() as interrupts:
@@ -394,7 +408,10 @@ def fit(
                 if on_progress is not None:
                     on_progress(progress)
                 if chunk.streak >= max_nonfinite:
-                    stopped = why_not_finite(chunk.streak)
+                    why = why_not_finite(chunk.streak)
+                    if searching:
+                        raise FloatingPointError(f"fit: {why}")
+                    stopped = why + _ENDED
                     warnings.warn(stopped, RuntimeWarning, stacklevel=2)
                     break
                 if not chunk.finite.all():
@@ -431,15 +448,6 @@ def _odd(meter: _fit.Meter, step: int, steps: int) -> str:
     value = meter.all_losses()[step - meter.first]
     what = "the gradient is not finite" if np.isfinite(value) else f"the loss is {value}"
     return f"{what} at step {step + 1} (epoch {step // steps + 1})"
-
-
-def _explained(meter: _fit.Meter, first: int, steps: int, streak: int, where: str) -> str:
-    several = f" and at the {streak - 1} after it" if streak > 1 else ""
-    return (
-        f"{_odd(meter, first, steps)}{several}: {where}; training ended there, and run.final holds "
-        "the parameters from before. A lower learning rate, clipping (optax.clip_by_global_norm) "
-        "or preprocessing of the images may help."
-    )
 
 
 def _warn_of_skipped(meter: _fit.Meter, count: int, steps: int) -> None:

@@ -14,6 +14,7 @@ from jax import Array
 from funcnet import losses, nets
 from funcnet.kernels import wide
 from funcnet.nets import Net
+from funcnet.train._fit import unsearched
 from funcnet.train._step import TrainState, make_objective, norm
 
 
@@ -77,6 +78,7 @@ def _cell(sizes: Sizes | None) -> str:
     return f"{sizes.rms:.2e} {sizes.max_abs:.2e}{bad}"
 
 
+@unsearched()
 def diagnose(
     net: Net,
     state: TrainState,
@@ -128,25 +130,22 @@ def diagnose(
     # Whatever NumPy makes an array of, such as lists and tensors, as `fit` takes it.
     x, y = (jnp.asarray(a if isinstance(a, Array) else np.asarray(a)) for a in batch)
     batch = x, y
-    outputs: dict[str, Array] = {}
-    probes: dict[str, Array] = {}
-
-    def visit(name: str, y: Array) -> Array:
-        outputs[name] = y
-        return y + probes[name] if name in probes else y
-
-    seen = _seen(net, "", visit)
-    objective = make_objective("diagnose", seen, loss, reg, label_smoothing, compute_dtype)
+    names: list[str] = []  # in the order of the forward pass
 
     def forward(params: Any, added: dict[str, Array]) -> Any:
-        outputs.clear()
-        probes.clear()
-        probes.update(added)
+        outputs: dict[str, Array] = {}  # of this trace alone, as tracers may not outlive theirs
+
+        def visit(name: str, y: Array) -> Array:
+            outputs[name] = y
+            return y + added[name] if name in added else y
+
+        seen = _seen(net, "", visit)
+        objective = make_objective("diagnose", seen, loss, reg, label_smoothing, compute_dtype)
         value, _ = objective(params, state, batch)
-        return value, dict(outputs)
+        names[:] = outputs
+        return value, outputs
 
     shapes = jax.eval_shape(forward, state.params, {})[1]
-    names = list(outputs)  # in the order of the forward pass
 
     @jax.jit
     def measured(params: Any, x: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ Sampling = Literal["permutation", "replacement", "full"]
 # XLA asks for a program's scratch memory anew at every call, and the system hands it over page by
 # page: a convolutional net of 150 ms a step spends a fifth of it there when each step is a call.
 SECONDS_A_CHUNK = 2.0
+_config: Any = jax.config  # whose options mypy does not know
 SAMPLINGS = ("permutation", "replacement", "full")
 
 
@@ -119,6 +121,21 @@ class Chunk(NamedTuple):
     seconds: float
 
 
+def is_searching() -> bool:
+    """Whether JAX raises where a number is not finite."""
+    return bool(_config.jax_debug_nans or _config.jax_debug_infs)
+
+
+@contextmanager
+def unsearched() -> Iterator[None]:
+    """Turns off `jax_debug_nans` and `jax_debug_infs`, for what looks for such numbers itself.
+
+    JAX donates nothing where it searches, and a compiled program says not even what it found.
+    """
+    with jax.debug_nans(False), jax.debug_infs(False):
+        yield
+
+
 def batch_maker(
     gathers: bool, augment: Callable[[Array, Array], Array] | None, dtype: Any
 ) -> Callable[..., tuple[Array, Array]]:
@@ -166,6 +183,7 @@ def step_of_epoch(
     return advance
 
 
+@unsearched()
 def compile_epoch(
     advance: Callable[..., Carry], max_nonfinite: int, carry: Carry, order: Array, *inputs: Any
 ) -> Callable[[Carry, int, Array], Carry]:
@@ -173,8 +191,22 @@ def compile_epoch(
 
     The program runs steps until `stop` of the epoch are done, or until `max_nonfinite` in a row
     were not finite. `stop` is traced, so that chunks of every length are one program. Where XLA
-    would run the step many times slower inside a loop, the host does the loop.
+    would run the step many times slower inside a loop, the host does the loop; under `disable_jit`
+    too, operation by operation.
     """
+
+    def on_host(step: Callable[..., Carry]) -> Callable[[Carry, int, Array], Carry]:
+        def host_loop(carry: Carry, stop: int, order: Array) -> Carry:
+            for _ in range(int(carry.position), stop):
+                carry = step(carry, order, *inputs)
+                if int(carry.streak) >= max_nonfinite:
+                    break
+            return carry
+
+        return host_loop
+
+    if _config.jax_disable_jit:
+        return on_host(advance)
     traced, shapes = jax.make_jaxpr(advance, return_shape=True)(carry, order, *inputs)
     states = carry.train_state, shapes.train_state
     _step_contract.require("fit", _step_contract.of_trace(traced, *states))
@@ -188,15 +220,7 @@ def compile_epoch(
         jitted = jax.jit(once, donate_argnums=0, keep_unused=True)
         step = jitted.lower(carry, order, *inputs).compile()
         _step_contract.require("fit", _step_contract.of_program(step, *states))
-
-        def host_loop(carry: Carry, stop: int, order: Array) -> Carry:
-            for _ in range(int(carry.position), stop):
-                carry = step(carry, order, *inputs)
-                if int(carry.streak) >= max_nonfinite:
-                    break
-            return carry
-
-        return host_loop
+        return on_host(step)
 
     def loop(carry: Carry, stop: Array, *arguments: Any) -> Carry:
         return lax.while_loop(
@@ -257,7 +281,8 @@ def chunks(
         carry = first_carry(train_state, position, steps, streak)
         while position < steps:
             began = time.perf_counter()
-            carry = program(carry, min(position + length, steps), rows)
+            with unsearched():
+                carry = program(carry, min(position + length, steps), rows)
             done, streak = int(carry.position), int(carry.streak)
             seconds = time.perf_counter() - began
             losses, accuracies, finite = (np.array(a)[position:done] for a in carry[3:])
