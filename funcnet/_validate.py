@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -38,7 +39,13 @@ def integers(function: str, name: str, value: ArrayLike) -> Array:
     return array
 
 
-def rank(function: str, name: str, array: Array, ranks: tuple[int, ...], meaning: str) -> None:
+def rank(
+    function: str,
+    name: str,
+    array: Array | jax.ShapeDtypeStruct,
+    ranks: tuple[int, ...],
+    meaning: str,
+) -> None:
     """Raises ValueError unless `array` has one of `ranks` axes."""
     if array.ndim not in ranks:
         expected = " or ".join(str(r) for r in ranks)

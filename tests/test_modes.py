@@ -38,7 +38,7 @@ jax.config.update("jax_enable_x64", True)
 from jaxtyping import install_import_hook, TypeCheckError
 rooms = ["kernels", "losses", "layers"]
 with install_import_hook([f"funcnet.{room}" for room in rooms], "beartype.beartype"):
-    from funcnet import kernels
+    from funcnet import kernels, layers
     from funcnet.catalogue import ROWS
 import jax.numpy as jnp
 count = 0
@@ -49,6 +49,12 @@ for row in ROWS.values():
         )
         jax.eval_shape(lambda *a: row.function(*a, **sample.static), *args)
         count += 1
+for name in ("affine", "affine_relu", "conv2d", "conv1d", "conv2d_transpose", "conv_relu_pool"):
+    (params, x), static = ROWS[name].samples(np.random.default_rng(0))[0]
+    for args in ((params, x), jax.tree.map(jnp.asarray, (params, x))):  # NumPy's arrays and JAX's
+        y, pull = jax.vjp(lambda *args: ROWS[name].function(*args, **static), *args)
+        pull(y)
+kernels.wide_dtype(jnp.float32), layers.conv_init(jax.random.key(0), 3, 1, 1, scale=1)
 for name, shapes in [("matmul", ((2, 3), (4, 5))), ("conv", ((1, 4, 4, 2), (3, 3, 1, 1)))]:
     try:
         rest = ((1, 1), ((0, 0), (0, 0))) if name == "conv" else ()

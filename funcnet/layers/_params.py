@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from funcnet import _validate
 
-Scale = float | Literal["he"] | Array  # a sweep's scale is traced
+Scale = float | int | Literal["he"] | Array  # a sweep's scale is traced
 
 
 class AffineParams(NamedTuple):
