@@ -6,6 +6,7 @@ import operator
 import os
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -42,7 +43,13 @@ def integers(function: str, name: str, value: ArrayLike) -> Array:
     return array
 
 
-def rank(function: str, name: str, array: Array, ranks: tuple[int, ...], meaning: str) -> None:
+def rank(
+    function: str,
+    name: str,
+    array: Array | jax.ShapeDtypeStruct,
+    ranks: tuple[int, ...],
+    meaning: str,
+) -> None:
     """Raises ValueError unless `array` has one of `ranks` axes."""
     if array.ndim not in ranks:
         expected = " or ".join(str(r) for r in ranks)
