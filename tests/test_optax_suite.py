@@ -12,7 +12,13 @@ from tests import optax_suite
 # passes, or is gone, is to be taken from here.
 NESTED = "looks into optax's nested state, where funcnet's is flat"
 EXPECTED = {
-    "_src.combine_test.ExtraArgsTest.test_extra_args": "has integer parameters, which are refused",
+    **dict.fromkeys(
+        [
+            "_src.combine_test.ExtraArgsTest.test_extra_args",
+            "transforms._combining_test.ExtraArgsTest.test_extra_args",
+        ],
+        "has integer parameters, which are refused",
+    ),
     **{
         f"contrib._muon_test.MuonTest.test_dim_nums_combinations_{how}": NESTED
         for how in ("aol", "frobenius", "schatten")
