@@ -76,7 +76,7 @@ def number(
     include_low: bool = True,
     include_high: bool = False,
     hint: str = "",
-) -> float:
+) -> int | float:
     """Returns a static number within its interval, or raises TypeError or ValueError."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         try:

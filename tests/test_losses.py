@@ -401,7 +401,7 @@ def test_an_evaluation_is_compiled_once_and_freed_with_its_net():
     assert traces.count((10, 2, 2, 1)) == 1
     loss = functools.partial(softmax_cross_entropy, label_smoothing=0.1)
     kept = len(train._evaluation._PROGRAMS)
-    train.evaluate(net, trained, DATA.val, loss=loss, batch_size=10)
+    train.evaluate(net, trained, DATA.val, None, loss=loss, batch_size=10)
     assert traces.count((10, 2, 2, 1)) == 1
     assert len(train._evaluation._PROGRAMS) == kept + 1
     gone = [weakref.ref(owner) for owner in (net.apply, loss)]

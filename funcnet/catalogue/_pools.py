@@ -181,7 +181,7 @@ def rows() -> list[Row]:
                     x,
                     window=3,
                     dilation=2,
-                    match="a window of 3, 5 pixels by dilation 2, does",
+                    match="a window of 3, 5 pixels",
                 ),
                 value_error(
                     "a hole of padding",
