@@ -22,9 +22,9 @@ from funcnet import (
     sweep,
     train,
 )
+from funcnet._machine import VERSION
 
-__version__ = "0.1.0"
-
+__version__ = VERSION
 __all__ = [
     "__version__",
     "bench",

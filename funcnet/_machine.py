@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 
+VERSION = "0.1.0"  # funcnet's own, as in pyproject.toml
 CORE = ("jax", "jaxlib", "optax", "jaxtyping", "numpy")
 
 # Options for programs that are compiled once and run once or twice: XLA then takes a fifth of the
@@ -66,9 +67,7 @@ def device() -> dict[str, str | int]:
 
 def versions(*packages: str) -> dict[str, str]:
     """The versions of funcnet, Python, and those of `packages` (or the core's) that are there."""
-    import funcnet
-
-    found = {"funcnet": funcnet.__version__, "python": platform.python_version()}
+    found = {"funcnet": VERSION, "python": platform.python_version()}
     for package in packages or CORE:
         try:
             found[package] = metadata.version(package)

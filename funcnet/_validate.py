@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -106,3 +108,24 @@ def pair(function: str, name: str, value: Any, *, low: int = 1) -> tuple[int, in
     if min(both) < low:
         raise ValueError(f"{function}: {name} is {value!r}, expected at least {low}.")
     return int(both[0]), int(both[1])
+
+
+def leaf_name(path: Any, root: str = "") -> str:
+    """The name of a leaf in messages, as in `opt_state[0].mu.affine1.w`, from its path in a tree.
+
+    >>> ((path, _),) = jax.tree.leaves_with_path({"affine1": [1.0]})
+    >>> leaf_name(path), leaf_name(path, "params")
+    ('affine1[0]', 'params.affine1[0]')
+    """
+    name = root + plain_path(jax.tree_util.keystr(path))
+    return name if root else name.removeprefix(".")
+
+
+def leaf_names(tree: Any, root: str = "") -> list[str]:
+    """The names of a tree's leaves, in order; a tree that is a leaf has the root's alone."""
+    return [leaf_name(path, root) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def plain_path(text: str) -> str:
+    """Text with `['affine1']` as `.affine1` in it."""
+    return re.sub(r"\['([^']+)'\]", r".\1", text)

@@ -17,7 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from funcnet.checks._reports import Check, ResumeReport
+from funcnet._reports import Check
+from funcnet.checks._reports import ResumeReport
 
 # What a clock has put into the rows of a history.
 _TIMES = ("seconds", "images_per_second")

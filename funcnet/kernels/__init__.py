@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from funcnet.kernels import _conv, _lowering, _native, _products
 from funcnet.kernels._conv import Pads, Pair
+from funcnet.kernels._flops import flops as flops
 
 
 def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
