@@ -7,7 +7,10 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
+
+# typing.Self is no annotation that can be executed, method by method.
+_Report = TypeVar("_Report", bound="Report")
 
 
 class RuleError(AssertionError):
@@ -93,7 +96,7 @@ class Report:
     def __iter__(self) -> Iterator[Check]:
         return iter(self.checks)
 
-    def raise_if_bad(self) -> Self:
+    def raise_if_bad(self: _Report) -> _Report:
         """Raises `RuleError` with the failures, or returns the report itself.
 
         Returns:
@@ -171,7 +174,7 @@ class Report:
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
+    def from_dict(cls: type[_Report], data: dict[str, Any]) -> _Report:
         """The report that `to_dict` gave.
 
         Raises:
@@ -192,7 +195,7 @@ class Report:
         return cls(checks=checks, **{key: _decode(value) for key, value in data.items()})
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls: type[_Report], text: str) -> _Report:
         """The report that `to_json` gave."""
         return cls.from_dict(json.loads(text))
 

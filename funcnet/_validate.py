@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import os
 import re
 from typing import Any
 
@@ -10,6 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+_WORDS = {"1": True, "true": True, "yes": True, "on": True}
+_WORDS |= {"0": False, "false": False, "no": False, "off": False}
 FLOATING = (jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16)
 
 
@@ -91,23 +95,47 @@ def number(
 
 def count(function: str, name: str, value: Any, *, low: int = 1) -> int:
     """Returns an int of at least `low`, or raises TypeError or ValueError."""
-    if not hasattr(value, "__index__") or isinstance(value, bool):
+    index = _index(value)
+    if index is None:
         raise TypeError(f"{function}: {name} is {value!r}, expected an int of at least {low}.")
-    if int(value) < low:
+    if index < low:
         raise ValueError(f"{function}: {name} is {value}, expected an int of at least {low}.")
-    return int(value)
+    return index
+
+
+def seed(function: str, name: str, value: Any) -> int:
+    """Returns a seed, an int of 0 to 2^32 - 1, or raises TypeError or ValueError.
+
+    Of a larger one `jax.random.key` keeps the lower 32 bits in silence, or with x64 all of them:
+    another run by another flag, or the run of another seed.
+    """
+    index = _index(value)
+    if index is None:
+        raise TypeError(f"{function}: {name} is {value!r}, expected an int of 0 to 2^32 - 1.")
+    if not 0 <= index < 2**32:
+        raise ValueError(f"{function}: {name} is {value}, expected an int of 0 to 2^32 - 1.")
+    return index
+
+
+def _index(value: Any) -> int | None:
+    """The int that `value` is, None where it is none: arrays of floats have an `__index__` too."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def pair(function: str, name: str, value: Any, *, low: int = 1) -> tuple[int, int]:
     """Returns an int or a pair of ints as (height, width), or raises TypeError or ValueError."""
     both = (value, value) if not isinstance(value, (tuple, list)) else tuple(value)
-    if len(both) != 2 or not all(hasattr(v, "__index__") and not isinstance(v, bool) for v in both):
+    ints = [i for i in map(_index, both) if i is not None]
+    if not len(both) == len(ints) == 2:
         raise TypeError(
             f"{function}: {name} is {value!r}, expected an int or a pair of ints (height, width)."
         )
-    if min(both) < low:
+    if min(ints) < low:
         raise ValueError(f"{function}: {name} is {value!r}, expected at least {low}.")
-    return int(both[0]), int(both[1])
+    return ints[0], ints[1]
 
 
 def leaf_name(path: Any, root: str = "") -> str:
@@ -129,3 +157,16 @@ def leaf_names(tree: Any, root: str = "") -> list[str]:
 def plain_path(text: str) -> str:
     """Text with `['affine1']` as `.affine1` in it."""
     return re.sub(r"\['([^']+)'\]", r".\1", text)
+
+
+def enabled(variable: str, default: bool = True) -> bool:
+    """Whether a variable of the environment says yes, in any case; `default` if unset or empty."""
+    word = os.environ.get(variable, "").strip()
+    if not word:
+        return default
+    if word.lower() not in _WORDS:
+        raise ValueError(
+            f"the environment variable {variable} is {word!r}, expected one of "
+            f"{', '.join(_WORDS)}; unset it for {'on' if default else 'off'}."
+        )
+    return _WORDS[word.lower()]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from funcnet.layers._params import BatchStats
+from funcnet.layers._params import BatchStats, NormParams
 
 relu = jax.nn.relu
 sigmoid = jax.nn.sigmoid
@@ -100,11 +100,8 @@ def batch_norm(params, x, eps=1e-5):
 
 def batch_norm_inference(params, stats, x, eps=1e-5):
     """`layers.batch_norm_inference`."""
-    gamma, beta, mean, var = (
-        jnp.expand_dims(p, range(x.ndim - 1))
-        for p in (params.gamma, params.beta, stats.mean, stats.var)
-    )
-    return gamma * (x - mean) / jnp.sqrt(var + eps) + beta
+    mean, var = (jnp.expand_dims(s, range(x.ndim - 1)) for s in stats)
+    return _scale(params, (x - mean) / jnp.sqrt(var + eps))
 
 
 def affine_batch_norm_relu(params, x, eps=1e-5):
@@ -128,8 +125,7 @@ def group_norm(params, x, groups, eps=1e-5):
 
 def rms_norm(gamma, x, eps=1e-6):
     """`layers.rms_norm`."""
-    rms = jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + eps)
-    return jnp.expand_dims(gamma, range(x.ndim - 1)) * x / rms
+    return _scale(NormParams(gamma, None), x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + eps))
 
 
 def softmax_cross_entropy(logits, labels, label_smoothing=0.0):
@@ -163,7 +159,9 @@ def _standardised(x, axes, eps):
 
 def _scale(params, x):
     axes = range(x.ndim - 1)
-    return jnp.expand_dims(params.gamma, axes) * x + jnp.expand_dims(params.beta, axes)
+    if params.gamma is not None:
+        x = jnp.expand_dims(params.gamma, axes) * x
+    return x if params.beta is None else x + jnp.expand_dims(params.beta, axes)
 
 
 def _windows(window, stride, padding):

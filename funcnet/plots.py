@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jax.typing import ArrayLike
 
+from funcnet import _matplotlib
 from funcnet.train import History
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from funcnet.sweep import Result
+else:
+    Axes = Figure = Result = Any  # annotations that are executed find a name
 
 __all__ = ["compare", "curves", "load_run", "style", "sweep", "weight_grid"]
 
@@ -69,11 +72,7 @@ def style() -> Iterator[None]:
     ...     matplotlib.rcParams["axes.spines.top"]
     False
     """
-    try:
-        from matplotlib import rc_context
-    except ImportError as error:
-        raise ImportError('plots needs matplotlib: pip install "funcnet[run]"') from error
-    with rc_context(_STYLE):
+    with _matplotlib.require("plots").rc_context(_STYLE):
         yield
 
 
@@ -506,5 +505,5 @@ def _finish_epochs(axes: Axes, title: str) -> None:
 def _saved(figure: Figure, path: PathLike | None) -> Figure:
     figure.draw_without_rendering()  # the layout settles with the second drawing
     if path is not None:
-        figure.savefig(os.fspath(path), dpi=_DPI)
+        _matplotlib.save(figure, path, _DPI)
     return figure

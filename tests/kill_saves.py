@@ -77,11 +77,17 @@ def save_on(folder, first):
 
 
 def random_kills(folder, count):
-    """Kills `count` processes, each of which goes on behind the newest that is there."""
+    """Kills `count` processes, each of which goes on behind the newest that is there.
+
+    A process has the time of up to four saves, however busy the machine is.
+    """
+    began = time.perf_counter()
+    os.waitpid(forked(lambda: Checkpoints(folder.with_name("first")).save(run(1))), 0)
+    seconds = time.perf_counter() - began
     for _ in range(count):
         last = max((int(path.name[5:13]) for path in Checkpoints(folder).paths()), default=0)
         child = forked(partial(save_on, folder, last + 1))
-        time.sleep(random.uniform(0.005, 0.06))
+        time.sleep(random.uniform(0.3, 4) * seconds)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status), "it ended before it was killed"

@@ -2,11 +2,17 @@
 
 import io
 import os
+import stat
+import tempfile
 import zipfile
+from pathlib import Path
 
 import chex
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -60,16 +66,166 @@ def test_a_template_of_shapes_is_enough(saved):
     chex.assert_trees_all_equal(loaded[:2], (params, state))
 
 
+DTYPES = [
+    *map(np.dtype, "?bhilBHILefdgFDGSUVOMm"),
+    *(np.dtype(order + kind) for order in "<>" for kind in ("f4", "i8", "c16", "U3")),
+    np.dtype([("w", "f4")]),
+    *(
+        np.dtype(v)
+        for v in vars(ml_dtypes).values()
+        if isinstance(v, type) and issubclass(v, np.generic)
+    ),
+]
+LAYOUTS = {
+    "plain": lambda a: a,
+    "Fortran": lambda a: np.array(a, order="F"),
+    "strided": lambda a: np.repeat(a, 2, -1)[..., ::2] if a.ndim else a,
+    "backwards": lambda a: a[::-1] if a.ndim else a,
+    "read-only": lambda a: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape),
+}
+ROUND = {  # the dtypes that come back: those of JAX's that each kind of file has
+    "safetensors": "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 "
+    "complex64 bfloat16 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu",
+}
+ROUND["npz"] = (
+    f"{ROUND['safetensors']} complex128 float4_e2m1fn float8_e3m4 float8_e4m3 float8_e4m3b11fnuz "
+    "int2 int4 uint2 uint4"
+)
+
+
+@hypothesis.settings(max_examples=8, derandomize=True, database=None, deadline=None)
+@hypothesis.given(
+    shape=st.sampled_from([(), (0, 2), (2, 3)]),
+    layout=st.sampled_from(list(LAYOUTS)),
+    seed=st.integers(0, 9),
+)
+def test_what_is_saved_comes_back_to_the_bit_and_the_rest_is_refused(shape, layout, seed):
+    numbers = np.random.default_rng(seed).integers(-8, 8, shape)
+    for suffix in SUFFIXES:
+        known = [dtype for dtype in DTYPES if dtype.name in ROUND[suffix].split()]
+        params = [LAYOUTS[layout](numbers.astype(dtype)) for dtype in known]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"p.{suffix}"
+            for dtype in set(DTYPES) - set(known):
+                with pytest.raises(TypeError, match=r"save_params: w has dtype"):
+                    checkpoint.save_params(path, {"w": np.zeros(shape, dtype)})
+            assert not list(Path(folder).iterdir())
+            checkpoint.save_params(path, params)
+            loaded = checkpoint.load_params(path, params).params
+        assert len({dtype.name for dtype in known}) == len(ROUND[suffix].split())
+        for dtype, leaf, found in zip(known, params, loaded, strict=True):
+            assert (found.dtype.name, found.shape) == (dtype.name, shape)
+            native = leaf if dtype.isnative else leaf.astype(dtype.newbyteorder("="))
+            assert np.asarray(found).tobytes() == native.tobytes(), dtype
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64, jnp.int8])
-def test_dtypes_go_round(tmp_path, dtype, suffix):
+def test_every_bit_pattern_of_a_float_comes_back(tmp_path, suffix):
     path = tmp_path / f"p.{suffix}"
-    params = {"w": jnp.arange(6).reshape(2, 3).astype(dtype), "s": jnp.asarray(2, dtype)}
+    patterns = np.arange(256, dtype=np.uint8)
+    params = {
+        name: patterns.view(getattr(ml_dtypes, name))
+        for name in ROUND[suffix].split()
+        if name.startswith("float8")
+    }
+    params |= {name: np.tile(patterns, 8).view(name) for name in ("float32", "float64", "float16")}
     checkpoint.save_params(path, params)
-    loaded = checkpoint.load_params(path, params)
-    chex.assert_trees_all_equal(loaded.params, params, strict=True)
-    assert loaded.preprocessing is None
-    assert loaded.state == ()
+    for name, leaf in checkpoint.load_params(path, params).params.items():
+        assert np.asarray(leaf).tobytes() == params[name].tobytes(), name
+
+
+def test_bytes_of_one_kind_of_float8_are_not_taken_for_those_of_another(tmp_path):
+    path = tmp_path / "p.npz"
+    checkpoint.save_params(path, {"w": np.ones(3, ml_dtypes.float8_e4m3fn)})
+    with pytest.raises(CheckpointError, match=r"\(3,\) float8_e4m3fn in the file, .* float8_e5m2"):
+        checkpoint.load_params(path, {"w": np.ones(3, ml_dtypes.float8_e5m2)})
+    np.savez(path, w=np.ones(3, ml_dtypes.int4))  # which does not say what its bytes are
+    loaded = checkpoint.load_params(path, {"w": np.zeros(3, ml_dtypes.int4)}).params["w"]
+    assert loaded.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_numbers_of_64_bits_are_not_cut_without_x64(tmp_path, suffix):
+    path = tmp_path / f"p.{suffix}"
+    for leaf in (np.array([2**40 + 5]), np.array([0.1]), np.array([2**63], np.uint64)):
+        checkpoint.save_params(path, {"w": leaf})
+        assert checkpoint.load_params(path, {"w": leaf}).params["w"].tolist() == leaf.tolist()
+        with (
+            jax.enable_x64(False),
+            pytest.raises(
+                CheckpointError, match=f"w is {leaf.dtype}, which .*expected jax_enable_"
+            ),
+        ):
+            checkpoint.load_params(path, {"w": leaf})
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_pythons_numbers_come_back_as_they_are(tmp_path, suffix):
+    path = tmp_path / f"p.{suffix}"
+    params = {"a": 0.1, "b": 2**40 + 5, "c": True}
+    checkpoint.save_params(path, params)
+    with jax.enable_x64(False):
+        loaded = checkpoint.load_params(path, params).params
+    assert [(type(v), v) for v in loaded.values()] == [(type(v), v) for v in params.values()]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("leaf", "said"),
+    [
+        (jax.random.key(0), r"w is a PRNG key, expected numbers.*jax\.random\.key_data"),
+        (np.ma.masked_equal([1.0, 2.0], 2.0), r"w is a masked array.*w\.filled"),
+        (2**70, "w has dtype object"),
+        ("text", "w has dtype <U4"),
+        (jax.ShapeDtypeStruct((2,), jnp.float32), "w has dtype object"),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_refused(tmp_path, suffix, leaf, said):
+    with pytest.raises(TypeError, match=f"save_params: {said}"):
+        checkpoint.save_params(tmp_path / f"p.{suffix}", {"w": leaf})
+    assert not list(tmp_path.iterdir())
+
+
+@hypothesis.settings(max_examples=40, derandomize=True, database=None, deadline=None)
+@hypothesis.given(
+    st.dictionaries(
+        st.text(max_size=3)
+        | st.sampled_from(["__metadata__", "w\0", "../w", "/", "\ud800", "x" * 2**15, "w.npy"]),
+        st.integers(0, 255),
+        max_size=3,
+    )
+)
+def test_names_of_any_kind_go_round_or_are_refused(tree):
+    tree = {name: np.uint8(number) for name, number in tree.items()}
+    for suffix in SUFFIXES:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"p.{suffix}"
+            try:
+                checkpoint.save_params(path, tree)
+            except ValueError:
+                assert not list(Path(folder).iterdir())
+                assert {c for n in tree for c in n} & {"\0", "\ud800"} or max(map(len, tree)) > 9
+                continue
+            loaded = checkpoint.load_params(path, tree).params
+        assert {name: int(leaf) for name, leaf in loaded.items()} == tree
+
+
+def test_two_paths_of_one_name_are_refused(tmp_path):
+    tree = {"a.b": jnp.ones(1), "a": {"b": jnp.ones(1)}}
+    with pytest.raises(ValueError, match=r"save_params: two leaves are named a\.b"):
+        checkpoint.save_params(tmp_path / "p.npz", tree)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_files_have_the_permissions_that_the_umask_leaves(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        for suffix in SUFFIXES:
+            checkpoint.save_params(tmp_path / f"p.{suffix}", {"w": np.ones(2)})
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {mode}
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

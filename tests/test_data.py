@@ -85,11 +85,15 @@ def made_cifar10(form, folder):
 CIFAR_FORMS = ["py", "bin", "py.tar", "py.tar.gz", "bin.tar", "bin.tar.gz"]
 
 
-@pytest.mark.parametrize("below", ["", "cifar10"])
+@pytest.mark.parametrize("below", ["", "cifar10", "cifar-10-python", "batches"])
 @pytest.mark.parametrize("form", CIFAR_FORMS)
 def test_cifar10_is_the_same_from_every_form(form, below, tmp_path):
-    made_cifar10(form, tmp_path / below)
-    dataset = load("cifar10", tmp_path)
+    if below == "batches":  # data_dir is the batches' own folder
+        made_cifar10(form, tmp_path)
+        dataset = load("cifar10", tmp_path / {"py": PY, "bin": BIN}.get(form, ""))
+    else:
+        made_cifar10(form, tmp_path / below)
+        dataset = load("cifar10", tmp_path)
     np.testing.assert_array_equal(dataset.train.images, nhwc(TRAIN_ROWS)[:-2])
     np.testing.assert_array_equal(dataset.train.labels, TRAIN_LABELS[:-2])
     np.testing.assert_array_equal(dataset.val.images, nhwc(TRAIN_ROWS)[-2:])
@@ -131,13 +135,13 @@ IDX = {
 }
 
 
-def made_idx(folder, zipped=lambda name: True):
-    folder.mkdir(parents=True, exist_ok=True)
+def made_idx(folder, zipped=lambda name: True, place=lambda name: name):
     for name, array in IDX.items():
-        content = idx_bytes(array)
+        content, path = idx_bytes(array), folder / place(name)
         if zipped(name):
-            name, content = f"{name}.gz", gzip.compress(content, mtime=0)
-        (folder / name).write_bytes(content)
+            path, content = path.with_name(f"{path.name}.gz"), gzip.compress(content, mtime=0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -145,16 +149,45 @@ def made_idx(folder, zipped=lambda name: True):
     [
         ("mnist", ""),
         ("mnist", "mnist"),
+        ("mnist", "MNIST"),
         ("mnist", "MNIST/raw"),
+        ("mnist", "raw"),
         ("fashion_mnist", ""),
         ("fashion_mnist", "fashion_mnist"),
+        ("fashion_mnist", "FashionMNIST"),
         ("fashion_mnist", "FashionMNIST/raw"),
     ],
 )
 @pytest.mark.parametrize("zipped", ["all", "none", "images"])
 def test_idx_sets_from_every_folder(name, below, zipped, tmp_path):
     made_idx(tmp_path / below, lambda n: zipped == "all" or (zipped == "images" and "images" in n))
-    dataset = load(name, tmp_path, val_size=3)
+    check_idx(name, tmp_path)
+
+
+KAGGLE = {
+    "dotted": lambda name: name.replace("-idx", ".idx"),
+    "nested": lambda name: f"{name}/{name}",
+    "nested and dotted": lambda name: f"{name}/{name.replace('-idx', '.idx')}",
+    "dotted folders": lambda name: "/".join(2 * [name.replace("-idx", ".idx")]),
+    # As some have it: the archives' own folders for two, dots for the others.
+    "mixed": lambda name: f"{name}/{name}" if "labels" in name else name.replace("-idx", ".idx"),
+}
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("names", KAGGLE)
+def test_idx_sets_under_kaggles_names(names, zipped, name, tmp_path, monkeypatch):
+    made_idx(tmp_path, lambda _: zipped, KAGGLE[names])
+    check_idx(name, tmp_path)
+    # Their checksums are the official files', whatever the name.
+    monkeypatch.setattr(_formats, "read_idx", lambda *_: pytest.fail("it was parsed"))
+    with pytest.raises(data.DataFormatError, match=r"train-images.* (sha256|md5) is"):
+        load(name, tmp_path, verify=True)
+
+
+def check_idx(name, folder):
+    dataset = load(name, folder, val_size=3)
     np.testing.assert_array_equal(dataset.train.images, DIGITS[:5, ..., None])
     np.testing.assert_array_equal(dataset.val.images, DIGITS[5:8, ..., None])
     np.testing.assert_array_equal(dataset.test.images, DIGITS[8:, ..., None])
@@ -314,6 +347,47 @@ def test_the_real_mnist(data_dir):
     )
 
 
+# --- Copies of the official files that lost rows
+
+
+@pytest.mark.parametrize(("form", "short"), [("py", "data_batch_3"), ("bin", "test_batch")])
+def test_a_batch_of_cifar10_that_lost_a_row_is_refused(form, short, tmp_path):
+    """Cut between two rows it looks whole, and no checksum is asked for."""
+    write = binary_batch if form == "bin" else python2_pickle
+    rows, labels = np.zeros((10_000, 3072), np.uint8), np.zeros(10_000, np.uint8)
+    whole, folder = tmp_path / "whole", tmp_path / (BIN if form == "bin" else PY)
+    whole.write_bytes(write(rows, labels))
+    folder.mkdir()
+    for name in BATCHES:
+        path = folder / (f"{name}.bin" if form == "bin" else name)
+        if name == short:
+            path.write_bytes(write(rows[1:], labels[1:]))
+        else:
+            os.link(whole, path)
+    with pytest.raises(data.DataFormatError, match=rf"{short}.*: it has 9999 rows, expected 10000"):
+        load("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize(("train", "test"), [(59_999, 10_000), (60_000, 9_999), (59_999, 9_999)])
+def test_mnist_that_lost_rows_is_refused(train, test, tmp_path):
+    for name in IDX:
+        shape = (train if "train" in name else test, *((28, 28) if "images" in name else ()))
+        (tmp_path / name).write_bytes(idx_bytes(np.zeros(shape, np.uint8)))
+    came = r"train-.* 59999 rows, expected 60000" if train == 59_999 else r"t10k-.* 9999 .* 10000"
+    with pytest.raises(data.DataFormatError, match=came):
+        load("mnist", tmp_path)
+
+
+def test_the_rows_of_a_set():
+    """Somebody's own set may have any size; one that is nearly the official one is a copy of it."""
+    for own in ((4, 6), (240_000, 40_000), (30_000, 9_000), (1, 1)):
+        _formats.check_rows(zip("ab", own, (60_000, 10_000), strict=True))
+    _formats.check_rows(zip("ab", (73_257, 26_032), (73_257, 26_032), strict=True))
+    for came in ((73_256, 26_032), (73_257, 26_031), (73_257, 9), (73_000, 26_032)):
+        with pytest.raises(data.DataFormatError, match=r"it has \d+ rows, expected (73257|26032)"):
+            _formats.check_rows(zip("ab", came, (73_257, 26_032), strict=True))
+
+
 # --- Sizes and options
 
 
@@ -364,7 +438,8 @@ def test_find_says_what_is_where(tmp_path, monkeypatch):
     nowhere = data.find("mnist", tmp_path)
     assert not nowhere.found
     assert nowhere.paths == ()
-    assert nowhere.looked == tuple(tmp_path / f for f in ("mnist", "MNIST/raw", ""))
+    folders = ("mnist", "MNIST/raw", "MNIST", "raw", "")
+    assert nowhere.looked == tuple(tmp_path / f for f in folders)
     assert "https://ossci-datasets" in nowhere.needs
     made_idx(tmp_path / "MNIST/raw")
     found = data.find("mnist", str(tmp_path))
@@ -442,8 +517,9 @@ def test_every_file_that_can_be_loaded_has_a_checksum():
     for name, source in data._SOURCES.items():
         sums = data._checksums(name)
         files = {f for form in source.forms for names in form for f in names} | set(source.files)
-        # A plain tar is nobody's official file: its members are verified one by one.
-        files = {os.path.basename(f) for f in files if not f.endswith(".tar")}
+        # A plain tar is nobody's official file: its members are verified one by one. Kaggle's names
+        # are verified as the official ones.
+        files = {os.path.basename(f).replace(".idx", "-idx") for f in files if f[-4:] != ".tar"}
         assert files == set(sums)
         assert all(len(checksum) in (32, 64) for checksum in sums.values())
         assert len(set(sums.values())) == len(sums)
@@ -535,11 +611,22 @@ def test_a_folder_that_cannot_be_made(network, tmp_path):
 def test_no_download_where_it_is_off(network, tmp_path, monkeypatch):
     with pytest.raises(data.DataNotFoundError, match="off"):
         data.load("mnist", tmp_path, download=False)
-    monkeypatch.setenv("FUNCNET_DOWNLOAD", "0")
-    with pytest.raises(data.DataNotFoundError, match="off"):
+    for word in ("0", "false", "False", "NO", "off", " 0 "):
+        monkeypatch.setenv("FUNCNET_DOWNLOAD", word)
+        with pytest.raises(data.DataNotFoundError, match="off"):
+            data.load("mnist", tmp_path)
+    monkeypatch.setenv("FUNCNET_DOWNLOAD", "maybe")
+    with pytest.raises(ValueError, match=r"FUNCNET_DOWNLOAD is 'maybe', expected .*false, no, off"):
         data.load("mnist", tmp_path)
     assert network["asked"] == []
     data.load("mnist", tmp_path, val_size=2, download=True)
+    assert len(network["asked"]) == 4
+
+
+@pytest.mark.parametrize("word", ["", "1", "true", "Yes", "ON"])
+def test_download_where_it_is_on(word, network, tmp_path, monkeypatch):
+    monkeypatch.setenv("FUNCNET_DOWNLOAD", word)
+    data.load("mnist", tmp_path, val_size=2)
     assert len(network["asked"]) == 4
 
 

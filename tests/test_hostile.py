@@ -152,6 +152,7 @@ def limited_cases():
 
 # Whole files that hold none of the numbers that are asked for: load_params refuses them.
 OTHERS = {"name_of_a_folder", "nothing_inside", "end_alone", "no_tensor", "dtype_other"}
+OTHERS |= {"dtype_F8_E4M3", "dtype_F8_E5M2", "dtype_F8_E8M0"}
 READ = ({*hostile.HOSTILE_NPZ} | {*hostile.HOSTILE_SAFETENSORS}) - OTHERS
 
 

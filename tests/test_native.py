@@ -57,8 +57,12 @@ def test_it_can_be_switched_off(monkeypatch):
     a = jnp.ones((3, 3), jnp.float32)
     assert not custom_calls(kernels.matmul, a, a)
     _native._switched.clear()
-    monkeypatch.setenv("FUNCNET_NATIVE", "0")
-    assert kernels.native_status() == "XLA: switched off by FUNCNET_NATIVE=0"
+    for word in ("0", "false", "OFF"):
+        monkeypatch.setenv("FUNCNET_NATIVE", word)
+        assert kernels.native_status() == f"XLA: switched off by FUNCNET_NATIVE={word}"
+    monkeypatch.setenv("FUNCNET_NATIVE", "maybe")
+    with pytest.raises(ValueError, match="FUNCNET_NATIVE is 'maybe', expected one of 1, true"):
+        kernels.native_status()
 
 
 def test_without_the_package_it_says_so_and_goes_on(tmp_path):

@@ -39,7 +39,10 @@ def of_rank(numbers):
 NUMBERS = optax.contrib.MuonDimensionNumbers
 matrices_and_kernels = of_rank({2: NUMBERS(), 4: NUMBERS((0, 1, 2), 3)})
 matrices_and_stacks = of_rank({2: NUMBERS(), 4: NUMBERS(3, (1, 2))})
-OURS_ALONE = {"eps_in_sqrt", "conv_kernels", "ns_dtype", "velocity", "accumulator_dtype"}
+OURS_ALONE = {
+    *("eps_in_sqrt", "conv_kernels", "ns_dtype", "velocity", "accumulator_dtype"),
+    "bias_correction_max",
+}
 
 # The table that drives the tests: ours, its twin in optax, the arguments of both.
 TABLE = {
@@ -75,6 +78,12 @@ TABLE = {
         opt.adamw,
         optax.adamw,
         {"weight_decay": 0.1, "mask": not_kernels, "nesterov": True},
+    ),
+    "amsgrad": (opt.amsgrad, optax.amsgrad, {}),
+    "amsgrad-paper": (
+        opt.amsgrad,
+        optax.amsgrad,
+        {"bias_correction_mu": False, "bias_correction_nu": False, "eps_root": 1e-4},
     ),
     "lion": (opt.lion, optax.lion, {}),
     "lamb": (opt.lamb, optax.lamb, {"weight_decay": 0.01, "mask": not_kernels}),
@@ -213,7 +222,7 @@ def random_state(rng, state, rows):
 
     fields = {k: draw(v) for k, v in state._asdict().items()}
     fields["count"] = rng.integers(0, 1000, rows, dtype=np.int32)
-    for field in {"nu", "sum_of_squares", "e_g", "e_x"} & set(fields):
+    for field in {"nu", "nu_max", "sum_of_squares", "e_g", "e_x"} & set(fields):
         fields[field] = jax.tree.map(lambda z: z * z + 0.01, fields[field])
     if isinstance(state, opt.RMSPropState) and state.mu is not None:
         fields["nu"] = jax.tree.map(lambda n, m: n + 1 + m * m, fields["nu"], fields["mu"])
@@ -497,6 +506,51 @@ def test_20_steps_equal_torch(name, rng):
 
     got = run(start, grads)
     np.testing.assert_allclose(got, p.detach().numpy(), rtol=1e-12, atol=1e-13)
+
+
+COUPLED = optax.add_decayed_weights(0.1)  # torch's weight_decay, but for AdamW
+MAXIMIZE = optax.scale(-1.0)
+TORCH |= {
+    "amsgrad": (
+        opt.amsgrad(0.01, bias_correction_nu=False, bias_correction_max=True),
+        "Adam",
+        {"lr": 0.01, "amsgrad": True},
+    ),
+    "coupled": (
+        optax.chain(MAXIMIZE, COUPLED, opt.adam(0.01)),
+        "Adam",
+        {"lr": 0.01, "weight_decay": 0.1, "maximize": True},
+    ),
+    "coupled-sgd": (
+        optax.chain(MAXIMIZE, COUPLED, opt.momentum(0.01)),
+        "SGD",
+        {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1, "maximize": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_coupled_decay_maximize_and_amsgrad_are_torchs(amsgrad, rng):
+    """torch.optim.Adam's formula with weight_decay, maximize and amsgrad, in NumPy."""
+    w, m, v, largest = rng.standard_normal((2, 3)), 0.0, 0.0, 0.0
+    make = (
+        functools.partial(opt.amsgrad, bias_correction_nu=False, bias_correction_max=True)
+        if amsgrad
+        else opt.adam
+    )
+    optimizer = optax.chain(MAXIMIZE, COUPLED, make(0.01))
+    ours = jnp.asarray(w)
+    state = optimizer.init(ours)
+    for t, scale in enumerate((3.0, 1.0, 0.1, 2.0), 1):  # falls, so that the maximum is another
+        grads = scale * rng.standard_normal((2, 3))
+        updates, state = quickly(optimizer.update)(grads, state, ours)
+        ours = optax.apply_updates(ours, updates)
+        g = -grads + 0.1 * w
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        largest = np.maximum(largest, v)
+        root = np.sqrt((largest if amsgrad else v) / (1 - 0.999**t))
+        w = w - 0.01 * (m / (1 - 0.9**t)) / (root + 1e-8)
+        np.testing.assert_allclose(ours, w, rtol=1e-12)
 
 
 # 4. How they are used.
@@ -868,7 +922,151 @@ def test_muon_steps_in_bfloat16(rng):
     assert 0 < np.linalg.norm(got - expected) < 0.2 * np.linalg.norm(expected)
 
 
-# 6. Errors.
+# 6. Complex and abstract leaves, arguments that others need.
+
+
+def complex_normal(rng, shape):
+    return jnp.asarray(rng.standard_normal(shape) + 1j * rng.standard_normal(shape))
+
+
+# optax squares g where |g|^2 is meant: adadelta's roots, Schatten's x x^T, the dual norm.
+UNCONJUGATED = {"adadelta", "adadelta-decay", "muon-schatten"}
+
+
+@table([name for name in (*PLAIN, "muon-stack") if name not in UNCONJUGATED])
+def test_200_complex_steps_equal_optax(name, rng):
+    """Complex128, relative 1e-12, in the tree that the real steps run in."""
+    params = ragged(lambda s: complex_normal(rng, s))
+    noise = ragged(lambda s: complex_normal(rng, (200, *s)))
+
+    @quickly
+    def run():
+        return [trajectory(make(name), params, noise) for make in (ours, twin)]
+
+    (got, state), (expected, _) = run()
+    assert_trees_close(got, expected, 1e-12)
+    assert np.abs((got["p"].x - params["p"].x).imag).max() > 1e-4
+    squares = {"nu", "nu_max", "sum_of_squares", "e_g", "e_x"} & set(state._fields)
+    for leaf in jax.tree.leaves([getattr(state, field) for field in squares]):
+        assert leaf.dtype == np.float64  # half of what optax keeps
+
+
+@table()
+def test_a_phase_of_the_gradients_is_one_of_the_updates(name, rng):
+    """And complex numbers that are real move as real ones do."""
+    params, grads = ({"w": rng.standard_normal((4, 5)), "b": rng.standard_normal(3)} for _ in "pg")
+    complex_grads = {"w": complex_normal(rng, (4, 5)), "b": complex_normal(rng, 3)}
+    optimizer = ours(name)
+
+    @quickly
+    def ends(params, grads):
+        rows = jax.tree.map(lambda g: jnp.stack([g, -0.5 * g, 2 * g]), grads)
+        return trajectory(optimizer, params, rows)[0]
+
+    def turned(tree, phase):
+        return jax.tree.map(lambda x: x * np.exp(1j * phase), tree)
+
+    real = ends(params, grads)
+    assert_trees_close(ends(turned(params, 0.0), turned(grads, 0.0)), real, 1e-12)
+    once = ends(turned(params, 0.0), complex_grads)
+    assert_trees_close(
+        ends(turned(params, 1.0), turned(complex_grads, 1.0)), turned(once, 1.0), 1e-11
+    )
+
+
+def test_complex_zero_gradients_move_nothing():
+    """The divisor is `tiny` alone, whose square is 0 in float32."""
+    w = jnp.zeros((2, 3), jnp.complex64)
+    for make in (opt.adam, opt.amsgrad, opt.adamax, opt.adagrad, opt.rmsprop, opt.muon):
+        optimizer = make(0.1, eps=0.0)
+        updates, state = quickly(optimizer.update)(w, optimizer.init(w), w)
+        assert updates.dtype == jnp.complex64
+        np.testing.assert_array_equal(updates, w)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize(
+    ("options", "keep", "message"),
+    [
+        (
+            {"mu_dtype": jnp.float32},
+            lambda w: w,
+            "the mu at .*'w'.* is complex but kept as float32",
+        ),
+        ({}, jnp.real, "the update at .*'w'.* is complex but kept as float32"),
+        ({"ns_dtype": jnp.bfloat16}, lambda w: w, "muon: ns_dtype is .*bfloat16.*expected None"),
+    ],
+)
+def test_complex_numbers_are_not_kept_as_real_ones(options, keep, message):
+    grads = {"w": jnp.ones((2, 3), jnp.complex64)}
+    params = jax.tree.map(keep, grads)
+    optimizer = opt.muon(0.1, **options) if "ns_dtype" in options else opt.adam(0.1, **options)
+    state = optimizer.init(grads if not options else params)
+    with pytest.raises(TypeError, match=message):
+        optimizer.update(grads, state, params)
+
+
+LABELS = {"w": "a", "b": "b", "none": None, "empty": {}}
+FIRST = {"w": True, "b": False, "none": None, "empty": {}}
+WRAPPERS = {
+    "chain": lambda make: optax.chain(optax.clip_by_global_norm(5.0), make(0.1)),
+    "plateau": lambda make: optax.chain(make(0.1), optax.contrib.reduce_on_plateau(patience=1)),
+    "masked": lambda make: optax.masked(make(0.1), FIRST),
+    "multi_transform": lambda make: optax.multi_transform(
+        {"a": make(0.1), "b": make(SCHEDULE)}, LABELS
+    ),
+    "inject_hyperparams": lambda make: optax.inject_hyperparams(
+        make, {"ns_steps"} & set(inspect.signature(make).parameters)
+    )(learning_rate=0.1),
+    "MultiSteps": lambda make: optax.MultiSteps(make(0.1), 2).gradient_transformation(),
+    "apply_if_finite": lambda make: optax.apply_if_finite(make(0.1), 2),
+}
+
+
+@table(
+    name if name in ("adam", "muon") else pytest.param(name, marks=pytest.mark.slow)
+    for name in PLAIN
+)
+@pytest.mark.filterwarnings("ignore:Casting from complex")  # in optax.MultiSteps
+def test_wrappers_with_extra_arguments_and_abstract_leaves(name, rng):
+    """As optax's own in each wrapper: `value=` passed on, `init` of shapes, None, an empty tree.
+
+    The leaves are complex, but for adadelta; some of the wrappers take the first leaf's dtype.
+    """
+    make, theirs, _ = TABLE[name]
+    params = {"w": complex_normal(rng, (4, 5)), "b": complex_normal(rng, 3)}
+    params = jax.tree.map(jnp.real, params) if name in UNCONJUGATED else params
+    params |= {"none": None, "empty": {}}
+    grads = jax.tree.map(lambda p: 0.1 * p + 1, params)
+    shapes = jax.eval_shape(lambda: params)
+    assert isinstance(make(0.1), optax.GradientTransformationExtraArgs)
+    assert jax.tree.all(
+        jax.tree.map(lambda a, b: (a == b).all(), make(0.1).init(shapes), make(0.1).init(params))
+    )
+
+    @quickly
+    def ends(values):
+        def end(wrapper, make):
+            optimizer = WRAPPERS[wrapper](make)
+            concrete = wrapper in ("plateau", "inject_hyperparams")  # which take no shapes
+
+            def step(carry, value):
+                updates, state = optimizer.update(grads, carry[1], carry[0], value=value)
+                return (optax.apply_updates(carry[0], updates), state), None
+
+            start = params, optimizer.init(params if concrete else shapes)
+            return jax.lax.scan(step, start, values)[0][0]
+
+        with jax.numpy_dtype_promotion("standard"):  # optax's wrappers need it
+            return [[end(wrapper, m) for wrapper in WRAPPERS] for m in (make, theirs)]
+
+    got, expected = ends(jnp.array([1.0, 2.0, 2.0]))
+    for wrapper, one, two in zip(WRAPPERS, got, expected, strict=True):
+        assert jax.tree.structure(one) == jax.tree.structure(params), wrapper
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), one, two)
+
+
+# 7. Errors.
 
 ONE = jnp.ones((2, 3))
 

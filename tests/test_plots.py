@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -240,13 +241,32 @@ def test_figures_leave_matplotlib_as_it_was(history, losses):
     assert dict(matplotlib.rcParams) == before
 
 
+def test_a_figure_that_fails_leaves_the_file_as_it_was(tmp_path, history, monkeypatch):
+    path = tmp_path / "curves.png"
+    path.write_bytes(b"an older figure")
+
+    def fails(self, file, **options):
+        file.write(b"half of")
+        raise RuntimeError("no LaTeX")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fails)
+    with pytest.raises(RuntimeError, match="no LaTeX"):
+        plots.curves(history, path=path)
+    assert path.read_bytes() == b"an older figure"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_pyplot_is_not_imported():
     program = (
         "import sys; from funcnet import plots; print('matplotlib' in sys.modules); "
         "plots.curves([{'epoch': 0, 'train_accuracy': 0.5, 'val_accuracy': 0.5}], [1.0]); "
         "print('matplotlib.pyplot' in sys.modules)"
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    # A backend that a notebook's child inherits, without the package: a file needs none.
+    environment = os.environ | {"MPLBACKEND": "module://no_such_package.backend_inline"}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+    )
     assert ended.stdout.split() == ["False", "False"], ended.stderr
 
 

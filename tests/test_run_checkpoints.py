@@ -299,6 +299,23 @@ def test_an_optimizers_state_must_be_finite_too(whole, tmp_path, optimizer, leaf
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_what_numpys_format_has_no_name_for_is_restored(whole, tmp_path):
+    """Its numbers of a byte or less, big-endian ones, and Python's own."""
+    leaves = {
+        name: np.arange(4).astype(name) for name in ("float8_e5m2", "float8_e4m3fn", "int4", ">f4")
+    }
+    state = whole.final._replace(opt_state=leaves | {"rate": 0.1, "count": 2**40 + 5})
+    Checkpoints(tmp_path).save(whole._replace(final=state, best=state))
+    with jax.enable_x64(False):
+        restored = Checkpoints(tmp_path).restore(state).final
+    assert restored.opt_state["rate"] == 0.1
+    assert restored.opt_state["count"] == 2**40 + 5
+    for name, leaf in leaves.items():
+        found = restored.opt_state[name]
+        assert isinstance(found, jax.Array)
+        assert (found.dtype.name, found.tolist()) == (leaf.dtype.name, [0, 1, 2, 3])
+
+
 def test_row_58_a_save_that_fails_ends_the_run(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")

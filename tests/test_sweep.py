@@ -471,7 +471,7 @@ def test_what_shapes_the_program_is_no_column():
          "optimizer is None"),
         ({"seeds": 3}, TypeError, r"seeds is 3, expected a sequence such as \(0, 1, 2\)"),
         ({"seeds": ()}, TypeError, "expected a sequence"),
-        ({"seeds": (0.5,)}, TypeError, "a seed is 0.5"),
+        ({"seeds": (0.5,)}, TypeError, r"seeds\[0\] is 0.5"),
         ({"seeds": (1, 1)}, ValueError, "expected each one once"),
         ({"how": "fast"}, ValueError, r"how is \['fast'\], expected of \('measure', 'loop'"),
         ({"keep": ("worst",)}, ValueError, "keep is"),

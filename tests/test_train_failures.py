@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from funcnet import data, layers, losses, nets, optimizers, train
+from funcnet import checks, data, layers, losses, nets, optimizers, sweep, train
 from tests.small_runs import (
     DATA,
     KEY,
@@ -317,3 +317,45 @@ ERRORS = {
 def test_errors_say_what_to_do(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+# --- Seeds
+
+NO_INTS = (1.5, "0", None, True, np.True_, np.array([1, 2]), jnp.array(1.5), np.float64(3))
+OUTSIDE = (-1, 2**32, np.int64(2**32), np.uint64(2**64 - 1), -(2**70))
+
+
+def trial():
+    return sweep.Trial(nets.affine(3), optimizers.sgd(0.1))
+
+
+TAKE_SEEDS = {
+    "fit": lambda seed: fit(seed=seed),
+    "sweep": lambda seed: sweep.run(trial, DATA, seeds=(0, seed), epochs=1, batch_size=10),
+    "synthetic": lambda seed: data.synthetic(seed=seed),
+    "check_rule": lambda seed: checks.check_rule(layers.relu, np.ones(3), seed=seed),
+    "check_optimizer": lambda seed: checks.check_optimizer(
+        optimizers.sgd(0.1), None, {"w": np.ones(3)}, seed=seed
+    ),
+    "grad_check_sparse": lambda seed: checks.grad_check_sparse(np.sum, [1.0], [1.0], seed=seed),
+}
+
+
+@pytest.mark.parametrize("call", TAKE_SEEDS.values(), ids=TAKE_SEEDS)
+def test_a_seed_that_jax_would_cut_to_another_is_refused_before_anything_is_compiled(call):
+    """2^32 gave the run of seed 0, or with x64 one of its own: the same call, two results."""
+    with jax.no_tracing(True):
+        for seed in OUTSIDE:
+            with pytest.raises(ValueError, match=rf"seed.* is {seed}, expected .*0 to 2\^32 - 1"):
+                call(seed)
+        for seed in NO_INTS:
+            with pytest.raises(TypeError, match=r"seed.*expected an int of 0 to 2\^32 - 1"):
+                call(seed)
+
+
+def test_every_int_is_a_seed():
+    runs = [fit(seed=seed, epochs=1) for seed in (3, np.int64(3), np.uint8(3), jnp.array(3))]
+    for run in runs[1:]:
+        np.testing.assert_array_equal(run.losses, runs[0].losses)
+    last = fit(seed=2**32 - 1, epochs=1)
+    np.testing.assert_array_equal(jax.random.key_data(last.final.key), [0, 2**32 - 1])

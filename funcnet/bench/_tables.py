@@ -6,10 +6,13 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from funcnet import _matplotlib
 from funcnet.bench._results import SECTIONS, Contender, Report, Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+else:
+    Figure = Any  # annotations that are executed find a name
 
 OTHERS = ("autodiff", "flax", "equinox", "torch", "numpy")  # who is not funcnet
 _COLOURS = {"autodiff": "#E69F00", "flax": "#CC79A7", "equinox": "#009E73", "torch": "#D55E00"}
@@ -273,10 +276,9 @@ def figure(report: Report, path: str | os.PathLike[str] | None = None) -> Figure
         ...
     ValueError: figure: the report has no results to draw.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('bench.figure needs matplotlib: pip install "funcnet[run]"') from error
+    _matplotlib.require("bench.figure")
+    from matplotlib.figure import Figure
+
     rules = report.section("rules")
     wholes = report.section("steps") + report.section("runs")
     if not rules and not wholes:
@@ -292,7 +294,7 @@ def figure(report: Report, path: str | os.PathLike[str] | None = None) -> Figure
         _draw_wholes(axes.pop(0), wholes)
     drawn.suptitle(str(report.machine), fontsize=10)
     if path is not None:
-        drawn.savefig(os.fspath(path), dpi=120)
+        _matplotlib.save(drawn, path, dpi=120)
     return drawn
 
 

@@ -26,6 +26,8 @@ from funcnet.catalogue._row import (
 )
 from funcnet.layers import AffineParams, BatchStats, NormParams
 
+NONE = NormParams(None, None)
+
 
 def rows() -> list[Row]:
     """The rows of this family."""
@@ -34,6 +36,8 @@ def rows() -> list[Row]:
         return [
             Sample((norm_params(rng, 3), 2.0 * rng.normal(size=(5, 3)) + 1.0)),
             Sample((norm_params(rng, 2), rng.normal(size=(2, 3, 2, 2))), {"eps": 1e-3}),
+            Sample((norm_params(rng, 3)._replace(beta=None), rng.normal(size=(4, 3)))),
+            Sample((NONE, rng.normal(size=(4, 2)))),
         ]
 
     def channels(c: int) -> NormParams:
@@ -97,6 +101,13 @@ def rows() -> list[Row]:
             lambda rng: [
                 Sample((norm_params(rng, 3), batch_stats(rng, 3), rng.normal(size=(5, 3)))),
                 Sample((norm_params(rng, 2), batch_stats(rng, 2), rng.normal(size=(2, 3, 2, 2)))),
+                Sample(
+                    (
+                        norm_params(rng, 3)._replace(gamma=None),
+                        batch_stats(rng, 3),
+                        rng.normal(size=(4, 3)),
+                    )
+                ),
             ],
             lambda sample: size(sample.args[2][..., 0]),
             batch=(None, None, 0),
@@ -130,6 +141,10 @@ def rows() -> list[Row]:
                 Sample((norm_params(rng, 4), rng.normal(size=(2, 3, 2, 4))), {"groups": 2}),
                 Sample((norm_params(rng, 6), rng.normal(size=(3, 6))), {"groups": 3}),
                 Sample((norm_params(rng, 3), rng.normal(size=(2, 4, 3))), {"groups": 1}),
+                Sample(
+                    (norm_params(rng, 4)._replace(gamma=None), rng.normal(size=(2, 3, 4))),
+                    {"groups": 4},
+                ),
             ],
             lambda sample: size(sample.args[1]),
             lambda sample, itemsize: (
@@ -153,6 +168,7 @@ def rows() -> list[Row]:
             lambda rng: [
                 Sample((rng.uniform(0.5, 2, 3), rng.normal(size=(5, 3)))),
                 Sample((rng.uniform(0.5, 2, 4), rng.normal(size=(2, 2, 4))), {"eps": 1e-3}),
+                Sample((None, rng.normal(size=(3, 4)))),
             ],
             layer_reduction,
             per_row(1),
@@ -170,12 +186,16 @@ def rows() -> list[Row]:
             "contraction",
             lambda rng: [
                 clear(
-                    lambda d=d, m=m, shape=shape: Sample(
-                        ((affine_params(rng, d, m), norm_params(rng, m)), rng.normal(size=shape))
+                    lambda d=d, m=m, shape=shape, norm=norm: Sample(
+                        ((affine_params(rng, d, m), norm(rng, m)), rng.normal(size=shape))
                     ),
                     lambda params, x: plain.batch_norm(params[1], plain.affine(params[0], x))[0],
                 )
-                for d, m, shape in ((4, 3, (5, 4)), (6, 2, (4, 2, 3)))
+                for d, m, shape, norm in (
+                    (4, 3, (5, 4), norm_params),
+                    (6, 2, (4, 2, 3), norm_params),
+                    (3, 2, (4, 3), lambda rng, m: norm_params(rng, m)._replace(gamma=None)),
+                )
             ],
             lambda sample: max(*sample.args[0][0].w.shape, sample.args[1].shape[0]),
             lambda sample, itemsize: (

@@ -18,6 +18,34 @@ from numpy.lib import format as npy
 
 Arrays = dict[str, np.ndarray]
 
+# The numbers that JAX computes with, by their dtypes' names: NumPy's, and those of ml_dtypes, which
+# NumPy's format has no names for.
+_NUMPYS = frozenset(
+    f"{kind}{bits}"
+    for kind, sizes in {
+        **{"int": (8, 16, 32, 64), "uint": (8, 16, 32, 64)},
+        **{"float": (16, 32, 64), "complex": (64, 128)},
+    }.items()
+    for bits in sizes
+) | {"bool"}
+_EXTENDED = {
+    name: np.dtype(getattr(jnp, name))
+    for name in (
+        *("bfloat16", "float4_e2m1fn", "float8_e3m4", "float8_e4m3", "float8_e4m3b11fnuz"),
+        *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
+        *("int2", "int4", "uint2", "uint4"),
+    )
+}
+# Those of a byte that safetensors has too, by the names that it has for them. Its package writes
+# them from NumPy's arrays, and looks for them in NumPy when it reads, where they are not.
+_SAFETENSORS = {
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+}
+
 
 class CheckpointError(ValueError):
     """A file is damaged, or holds another net's or another run's numbers: the message says what."""
@@ -35,9 +63,9 @@ def named(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def spec(leaf: Any) -> str:
-    """The shape and dtype of a leaf, as in `(3, 2) float32`."""
+    """The shape and dtype of a leaf, as in `(3, 2) float32`, whatever the order of its bytes."""
     dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
-    return f"{tuple(np.shape(leaf))} {dtype}"
+    return f"{tuple(np.shape(leaf))} {dtype.name}"
 
 
 def compare(where: str, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
@@ -56,11 +84,43 @@ def compare(where: str, found: Mapping[str, str], expected: Mapping[str, str]) -
         )
 
 
+def stored(name: str, leaf: Any) -> np.ndarray:
+    """A leaf as it is written, or an error where it would not be read again as it is."""
+    text = name.encode(errors="ignore")
+    if "\0" in name or name == "__metadata__" or text.decode() != name or len(text) > 2**15:
+        raise ValueError(f"{name[:50]!r} is no name for a leaf in a file; rename it.")
+    if is_key(leaf):
+        raise TypeError(f"{name} is a PRNG key, expected numbers, as those of jax.random.key_data.")
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, expected numbers: {name}.filled(...) has them.")
+    array = np.asarray(leaf)
+    if array.dtype.name not in _NUMPYS | _EXTENDED.keys():
+        raise TypeError(f"{name} has dtype {array.dtype}, expected numbers that JAX computes with.")
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
 def restored(array: np.ndarray, like: Any) -> np.ndarray:
-    """The array as the template has it: NumPy reads back bfloat16 as bytes without a meaning."""
-    dtype = np.dtype(getattr(like, "dtype", array.dtype))
-    nameless = array.dtype.kind == dtype.kind == "V" and array.dtype.itemsize == dtype.itemsize
-    return array.view(dtype) if nameless else array
+    """The array as the template has it, where the file says no more of its numbers than bytes."""
+    dtype = _EXTENDED.get(str(getattr(like, "dtype", "")))
+    if dtype is None or array.dtype.type is not np.void or array.dtype.itemsize != dtype.itemsize:
+        return array
+    return array.view(dtype)
+
+
+def placed(where: str, name: str, array: np.ndarray, like: Any) -> Any:
+    """The array as the template's leaf is: JAX's, or a Python number where that is one.
+
+    Raises CheckpointError where JAX would cut its numbers.
+    """
+    if isinstance(like, bool | int | float | complex) and not isinstance(like, np.generic):
+        return array.item()
+    made = jnp.array(array, copy=True)
+    if made.dtype != array.dtype:
+        raise CheckpointError(
+            f"{where} does not fit: {name} is {array.dtype}, which JAX makes {made.dtype} here; "
+            "expected jax_enable_x64 as it was when it was saved."
+        )
+    return made
 
 
 def write_npz(
@@ -68,12 +128,17 @@ def write_npz(
 ) -> None:
     """Writes arrays one by one, the same bytes for the same arrays; calls `half` half-way.
 
-    As `np.savez`, which has no place for leaves whose name is one of its own arguments.
+    As `np.savez`, which has no place for leaves whose name is one of its own arguments. What
+    NumPy's format has no name for is bytes to NumPy, and named in the comment of its member.
     """
     with zipfile.ZipFile(file, "w") as archive:
         for index, (name, leaf) in enumerate(arrays.items()):
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                npy.write_array(member, np.asarray(leaf), version=(1, 0), allow_pickle=False)
+            array, info = stored(name, leaf), zipfile.ZipInfo(f"{name}.npy")
+            if array.dtype.name in _EXTENDED:
+                info.comment = array.dtype.name.encode()
+                array = array.view(f"V{array.dtype.itemsize}")
+            with archive.open(info, "w", force_zip64=True) as member:
+                npy.write_array(member, array, version=(1, 0), allow_pickle=False)
                 if index == len(arrays) // 2:
                     file.flush()
                     half()
@@ -123,7 +188,11 @@ def _array(where: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.nd
         dtype = np.dtype(header[1].decode())
         if len(rest) != (size_bytes := math.prod(shape) * dtype.itemsize):
             raise ValueError(f"it has {len(rest)} bytes, expected {size_bytes}")
-        return np.frombuffer(rest, dtype).reshape(shape, order=order).copy()
+        named = _EXTENDED.get(info.comment.decode("ascii", "replace"))
+        if dtype.kind == "V" and named and named.itemsize == dtype.itemsize:
+            dtype = named
+        array = np.frombuffer(rest, dtype).reshape(shape, order=order)
+        return array.copy() if dtype.isnative else array.astype(dtype.newbyteorder("="))
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{where} is no array: {error}.") from None
 
@@ -132,20 +201,34 @@ def to_safetensors(arrays: Mapping[str, Any]) -> bytes:
     """The bytes of a file; its metadata hold a SHA-256, because the format has no checksum."""
     from safetensors.numpy import save
 
-    solid = {name: np.array(leaf, order="C") for name, leaf in arrays.items()}
+    solid = {name: np.array(stored(name, leaf), order="C") for name, leaf in arrays.items()}
+    known = _NUMPYS - {"complex128"} | {"bfloat16", *_SAFETENSORS.values()}
+    for name, array in solid.items():
+        if array.dtype.name not in known:
+            raise TypeError(
+                f"{name} has dtype {array.dtype}, which .safetensors does not hold; .npz does."
+            )
     return save(solid, {"funcnet.sha256": _digest(solid)})
 
 
 def read_safetensors(path: Path) -> Arrays:
     """Reads every array of a file, or raises CheckpointError; a checksum need not be there."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError, deserialize, safe_open
 
     with open(path, "rb"):  # whose OSError names the file
         pass
     try:
         with safe_open(path, "numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+            arrays = {
+                n: file.get_tensor(n) for n, kind in kinds.items() if kind not in _SAFETENSORS
+            }
             digest = (file.metadata() or {}).get("funcnet.sha256")
+        if len(arrays) < len(kinds):
+            content = dict(deserialize(path.read_bytes()))
+            for name in kinds.keys() - arrays.keys():
+                array = np.frombuffer(content[name]["data"], _EXTENDED[_SAFETENSORS[kinds[name]]])
+                arrays[name] = array.reshape(content[name]["shape"])
     # AttributeError and ValueError: NumPy has not all of the format's dtypes and shapes.
     except (SafetensorError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{path} is no complete .safetensors file: {error}.") from None

@@ -33,9 +33,11 @@ from funcnet.checkpoint._arrays import (
     compare,
     is_key,
     named,
+    placed,
     read_npz,
     restored,
     spec,
+    stored,
     write_npz,
 )
 from funcnet.train import History, Run, TrainState
@@ -130,6 +132,7 @@ class Checkpoints:
             (a scalar of the optimizer's may be infinite, as a best loss is at first), or the folder
             holds checkpoints that are not of this run.
           OSError: it cannot be written; what was there before is untouched.
+          TypeError: a leaf is neither a PRNG key nor an array of numbers that JAX computes with.
         """
         step = int(run.final.step)
         self._check(run, step)
@@ -239,9 +242,11 @@ def _is_sound(name: str, leaf: Any) -> bool:
 
     A number alone in an optimizer's state may be infinite, as the best loss is before the first.
     """
-    if is_key(leaf) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+    if is_key(leaf):
         return True
-    numbers = np.asarray(leaf)
+    numbers = stored(name, leaf)
+    if not jnp.issubdtype(numbers.dtype, jnp.inexact):
+        return True
     if name.startswith("opt_state") and numbers.ndim == 0:
         return not np.isnan(numbers)
     return bool(np.isfinite(numbers).all())
@@ -369,13 +374,9 @@ def _read(folder: Path, template: TrainState, config: dict[str, Any]) -> Run:
         if is_key(leaf):
             array = jax.random.wrap_key_data(jnp.array(arrays[name]), impl=rest["keys"][name])
         else:
-            array = jnp.array(restored(arrays[name], leaf), copy=True)
-            if array.dtype != getattr(leaf, "dtype", array.dtype):
-                raise CheckpointError(
-                    f"{folder} does not fit: {name} is {leaf.dtype}, which JAX makes "
-                    f"{array.dtype} here; expected jax_enable_x64 as it was when it was saved."
-                )
-        made.append(jax.device_put(array, getattr(leaf, "sharding", None)))
+            array = placed(str(folder), name, restored(arrays[name], leaf), leaf)
+        place = getattr(leaf, "sharding", None)
+        made.append(array if place is None else jax.device_put(array, place))
     tree, count = jax.tree.structure(template), len(made) // 2
     final, best = (jax.tree.unflatten(tree, half) for half in (made[:count], made[count:]))
     return Run(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from funcnet._files import replacing
@@ -16,10 +15,12 @@ from funcnet.checkpoint._arrays import (
     CheckpointError,
     compare,
     named,
+    placed,
     read_npz,
     read_safetensors,
     restored,
     spec,
+    stored,
     to_safetensors,
     write_npz,
 )
@@ -43,20 +44,23 @@ def save_params(
 ) -> None:
     r"""Writes a net's parameters and state to a file, whole or not at all.
 
-    A file that is there already stays until the new one is complete. In an `.npz` file, bfloat16
-    is written as its two bytes, which `np.load` returns as `V2`; `.safetensors` has it.
+    A file that is there already stays until the new one is complete. What is accepted is read again
+    to the bit. In an `.npz` file, bfloat16, float8 and int4 are written as their bytes, which
+    `np.load` returns as `V2` and `V1`; `load_params` knows them. `.safetensors` has bfloat16 and
+    most kinds of float8. Big-endian numbers are turned round.
 
     Args:
       path: the file; `.npz` and `.safetensors` say what it becomes.
-      params: a pytree of arrays.
+      params: a pytree of arrays and of Python's numbers.
       state: the net's state; `()` for none.
       preprocessing: the run's, from `data.fit_preprocessing`.
 
     Raises:
       OSError: the file cannot be written.
-      TypeError: a leaf is not an array of numbers.
-      ValueError: two leaves have the same name, as one of `params` below "state" might, or the path
-        ends otherwise.
+      TypeError: a leaf is not an array of numbers that JAX computes with, or `.safetensors` does
+        not hold its dtype (int4, complex128, the rarer kinds of float8).
+      ValueError: two leaves have the same name, as one of `params` below "state" might, a name
+        cannot stand in a file, or the path ends otherwise.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -68,19 +72,20 @@ def save_params(
     suffix = _suffix("save_params", path)
     arrays: dict[str, np.ndarray] = {}
     trees = {"": params, _STATE: state, _PREPROCESSING: preprocessing}
-    for prefix, tree in trees.items():
-        for name, leaf in named(tree, prefix).items():
-            array = np.asarray(leaf)
-            if array.dtype.hasobject or array.dtype.kind in "USMm":
-                raise TypeError(f"save_params: {name} has dtype {array.dtype}, expected numbers.")
-            if name in arrays:
-                raise ValueError(f"save_params: two leaves are named {name}, expected one.")
-            arrays[name] = array
+    try:
+        for prefix, tree in trees.items():
+            for name, leaf in named(tree, prefix).items():
+                if name in arrays:
+                    raise ValueError(f"two leaves are named {name}, expected one.")
+                arrays[name] = stored(name, leaf)
+        content = to_safetensors(arrays) if suffix == ".safetensors" else b""
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"save_params: {error}") from None
     with replacing(path) as file:
         if suffix == ".npz":
             write_npz(file, arrays)
         else:
-            file.write(to_safetensors(arrays))
+            file.write(content)
 
 
 def load_params(path: str | os.PathLike[str], params: Any, state: Any = ()) -> Loaded:
@@ -100,8 +105,9 @@ def load_params(path: str | os.PathLike[str], params: Any, state: Any = ()) -> L
       Parameters and state as arrays on the default device, and the preprocessing.
 
     Raises:
-      CheckpointError: the file is damaged or cut short, leaves are missing, there are others, or a
-        shape or dtype differs: the message names them.
+      CheckpointError: the file is damaged or cut short, leaves are missing, there are others, a
+        shape or dtype differs, or numbers of 64 bits would be cut without `jax_enable_x64`: the
+        message names them.
       FileNotFoundError: there is no such file.
       ValueError: the path ends otherwise.
 
@@ -126,7 +132,7 @@ def load_params(path: str | os.PathLike[str], params: Any, state: Any = ()) -> L
         {name: spec(array) for name, array in arrays.items()},
         {name: spec(leaf) for name, leaf in template.items()},
     )
-    leaves = [jnp.asarray(arrays[name]) for name in template]
+    leaves = [placed(str(path), name, arrays[name], leaf) for name, leaf in template.items()]
     params, state = jax.tree.unflatten(jax.tree.structure((params, state)), leaves)
     return Loaded(params, state, Preprocessing(**fields) if stated else None)
 

@@ -189,7 +189,7 @@ def check_rule(
         name: What the report calls the function.
         checks: Which of `RULE_CHECKS` to run; all by default.
         dtypes: The lower precisions to try, of "float32", "bfloat16" and "float16".
-        seed: What cotangents, neighbours and directions are drawn from.
+        seed: What cotangents, neighbours and directions are drawn from, 0 to 2^32 - 1.
         reduction: The length $k$ of the longest sum; by default the largest leaf's size.
         batch_axis: 0, or None where no argument has a batch. The arguments with a batch are those
             whose arrays all have the leading length of the one with the most axes.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,8 @@ from funcnet.checks import _comparison as cmp
 
 if TYPE_CHECKING:
     from funcnet.checks._problem import Problem
+else:
+    Problem = Any  # which imports us
 
 Entry = tuple[int, tuple[int, ...]]
 """A leaf's number and an index into it."""

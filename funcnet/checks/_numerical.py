@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from funcnet import _validate
 from funcnet._reports import Check
 from funcnet.checks import _comparison as cmp
 from funcnet.checks._problem import Problem, cast, is_floating
@@ -150,7 +151,7 @@ def grad_check_sparse(
         )
     if x.size == 0:
         raise ValueError(f"grad_check_sparse: x has shape {x.shape}, expected at least one entry.")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_validate.seed("grad_check_sparse", "seed", seed))
     flat = rng.integers(x.size, size=num_checks)
     indices = [tuple(int(i) for i in np.unravel_index(j, x.shape)) for j in flat]
     numerical, values = np.zeros(num_checks), set()

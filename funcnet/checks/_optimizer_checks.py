@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
+from funcnet import _validate
 from funcnet._reports import Check, sentence
 from funcnet.checks import _comparison as cmp
 from funcnet.checks._optimizer_profile import likely_cause
@@ -171,7 +172,7 @@ class Comparison:
         self.gradients = gradients
         self.rtol = rtol
         self.state_map = state_map
-        self.rng = np.random.default_rng(seed)
+        self.rng = np.random.default_rng(_validate.seed("check_optimizer", "seed", seed))
         self.cause = ""
         self.first_divergence: int | None = None
         self.properties: dict[str, list[str]] = {}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from funcnet import _machine
+from funcnet import _machine, _validate
 from funcnet.checks import _comparison as cmp
 from funcnet.checks import _rules
 from funcnet.checks._kinks import Kinks, find_kinks, moved_off
@@ -109,7 +109,7 @@ class Problem:
         self.f = f
         self.plain = plain if plain is not None else _rules.without_rules(f)
         self.name = str(name or getattr(getattr(f, "fun", f), "__name__", type(f).__name__))
-        self.rng = np.random.default_rng(seed)
+        self.rng = np.random.default_rng(_validate.seed("checks", "seed", seed))
         self.looser = looser
         self.options = options
         self._split(args, argnums)

@@ -15,7 +15,6 @@ import contextlib
 import difflib
 import importlib
 import io
-import os
 import re
 import sys
 import traceback
@@ -23,8 +22,9 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Union
 
 import funcnet
-from funcnet.cli import _memory
-from funcnet.cli._command import CommandError, need
+from funcnet import _validate
+from funcnet.cli import _memory, _stdout
+from funcnet.cli._command import CommandError, expected_errors, need, traced
 
 __all__ = ["COMMANDS", "main"]
 
@@ -47,18 +47,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       0 when it worked; 1 when it began and failed, as by a loss that is not finite or for want of
       memory; 2 for a wrong command line or input, said in one line on stderr; 130 after Ctrl-C, 143
-      after SIGTERM.
+      after SIGTERM, 141 where nobody read on what a run printed.
       `--traceback` or FUNCNET_TRACEBACK=1 shows where an error came from.
 
     >>> main(["train", "--epochs", "-1"])
     2
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    with _stdout.robust() as stdout:
+        code = _main(args)
+    if stdout.lost is not None and not code and not isinstance(stdout.lost, BrokenPipeError):
+        what = stdout.lost.strerror or stdout.lost
+        _stdout.say(f"funcnet: error: cannot write to stdout: {what}.")
+        return 1
+    return code
+
+
+def _main(args: list[str]) -> int:
     if args == ["--version"]:
         print(f"funcnet {funcnet.__version__}")
         return 0
     prog = " ".join(["funcnet", *(arg for arg in args[:1] if arg in COMMANDS)])
     try:
+        with expected_errors():  # of variables that are read later, amid the work
+            _validate.enabled("FUNCNET_TRACEBACK", default=False)
+            _validate.enabled("FUNCNET_NATIVE")
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], COMMANDS, 1)
             raise CommandError(
@@ -72,12 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(done.code or 0)
     except KeyboardInterrupt as press:
         terminated = isinstance(press, funcnet.train.Terminated)
-        print(f"{prog}: {'terminated' if terminated else 'interrupted'}", file=sys.stderr)
+        _stdout.say(f"{prog}: {'terminated' if terminated else 'interrupted'}")
         return 143 if terminated else 130
     except CommandError as error:
-        if "--traceback" in args or os.environ.get("FUNCNET_TRACEBACK", "0") not in ("", "0"):
+        if traced("--traceback" in args):
             traceback.print_exc()
-        print(f"{prog}: error: {_one_line(str(error))}", file=sys.stderr)
+        _stdout.say(f"{prog}: error: {_one_line(str(error))}")
         return error.code
 
 

@@ -19,6 +19,8 @@ from funcnet.cli._command import (
     CommandError,
     console,
     expected_errors,
+    need,
+    not_drawn,
     option,
     writable,
     written,
@@ -91,6 +93,8 @@ slower.
         writable("--json", self.json)
         writable("--markdown", self.markdown)
         writable("--figure", self.figure, (".png", ".svg", ".pdf"))
+        if self.figure is not None:
+            need("matplotlib")
         report = self._measured(out) if self.load is None else _earlier("--load", self.load)
         if self.json is not None:
             with written("--json", self.json):
@@ -98,10 +102,7 @@ slower.
         if self.markdown is not None:
             with written("--markdown", self.markdown), _files.replacing(self.markdown) as file:
                 file.write(bench.to_markdown(report).encode())
-        if self.figure is not None:
-            with expected_errors(), written("--figure", self.figure):
-                bench.figure(report, self.figure)
-        if not out.is_terminal:
+        if not out.file.isatty():
             out.width = max(out.width, 160)  # a file has room
         for sheet in _tables.sheets(report):
             shown, left_out = _fitting(sheet, out.width)
@@ -115,7 +116,13 @@ slower.
         if self.load is None:
             count, seconds = len(report.results), time.perf_counter() - began
             out.print(f"{count} comparisons in {seconds:.0f} s")
-        return 0 if old is None else _verdict(out, report, old)
+        code = 0 if old is None else _verdict(out, report, old)
+        if self.figure is not None:  # the numbers are out, whatever matplotlib says
+            try:
+                bench.figure(report, self.figure)
+            except Exception as error:
+                raise CommandError(f"--figure: {not_drawn(self.figure, error)}", 1) from error
+        return code
 
     def _measured(self, out: Console) -> bench.Report:
         known = {"rules": tuple(ROWS), "steps": tuple(bench.STEPS), "runs": RUNS}

@@ -102,8 +102,8 @@ funcnet.checks.assert_rule(my_norm, x, gain).
 
     def _refuse(self) -> None:
         """Raises CommandError for options that say nothing, or nothing that can be done."""
-        if self.seed < 0:
-            raise CommandError(f"--seed is {self.seed}, expected a number from 0.")
+        if not 0 <= self.seed < 2**32:
+            raise CommandError(f"--seed is {self.seed}, expected a number from 0 to 2^32 - 1.")
         of_strangers = {"--args": self.args != (), "--plain": self.plain is not None}
         of_rows = {"--all-samples": self.all_samples}
         needs = "a rule of the catalogue" if self._is_stranger else "FILE.py:FUNCTION"

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
+import traceback as traceback_module
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from funcnet import _validate
+from funcnet.cli import _stdout
+
 if TYPE_CHECKING:  # extras, which `import funcnet` does without
     from rich.console import Console
+else:
+    Console = Any  # annotations that are executed find a name
 
 
 class CommandError(Exception):
@@ -19,6 +26,14 @@ class CommandError(Exception):
     def __init__(self, message: str, code: int = 2):
         super().__init__(message)
         self.code = code
+
+
+def traced(asked: bool) -> bool:
+    """Whether tracebacks are wanted, by --traceback or by FUNCNET_TRACEBACK."""
+    try:
+        return asked or _validate.enabled("FUNCNET_TRACEBACK", default=False)
+    except ValueError:  # which main reports
+        return asked
 
 
 @contextmanager
@@ -59,6 +74,22 @@ def written(name: str, path: str) -> Iterator[None]:
         raise CommandError(f"{name}: cannot write {path}: {error.strerror or error}.", 1) from error
 
 
+@contextmanager
+def drawing(prog: str, path: Path, traceback: bool) -> Iterator[None]:
+    """Says in a line that a figure could not be drawn: it ends no run, whatever went wrong."""
+    try:
+        yield
+    except Exception as error:
+        if traced(traceback):
+            traceback_module.print_exc()
+        _stdout.say(f"{prog}: warning: {not_drawn(path, error)}")
+
+
+def not_drawn(path: str | Path, error: Exception) -> str:
+    """What is said of a figure that could not be drawn, in one line."""
+    return " ".join(f"{path} could not be drawn: {type(error).__name__}: {error}".split())
+
+
 def need(*modules: str) -> None:
     """Raises CommandError unless the modules are installed, without importing them."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
@@ -67,10 +98,22 @@ def need(*modules: str) -> None:
 
 
 def console(quiet: bool = False) -> Console:
-    """A console on stdout that prints strings as they are."""
+    """A console on stdout that prints strings as they are.
+
+    It is a terminal where a bar can live: FORCE_COLOR makes no terminal of a file, and TERM=dumb
+    has none. These get their lines, in the colours that were asked for.
+    """
     from rich.console import Console
 
-    return Console(quiet=quiet, highlight=False, markup=False, emoji=False)
+    options: Any = {
+        **{"file": sys.stdout, "quiet": quiet},
+        **{"highlight": False, "markup": False, "emoji": False},
+    }
+    console = Console(**options)
+    if not console.is_terminal or (console.is_interactive and sys.stdout.isatty()):
+        return console
+    colours: Any = console.color_system
+    return Console(**options, force_terminal=False, color_system=colours)
 
 
 def choice(names: Iterable[str]) -> Any:

@@ -20,8 +20,9 @@ from rich.table import Table
 from funcnet import checkpoint, data, plots, sweep, train
 from funcnet._files import replacing
 from funcnet._machine import device, versions
+from funcnet.cli import _stdout
 from funcnet.cli import _train_options as settings
-from funcnet.cli._command import CommandError, choice, console, expected_errors, need, option
+from funcnet.cli._command import CommandError, choice, console, drawing, expected_errors, option
 from funcnet.cli._memory import require_room
 from funcnet.cli._train_command import _downloads_said, _loaded
 from funcnet.cli._train_options import (
@@ -148,12 +149,13 @@ Examples:
 
 What is left unsaid is the data set's recipe: see funcnet train --help.
 Ctrl-C ends a sweep with the members that are done; the same command with --out runs the rest.
-Exit codes: 0 done; 1 no member reached its end; 2 wrong options or data; 130 Ctrl-C.
+A closed stdout, as of `funcnet sweep | head`, ends it as Ctrl-C does.
+Exit codes: 0 done; 1 no member reached its end; 2 wrong options or data; 130 Ctrl-C; 141 closed
+stdout.
 """
 
     def run(self) -> int:
         """Trains, prints and writes; returns the exit code."""
-        need("matplotlib")
         out = console(self.output.quiet)
         with expected_errors():
             options, columns = self._options(), self._columns()
@@ -173,19 +175,28 @@ Exit codes: 0 done; 1 no member reached its end; 2 wrong options or data; 130 Ct
         try:
             with _shown(out, count * len(seeds)) as (on_progress, on_member):
 
+                def asked(now: sweep.Progress) -> None:
+                    on_progress(now)
+                    if _stdout.lost():
+                        raise KeyboardInterrupt  # as Ctrl-C
+
                 def counted(index: int, member: sweep.Member) -> None:
                     nonlocal done
                     done += 1
                     on_member(index, member)
 
                 result = job.swept(
-                    columns, seeds, self.search, folder, on_progress=on_progress, on_member=counted
+                    columns, seeds, self.search, folder, on_progress=asked, on_member=counted
                 )
         except KeyboardInterrupt:
-            out.print(
-                f"Interrupted: {done} of {count * len(seeds)} members are in {folder}; the same "
-                f"command with --out {folder} runs the rest."
+            there = (
+                f"{done} of {count * len(seeds)} members are in {folder}; the same command with "
+                f"--out {shlex.quote(str(folder))} runs the rest."
             )
+            if lost := _stdout.lost():
+                _stdout.say(f"funcnet sweep: stdout is closed ({lost.strerror}): {there}")
+                return _stdout.exit_code(lost)
+            out.print(f"Interrupted: {there}", soft_wrap=True)
             return 130
         out.print(_table(result, self.search.seeds > 1))
         if (result.stopped_at > 0).all():
@@ -237,8 +248,10 @@ Exit codes: 0 done; 1 no member reached its end; 2 wrong options or data; 130 Ct
                 f"--seed is {self.training.seed} and --seeds {search.seeds}: the last member's "
                 "seed would be above 2^32 - 1."
             )
-        if search.random_seed < 0:
-            raise CommandError(f"--random-seed is {search.random_seed}, expected one from 0.")
+        if not 0 <= search.random_seed < 2**32:
+            raise CommandError(
+                f"--random-seed is {search.random_seed}, expected a number from 0 to 2^32 - 1."
+            )
         lists: dict[str, Any] = {}
         for group in (self.net, self.optimizer, self.training):
             for name in _SWEPT & vars(group).keys():
@@ -296,8 +309,6 @@ Exit codes: 0 done; 1 no member reached its end; 2 wrong options or data; 130 Ct
             file.write((json.dumps(summary, indent=2) + "\n").encode())
         with replacing(folder / "sweep.jsonl") as file:
             file.write("".join(json.dumps(row) + "\n" for row in ranking).encode())
-        title = f"{job.dataset.name}, {job.options.net.name}: {len(ranking)} members"
-        plots.sweep(result, folder / "sweep.png", title)
         measured = "".join(
             f", {way} {1e3 * seconds:.3g} ms" for way, seconds in result.step_seconds.items()
         )
@@ -306,6 +317,9 @@ Exit codes: 0 done; 1 no member reached its end; 2 wrong options or data; 130 Ct
             f"by {result.how}{measured and f' (a step{measured[1:]})'}, {result.seconds:.1f} s\n"
             f"folder: {folder}"
         )
+        with drawing("funcnet sweep", folder / "sweep.png", self.output.traceback):
+            title = f"{job.dataset.name}, {job.options.net.name}: {len(ranking)} members"
+            plots.sweep(result, folder / "sweep.png", title)
 
 
 class _Said(NamedTuple):

@@ -8,8 +8,8 @@ import io
 import logging
 import math
 import os
+import shlex
 import signal
-import sys
 import textwrap
 import threading
 import time
@@ -25,9 +25,10 @@ import numpy as np
 from funcnet import checkpoint, data, nets, plots, train
 from funcnet._files import replacing
 from funcnet._machine import cpu_model, device
+from funcnet.cli import _stdout
 from funcnet.cli import _train_folder as files
 from funcnet.cli import _train_options as settings
-from funcnet.cli._command import CommandError, console, expected_errors, need
+from funcnet.cli._command import CommandError, console, drawing, expected_errors
 from funcnet.cli._memory import require_room
 from funcnet.cli._train_options import (
     DataOptions,
@@ -81,13 +82,13 @@ Examples:
 
 Ctrl-C ends a run with what it has, and --resume goes on with it: on one thread to the same bits as
 if it had never been stopped. SIGTERM only saves. A second one of either ends it at once.
+A closed stdout, as of `funcnet train | head`, ends a run as Ctrl-C does.
 Exit codes: 0 done; 1 ended by a loss that is not finite, or by a full disk or memory; 2 wrong
-options or data, or another process in the folder; 130 Ctrl-C; 143 SIGTERM.
+options or data, or another process in the folder; 130 Ctrl-C; 141 closed stdout; 143 SIGTERM.
 """
 
     def run(self) -> int:
         """Trains, prints and writes; returns the exit code."""
-        need("matplotlib")
         with contextlib.ExitStack() as stack:
             stack.enter_context(_sigterm())
             stack.enter_context(_warnings_said())
@@ -111,7 +112,7 @@ options or data, or another process in the folder; 130 Ctrl-C; 143 SIGTERM.
             if self.output.resume:
                 config, changed = files.gone_on(config, now, folder)
                 for line in changed:
-                    print(f"funcnet train: warning: {line}: bits may differ", file=sys.stderr)
+                    _stdout.say(f"funcnet train: warning: {line}: bits may differ")
             else:
                 folder, config = files.claimed(self.output.out, options, stack), now
             every = settings.saving(self.output.checkpoint_every, job.steps_per_epoch)
@@ -141,12 +142,18 @@ options or data, or another process in the folder; 130 Ctrl-C; 143 SIGTERM.
                 }
                 files.write_json(folder / "result.json", result)
                 out.print(facts("result", result_rows(result, folder)))
+                with drawing("funcnet train", folder / "curves.png", self.output.traceback):
+                    _drawn(run, options, dataset, folder, result["test_accuracy"])
         except (OSError, checkpoint.CheckpointError) as error:
             raise CommandError(f"{error}. What it has is in {folder}.", code=1) from error
         if run.stopped in SIGNALS:
-            again = f"funcnet train --resume --out {folder}"
+            again = f"funcnet train --resume --out {shlex.quote(str(folder))}"
             after = f"{run.stopped.capitalize()} after step {int(run.final.step)}"
-            out.print(f"{after}: this is what it has. It goes on by: {again}", soft_wrap=True)
+            hint = f"this is what it has. It goes on by: {again}"
+            if lost := _stdout.lost():
+                _stdout.say(f"funcnet train: stdout is closed ({lost.strerror}). {after}: {hint}")
+                return _stdout.exit_code(lost)
+            out.print(f"{after}: {hint}", soft_wrap=True)
             return SIGNALS[run.stopped]
         if run.stopped:
             what = run.stopped.partition(";")[0]
@@ -185,7 +192,7 @@ def _warnings_said() -> Iterator[None]:
 
         def show(message: Any, category: Any, *place: Any, **more: Any) -> None:
             if category is RuntimeWarning:
-                print(f"funcnet train: warning: {message}", file=sys.stderr)
+                _stdout.say(f"funcnet train: warning: {message}")
             else:
                 others(message, category, *place, **more)
 
@@ -335,6 +342,8 @@ def _fitted(
         nonlocal last_step
         report.step(now, (now.step - last_step) * job.batch_size)
         last_step = now.step
+        if _stdout.lost():
+            raise KeyboardInterrupt  # as Ctrl-C: it ends with what it has
 
     def on_epoch(row: dict[str, Any]) -> None:
         nonlocal rows
@@ -386,7 +395,7 @@ def _finished(
     folder: Path,
     images_per_second: float | None,
 ) -> dict[str, Any]:
-    """Writes the best parameters, the losses and the curves, and measures the best.
+    """Writes the best parameters and the losses, and measures the best.
 
     Who presses Ctrl-C does not want to wait for the test images.
     """
@@ -394,18 +403,10 @@ def _finished(
     with replacing(folder / "losses.npy") as file:
         np.save(file, run.losses, allow_pickle=False)
     test: dict[str, Any] = {"accuracy": None, "loss": None}
-    title = f"{dataset.name}, {options.net.name}"
     test_seconds = len(dataset.test.labels) / (images_per_second or math.inf)
     if run.stopped != "interrupted" or test_seconds < _PATIENCE_SECONDS:
         test = train.evaluate(job.net, run.best, dataset.test, run.preprocessing, loss=job.loss)
-        title += f": {100 * test['accuracy']:.2f} % test accuracy"
     best = next(row for row in run.history if row["epoch"] == run.best_epoch)
-    plots.curves(
-        run.history,
-        run.losses,
-        folder / "curves.png",
-        title=title,
-    )
     return {
         "best_epoch": run.best_epoch,
         "epochs": job.epochs,
@@ -415,6 +416,16 @@ def _finished(
         "test_accuracy": test["accuracy"],
         "test_loss": test["loss"],
     }
+
+
+def _drawn(
+    run: train.Run, options: Options, dataset: data.Dataset, folder: Path, accuracy: float | None
+) -> None:
+    """Draws the curves of the run."""
+    title = f"{dataset.name}, {options.net.name}"
+    if accuracy is not None:
+        title += f": {100 * accuracy:.2f} % test accuracy"
+    plots.curves(run.history, run.losses, folder / "curves.png", title=title)
 
 
 @contextlib.contextmanager

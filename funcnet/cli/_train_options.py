@@ -40,6 +40,7 @@ RATES = {
     "nadam": 1e-3,
     "adamax": 2e-3,
     "adamw": 1e-3,
+    "amsgrad": 1e-3,
     "lamb": 3e-3,
     "lion": 3e-4,
     "muon": 0.01,

@@ -18,7 +18,6 @@ import http.client
 import importlib.util
 import logging
 import os
-import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
+from funcnet import _validate
+from funcnet._files import replacing
 from funcnet.augment import (
     Preprocessing,
     compose,
@@ -205,10 +206,14 @@ def _read_cifar10(paths: tuple[Path, ...], checksums: dict[str, str]) -> tuple[S
     binary = paths[0].suffix == ".bin" or "binary" in paths[0].name
     decode = _formats.read_cifar_binary if binary else _formats.read_cifar_pickle
     batches: dict[str, Split] = {}
+    came = []
     for path, content in _cifar_members(paths, checksums, binary):
         _formats.verify(path, content, checksums.get(path.name))
-        batches[path.name.removesuffix(".bin")] = Split(*decode(path, content))
+        batch = Split(*decode(path, content))
+        batches[path.name.removesuffix(".bin")] = batch
+        came.append((path, len(batch.labels)))
     *train, test = (batches[name] for name in _CIFAR_FORMS["cifar-10-batches-py"])
+    _formats.check_rows((path, rows, 10_000) for path, rows in came)
     sizes = [len(batch.labels) for batch in train]
     if len(set(sizes)) > 1:
         raise _formats.bad(paths[0], f"the training batches have unequal sizes, {sizes} rows")
@@ -233,9 +238,10 @@ def _cifar_members(
 
 def _read_idx(paths: tuple[Path, ...], checksums: dict[str, str]) -> tuple[Split, Split]:
     arrays = []
-    for path in paths:
-        with _formats.open_verified(path, checksums.get(path.name)) as stream:
-            if "labels" in path.name:
+    for name, path in zip(_IDX_FILES, paths, strict=True):
+        official = f"{name}.gz" if path.suffix == ".gz" else name
+        with _formats.open_verified(path, checksums.get(official)) as stream:
+            if "labels" in name:
                 arrays.append(_formats.read_idx_labels(path, stream))
             else:
                 arrays.append(_formats.read_idx(path, stream, (28, 28))[..., None])
@@ -244,6 +250,8 @@ def _read_idx(paths: tuple[Path, ...], checksums: dict[str, str]) -> tuple[Split
         if len(split.images) != len(split.labels):
             fault = f"it has {len(split.labels)} labels for {len(split.images)} images"
             raise _formats.bad(path, fault)
+    rows = len(train.labels), len(test.labels)
+    _formats.check_rows(zip(paths[::2], rows, (60_000, 10_000), strict=True))
     return train, test
 
 
@@ -252,6 +260,8 @@ def _read_svhn(paths: tuple[Path, ...], checksums: dict[str, str]) -> tuple[Spli
     for path in paths:
         with _formats.open_verified(path, checksums.get(path.name)) as stream:
             splits.append(_concatenate([Split(*_formats.read_svhn(path, stream))]))
+    rows = [len(split.labels) for split in splits]
+    _formats.check_rows(zip(paths, rows, (73_257, 26_032), strict=True))
     return splits[0], splits[1]
 
 
@@ -323,11 +333,20 @@ f4a8712d7a061bf5bd6d2ca38dc4d50a train-images-idx3-ubyte
 15d484375f8d13e6eb1aabb0c3f46965 t10k-labels-idx1-ubyte
 """,
 }
+
+
+def _idx_names(name: str) -> tuple[str, ...]:
+    """A file's official names first, then Kaggle's: a dot for a dash, or a folder of its own."""
+    dotted = name.replace("-idx", ".idx")
+    plain = name, dotted, f"{name}/{name}", f"{name}/{dotted}", f"{dotted}/{dotted}"
+    return tuple(file + end for end in (".gz", "") for file in plain)
+
+
 _idx_source = functools.partial(
     _Source,
     read=_read_idx,
     val_size=5000,
-    forms=(tuple((f"{name}.gz", name) for name in _IDX_FILES),),
+    forms=(tuple(_idx_names(name) for name in _IDX_FILES),),
     files=tuple(f"{name}.gz" for name in _IDX_FILES),
 )
 _SOURCES = {
@@ -338,9 +357,10 @@ _SOURCES = {
             *("dog", "frog", "horse", "ship", "truck"),
         ),
         val_size=1000,
-        folders=("cifar10", ""),
+        folders=("cifar10", "", "cifar-10-python", "cifar-10-binary"),
         forms=(
-            *(tuple((f"{folder}/{f}",) for f in files) for folder, files in _CIFAR_FORMS.items()),
+            # The second name of each is for a data_dir that is the batches' own folder.
+            *(tuple((f"{folder}/{f}", f) for f in files) for folder, files in _CIFAR_FORMS.items()),
             (("cifar-10-python.tar.gz", "cifar-10-python.tar"),),
             (("cifar-10-binary.tar.gz", "cifar-10-binary.tar"),),
         ),
@@ -351,14 +371,14 @@ _SOURCES = {
         read=_read_svhn,
         classes=_DIGITS,
         val_size=3257,
-        folders=("svhn", ""),
+        folders=("svhn", "SVHN", ""),
         forms=((("train_32x32.mat",), ("test_32x32.mat",)),),
         url="http://ufldl.stanford.edu/housenumbers/",
         files=("train_32x32.mat", "test_32x32.mat"),
     ),
     "mnist": _idx_source(
         classes=_DIGITS,
-        folders=("mnist", "MNIST/raw", ""),
+        folders=("mnist", "MNIST/raw", "MNIST", "raw", ""),
         url="https://ossci-datasets.s3.amazonaws.com/mnist/",
     ),
     "fashion_mnist": _idx_source(
@@ -366,7 +386,7 @@ _SOURCES = {
             *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
             *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
         ),
-        folders=("fashion_mnist", "FashionMNIST/raw", ""),
+        folders=("fashion_mnist", "FashionMNIST/raw", "FashionMNIST", "raw", ""),
         url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     ),
 }
@@ -414,8 +434,8 @@ def find(name: str, data_dir: str | os.PathLike[str] | None = None) -> Location:
 
     >>> find("synthetic").found
     True
-    >>> find("cifar10", "/nowhere").looked
-    (PosixPath('/nowhere/cifar10'), PosixPath('/nowhere'))
+    >>> find("svhn", "/nowhere").looked
+    (PosixPath('/nowhere/svhn'), PosixPath('/nowhere/SVHN'), PosixPath('/nowhere'))
     """
     if name not in NAMES:
         raise ValueError(
@@ -451,17 +471,14 @@ def _download(name: str, folder: Path) -> None:
             continue
         url = source.url + file
         _log.info("%s: downloading %s to %s", name, url, folder)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{file}.", delete=False) as partial:
-            try:
-                with urllib.request.urlopen(url, timeout=_CONNECT_SECONDS) as response:
-                    _formats.copy(url, response, partial)
-                partial.flush()
-                with _formats.open_verified(Path(partial.name), _checksums(name)[file]):
-                    os.chmod(partial.name, 0o644)  # a temporary file is its owner's alone
-                    os.replace(partial.name, folder / file)
-            except BaseException:
-                os.unlink(partial.name)
-                raise
+        with (
+            replacing(folder / file) as partial,
+            urllib.request.urlopen(url, timeout=_CONNECT_SECONDS) as response,
+        ):
+            _formats.copy(url, response, partial)
+            partial.flush()
+            with _formats.open_verified(Path(partial.name), _checksums(name)[file]):
+                pass
 
 
 def _located(name: str, data_dir: str | os.PathLike[str] | None, download: bool | None) -> Location:
@@ -470,7 +487,7 @@ def _located(name: str, data_dir: str | os.PathLike[str] | None, download: bool 
     if location.found:
         return location
     if download is None:
-        download = os.environ.get("FUNCNET_DOWNLOAD", "1") != "0"
+        download = _validate.enabled("FUNCNET_DOWNLOAD")
     why = "Downloading is off (download=False or FUNCNET_DOWNLOAD=0)."
     if download:
         try:
@@ -518,13 +535,15 @@ def load(
         name: one of `NAMES`.
         data_dir: the folder of the data sets; $FUNCNET_DATA_DIR by default, else ~/.cache/funcnet.
             CIFAR-10 is read from the folder or archive of its Python or binary version, MNIST and
-            Fashion-MNIST from plain or .gz files; `find` says where each is looked for.
+            Fashion-MNIST from plain or .gz files, below data_dir as their authors, torchvision or
+            Kaggle lay them out; `find` says where each is looked for.
         val_size: the number of validation rows; by default as above.
         test_size: the number of test rows, all by default.
         download: whether to fetch what is missing into data_dir; by default it is fetched, unless
             FUNCNET_DOWNLOAD=0 is set.
         verify: whether files must have the official checksums. Without, the readers' own checks
-            of every size and label remain.
+            of every size and label remain: files of your own making may hold any number of rows,
+            an official copy that lost some is refused.
         options: those of `synthetic`, for that name only.
 
     Returns:
@@ -598,14 +617,15 @@ def synthetic(
         shape: one example's shape.
         classes: the number of classes.
         sizes: the numbers of training, validation and test rows.
-        seed: of NumPy's `default_rng`; equal arguments give equal data sets.
+        seed: of NumPy's `default_rng`, 0 to 2^32 - 1; equal arguments give equal data sets.
         noise: the noise's standard deviation in units of the full scale.
 
     Returns:
         A data set of uint8 images named "synthetic".
 
     Raises:
-        ValueError: a size is negative or there is no class.
+        TypeError: the seed is no int.
+        ValueError: a size is negative, there is no class, or the seed is out of range.
 
     >>> synthetic(shape=(4, 4, 3), classes=2, sizes=(6, 2, 2)).train.images.shape
     (6, 4, 4, 3)
@@ -615,7 +635,7 @@ def synthetic(
             f"synthetic: classes is {classes} and sizes is {sizes}, expected at least one class "
             "and three numbers of rows, (train, val, test)."
         )
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_validate.seed("synthetic", "seed", seed))
     templates = rng.normal(0.5, 0.2, (classes, *shape)).astype(np.float32)
 
     def split(size: int) -> Split:

@@ -17,7 +17,7 @@ import pickletools
 import struct
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,22 @@ def _labels(source: object, labels: np.ndarray, classes: int = 10) -> np.ndarray
     if index is not None:
         raise bad(source, f"label {index} is {labels[index]}, expected 0 to {classes - 1}")
     return labels.astype(np.int32)
+
+
+def check_rows(files: Iterable[tuple[Path, int, int]]) -> None:
+    """Raises DataFormatError where a copy of the official files lost rows, or gained some.
+
+    A set of somebody's own making may have any size. One of which a file comes within a hundredth
+    of the official file's rows is a copy of the official one, and then each must have them all.
+
+    Args:
+        files: (path, rows that came, rows of the official file) for each file of the set.
+    """
+    files = list(files)
+    if any(abs(came - official) <= official // 100 for _, came, official in files):
+        for path, came, official in files:
+            if came != official:
+                raise bad(path, f"it has {came} rows, expected {official} as in the official file")
 
 
 # --- Bytes and their checksums

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from funcnet.kernels import _conv, _lowering, _native, _products
@@ -17,7 +18,7 @@ from funcnet.kernels._conv import Pads, Pair
 from funcnet.kernels._flops import flops as flops
 
 
-def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
+def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
     """The dtype that sums over `dtype` are taken in: float64 for itself, float32 for the rest.
 
     Args:
@@ -140,18 +141,26 @@ def matmul_nt(a: Float[Array, "n k"], b: Float[Array, "m k"]) -> Float[Array, "n
 
 
 def conv(
-    x: Float[Array, "n h w cin"], w: Float[Array, "kh kw cin cout"], stride: Pair, pads: Pads
+    x: Float[Array, "n h w cin"],
+    w: Float[Array, "kh kw cin//{groups} cout"],
+    stride: Pair,
+    pads: Pads,
+    dilation: Pair = (1, 1),
+    groups: int = 1,
 ) -> Float[Array, "n oh ow cout"]:
     r"""Cross-correlation of images with a kernel.
 
-    $y_{nijo} = \sum_{p,q,c} x_{n,\,i s_h + p - t,\,j s_w + q - l,\,c}\, w_{pqco}$ with t rows
-    padded above and l columns padded on the left.
+    $y_{nijo} = \sum_{p,q,c} x_{n,\,i s_h + p d_h - t,\,j s_w + q d_w - l,\,c}\, w_{pqco}$ with t
+    rows padded above and l columns padded on the left. Of groups, each output channel's sum is over
+    the channels of its own, and c counts these.
 
     Args:
       x: images (n, h, w, cin).
-      w: a kernel (kh, kw, cin, cout).
+      w: a kernel (kh, kw, cin // groups, cout).
       stride: the step in pixels, (height, width).
       pads: pixels padded, ((above, below), (left, right)).
+      dilation: the step from tap to tap of the kernel in pixels, (height, width).
+      groups: so many convolutions side by side, each of its own channels.
 
     Returns:
       (n, oh, ow, cout), in the dtype that the sum was taken in.
@@ -165,26 +174,30 @@ def conv(
     >>> conv(x, w, (1, 1), ((0, 0), (0, 0))).shape
     (1, 2, 2, 1)
     """
-    return _conv.conv(x, w, stride=stride, pads=pads)
+    return _conv.conv(x, w, stride=stride, pads=pads, dilation=dilation, groups=groups)
 
 
 def conv_bias(
     x: Float[Array, "n h w cin"],
-    w: Float[Array, "kh kw cin cout"],
+    w: Float[Array, "kh kw cin//{groups} cout"],
     b: Float[Array, " cout"],
     stride: Pair,
     pads: Pads,
     relu: bool = False,
+    dilation: Pair = (1, 1),
+    groups: int = 1,
 ) -> Float[Array, "n oh ow cout"]:
     r"""`conv` plus a bias, through a ReLU if asked for, in one pass where a kernel can.
 
     Args:
       x: images (n, h, w, cin).
-      w: a kernel (kh, kw, cin, cout).
+      w: a kernel (kh, kw, cin // groups, cout).
       b: a bias (cout,).
       stride: the step in pixels, (height, width).
       pads: pixels padded, ((above, below), (left, right)).
       relu: whether what is below 0 becomes 0; NaN stays NaN.
+      dilation: the step from tap to tap of the kernel in pixels, (height, width).
+      groups: so many convolutions side by side, each of its own channels.
 
     Returns:
       (n, oh, ow, cout), in the dtype that the sum was taken in.
@@ -198,7 +211,8 @@ def conv_bias(
     >>> conv_bias(x, w, -jnp.ones(1), (1, 1), ((0, 0), (0, 0))).ravel()
     Array([1.], dtype=float64)
     """
-    return _conv.conv_bias(x, w, b, stride=stride, pads=pads, relu=relu)
+    where = {"stride": stride, "pads": pads, "dilation": dilation, "groups": groups}
+    return _conv.conv_bias(x, w, b, relu=relu, **where)
 
 
 def conv_kernel_gradient(
@@ -207,10 +221,12 @@ def conv_kernel_gradient(
     size: Pair,
     stride: Pair,
     pads: Pads,
-) -> Float[Array, "kh kw cin cout"]:
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> Float[Array, "kh kw cin//{groups} cout"]:
     r"""The adjoint of `conv` in its kernel: the images correlated with the cotangent.
 
-    $dw_{pqco} = \sum_{n,i,j} x_{n,\,i s_h + p - t,\,j s_w + q - l,\,c}\, dy_{nijo}$.
+    $dw_{pqco} = \sum_{n,i,j} x_{n,\,i s_h + p d_h - t,\,j s_w + q d_w - l,\,c}\, dy_{nijo}$.
 
     Args:
       x: images (n, h, w, cin).
@@ -219,9 +235,11 @@ def conv_kernel_gradient(
       size: the kernel's height and width.
       stride: the step in pixels, (height, width).
       pads: pixels padded, ((above, below), (left, right)).
+      dilation: the step from tap to tap of the kernel in pixels, (height, width).
+      groups: so many convolutions side by side, each of its own channels.
 
     Returns:
-      (kh, kw, cin, cout), in the dtype that the sum was taken in.
+      (kh, kw, cin // groups, cout), in the dtype that the sum was taken in.
 
     Raises:
       ValueError: channels or sizes do not fit, as `jax.lax.conv_general_dilated` says it.
@@ -232,28 +250,33 @@ def conv_kernel_gradient(
     >>> conv_kernel_gradient(x, dy, (2, 2), (1, 1), ((0, 0), (0, 0))).ravel()
     Array([4., 4., 4., 4.], dtype=float64)
     """
-    return _conv.kernel_gradient(x, dy, size=size, stride=stride, pads=pads)
+    where = {"stride": stride, "pads": pads, "dilation": dilation, "groups": groups}
+    return _conv.kernel_gradient(x, dy, size=size, **where)
 
 
 def conv_input_gradient(
     dy: Float[Array, "n oh ow cout"],
-    w: Float[Array, "kh kw cin cout"],
+    w: Float[Array, "kh kw c cout"],
     size: Pair,
     stride: Pair,
     pads: Pads,
+    dilation: Pair = (1, 1),
+    groups: int = 1,
 ) -> Float[Array, "n h w cin"]:
     r"""The adjoint of `conv` in its images of height and width `size`.
 
-    $dx_{nabc} = \sum dy_{nijo}\, w_{pqco}$ over all i, j, p, q, o with $i s_h + p - t = a$ and
-    $j s_w + q - l = b$.
+    $dx_{nabc} = \sum dy_{nijo}\, w_{pqco}$ over all i, j, p, q, o with
+    $i s_h + p d_h - t = a$ and $j s_w + q d_w - l = b$.
 
     Args:
       dy: the cotangent of the output, (n, oh, ow, cout); last rows or columns that are 0 may be
         left out.
-      w: the kernel (kh, kw, cin, cout).
+      w: the kernel (kh, kw, cin // groups, cout).
       size: the images' height and width.
       stride: the step in pixels, (height, width).
       pads: pixels padded, ((above, below), (left, right)).
+      dilation: the step from tap to tap of the kernel in pixels, (height, width).
+      groups: so many convolutions side by side, each of its own channels.
 
     Returns:
       (n, h, w, cin), in the dtype that the sum was taken in.
@@ -267,14 +290,16 @@ def conv_input_gradient(
     >>> conv_input_gradient(dy, w, (1, 3), (1, 1), ((0, 0), (0, 0))).ravel()
     Array([1., 2., 1.], dtype=float64)
     """
-    return _conv.input_gradient(dy, w, size=size, stride=stride, pads=pads)
+    where = {"stride": stride, "pads": pads, "dilation": dilation, "groups": groups}
+    return _conv.input_gradient(dy, w, size=size, **where)
 
 
 def use_native(on: bool) -> str:
     """Switches the kernels of the package `funcnet-native` on or off, for programs yet to be made.
 
-    They are on where the package is installed, unless the environment has FUNCNET_NATIVE=0. What
-    JAX has compiled and kept is dropped; a compiled program that somebody holds stays as it is.
+    They are on where the package is installed, unless the environment has FUNCNET_NATIVE=0
+    (false, no, off). What JAX has compiled and kept is dropped; a compiled program that somebody
+    holds stays as it is.
 
     Args:
       on: whether native kernels may be used.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funcnet import _validate
 from funcnet.kernels._lowering import wide_dtype
 
 _switched: list[bool] = []  # what `use` was last told
@@ -39,8 +40,8 @@ def status() -> Status:
     """What is in use now; nothing of it is loaded before a program for a CPU is lowered."""
     if _switched and not _switched[-1]:
         return Status(None, "switched off by kernels.use_native(False)")
-    if not _switched and os.environ.get("FUNCNET_NATIVE", "1") == "0":
-        return Status(None, "switched off by FUNCNET_NATIVE=0")
+    if not _switched and not _validate.enabled("FUNCNET_NATIVE"):
+        return Status(None, f"switched off by FUNCNET_NATIVE={os.environ['FUNCNET_NATIVE']}")
     return _loaded()
 
 

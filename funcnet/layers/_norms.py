@@ -10,6 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jaxtyping import Float
 
@@ -33,7 +34,8 @@ def batch_norm(
     carry no gradient. Keeps x, which it has been given, and three numbers a channel.
 
     Args:
-      params: `NormParams(gamma, beta)` of shapes (c,) and (c,).
+      params: `NormParams(gamma, beta)` of shapes (c,) and (c,), or None for either: no gain, no
+        shift, and None for its cotangent.
       x: (..., c) with at least two values a channel.
       eps: a static number above 0, added to the variance.
 
@@ -63,7 +65,7 @@ def _batch_norm(params, x, eps):
     axes = tuple(range(x.ndim - 1))
     x_hat, centre, var, inv_std = _standardise(x, axes, eps)
     y = _scale_and_shift(params, x_hat).astype(dtype)
-    return y, BatchStats(sum(centre).reshape(-1), var.reshape(-1)), (centre, inv_std)
+    return y, _statistics(params, centre, var), (centre, inv_std)
 
 
 def _batch_norm_fwd(params, x, eps):
@@ -84,7 +86,7 @@ def _batch_norm_cotangents(params, dy, x_hat, inv_std, axes, dtype):
     count = x_hat.size // x_hat.shape[-1]
     dbeta = dy.sum(axes)
     dgamma = (dy * x_hat).sum(axes)
-    scale = _last_axis(params.gamma, x_hat) * inv_std
+    scale = _scaled(params.gamma, inv_std)
     dx = scale * (dy - _last_axis(dbeta / count, dy) - x_hat * _last_axis(dgamma / count, dy))
     return _like(params, dgamma, dbeta), dx.astype(dtype)
 
@@ -105,7 +107,8 @@ def batch_norm_inference(
     $dv = -\frac{1}{2}\,\gamma\,d\gamma/(v + \epsilon)$. Keeps what it has been given.
 
     Args:
-      params: `NormParams(gamma, beta)` of shapes (c,) and (c,).
+      params: `NormParams(gamma, beta)` of shapes (c,) and (c,), or None for either: no gain, no
+        shift, and None for its cotangent.
       stats: `BatchStats(mean, var)` of shapes (c,) and (c,); var is 0 or more.
       x: (..., c), any number of rows.
       eps: a static number above 0, added to the variance.
@@ -155,7 +158,7 @@ def _batch_norm_inference_bwd(eps, residuals, dy):
     dy = wide(dy)
     dbeta = dy.sum(axes)
     dgamma = (dy * x_hat).sum(axes)
-    gamma_inv_std = _last_axis(params.gamma, x_hat) * inv_std
+    gamma_inv_std = _scaled(params.gamma, inv_std)
     per_channel = gamma_inv_std.reshape(-1)
     dmean = -per_channel * dbeta
     dvar = -0.5 * per_channel * inv_std.reshape(-1) * dgamma
@@ -183,7 +186,8 @@ def layer_norm(
     Keeps x, which it has been given, and three numbers a row.
 
     Args:
-      params: `NormParams(gamma, beta)` of shapes (c,) and (c,).
+      params: `NormParams(gamma, beta)` of shapes (c,) and (c,), or None for either: no gain, no
+        shift, and None for its cotangent.
       x: (..., c), any number of rows.
       eps: a static number above 0, added to the variance.
 
@@ -219,7 +223,7 @@ def _layer_norm_bwd(eps, residuals, dy):
     params, x, centre, inv_std = residuals  # (c,) and (c,), (..., c), 2 of (..., 1), (..., 1)
     dy = wide(dy)
     x_hat = _centred(x, centre) * inv_std
-    dx_hat = dy * _last_axis(params.gamma, x_hat)
+    dx_hat = _scaled(params.gamma, dy)
     dx = _standardise_cotangent(dx_hat, x_hat, inv_std, (-1,))
     axes = tuple(range(x.ndim - 1))
     return _like(params, (dy * x_hat).sum(axes), dy.sum(axes)), dx.astype(x.dtype)
@@ -242,7 +246,8 @@ def group_norm(
     three numbers a group.
 
     Args:
-      params: `NormParams(gamma, beta)` of shapes (c,) and (c,).
+      params: `NormParams(gamma, beta)` of shapes (c,) and (c,), or None for either: no gain, no
+        shift, and None for its cotangent.
       x: (n, ..., c), any number of examples.
       groups: a static int that divides c.
       eps: a static number above 0, added to the variance.
@@ -295,7 +300,7 @@ def _group_norm_bwd(groups, eps, residuals, dy):
     params, x, centre, inv_std = residuals  # (c,) and (c,), (n, ..., c), 2 of (n, 1, groups, 1), it
     dy = wide(dy)
     x_hat = _centred(_grouped(x, groups), centre) * inv_std
-    dx_hat = _grouped(dy * _last_axis(params.gamma, dy), groups)
+    dx_hat = _grouped(_scaled(params.gamma, dy), groups)
     dx = _standardise_cotangent(dx_hat, x_hat, inv_std, (1, 3))
     axes = tuple(range(x.ndim - 1))
     dgamma = (dy * x_hat.reshape(x.shape)).sum(axes)
@@ -307,7 +312,7 @@ group_norm.defvjp(_group_norm_fwd, _group_norm_bwd)
 
 @partial(jax.custom_vjp, nondiff_argnames=("eps",))
 def rms_norm(
-    gamma: Float[Array, " c"], x: Float[Array, "*batch c"], eps: float = 1e-6
+    gamma: Float[Array, " c"] | None, x: Float[Array, "*batch c"], eps: float = 1e-6
 ) -> Float[Array, "*batch c"]:
     r"""Root mean square normalisation over the last axis.
 
@@ -316,7 +321,7 @@ def rms_norm(
     $dx = r\,(g - \hat x\,\overline{g \hat x})$. Keeps x, which it has been given, and r.
 
     Args:
-      gamma: gains (c,).
+      gamma: gains (c,), or None for ones that are not there: neither kept nor learnt.
       x: (..., c), any number of rows.
       eps: a static number above 0, added to the mean square.
 
@@ -338,13 +343,12 @@ def rms_norm(
 
 def _rms_norm(gamma, x, eps):
     x = _validate.floating("rms_norm", "x", x)
-    gamma = _validate.floating("rms_norm", "gamma", gamma)
-    _check_channels("rms_norm", "gamma", gamma, x)
+    gamma = _per_channel("rms_norm", "gamma", gamma, x)
     _check_eps("rms_norm", eps)
     xw = wide(x)
     r = lax.rsqrt(jnp.square(xw).mean(-1, keepdims=True) + jnp.asarray(eps, xw.dtype))
-    y = xw * r * _last_axis(gamma, xw)
-    return y.astype(jnp.result_type(x, gamma)), r
+    y = _scaled(gamma, xw * r)
+    return y.astype(jnp.result_type(x, *jax.tree.leaves(gamma))), r
 
 
 def _rms_norm_fwd(gamma, x, eps):
@@ -356,11 +360,11 @@ def _rms_norm_bwd(eps, residuals, dy):
     gamma, x, r = residuals  # (c,), (..., c), (..., 1)
     dy = wide(dy)
     x_hat = wide(x) * r
-    dx_hat = dy * _last_axis(gamma, dy)
+    dx_hat = _scaled(gamma, dy)
     slope = once((dx_hat * x_hat).mean(-1, keepdims=True))
     dx = r * (dx_hat - x_hat * slope)
     dgamma = (dy * x_hat).sum(tuple(range(x.ndim - 1)))
-    return dgamma.astype(gamma.dtype), dx.astype(x.dtype)
+    return _as(gamma, dgamma), dx.astype(x.dtype)
 
 
 rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
@@ -380,7 +384,8 @@ def affine_batch_norm_relu(
     $\hat z$ nor what ReLU is given.
 
     Args:
-      params: `(AffineParams(w, b), NormParams(gamma, beta))` of shapes (d, m), (m,), (m,), (m,).
+      params: `(AffineParams(w, b), NormParams(gamma, beta))` of shapes (d, m), (m,), (m,), (m,);
+        gamma or beta may be None, as in `batch_norm`.
       x: (n, ...) with d features in each of at least two rows.
       eps: a static number above 0, added to the variance.
 
@@ -413,7 +418,7 @@ def _affine_batch_norm_relu(params, x, eps):
     z_hat, centre, var, inv_std = _standardise(z, (0,), eps)
     y = _scale_and_shift(norm, z_hat)
     y = jnp.maximum(y, jnp.zeros((), y.dtype)).astype(dtype)
-    return y, BatchStats(sum(centre).reshape(-1), var.reshape(-1)), (z, centre, inv_std)
+    return y, _statistics(norm, centre, var), (z, centre, inv_std)
 
 
 def _affine_batch_norm_relu_fwd(params, x, eps):
@@ -463,7 +468,12 @@ def _standardise_cotangent(dx_hat, x_hat, inv_std, axes):
 
 
 def _scale_and_shift(params, x_hat):
-    return _last_axis(params.gamma, x_hat) * x_hat + _last_axis(params.beta, x_hat)
+    y = _scaled(params.gamma, x_hat)
+    return y if params.beta is None else y + _last_axis(params.beta, x_hat)
+
+
+def _scaled(gamma, x):
+    return x if gamma is None else _last_axis(gamma, x) * x
 
 
 def _last_axis(values, x):
@@ -471,27 +481,50 @@ def _last_axis(values, x):
     return values.astype(x.dtype).reshape((1,) * (x.ndim - 1) + values.shape)
 
 
+def _statistics(params, centre, var):
+    """The statistics, an output of their own for each gamma and beta that `vmap` maps.
+
+    They depend on neither, but an output that all examples share has one cotangent where each
+    example has a backward pass: jax 0.12 refuses that, earlier ones count it once an example. The
+    selection says "mapped" to `vmap` and is gone when XLA has compiled.
+    """
+
+    def own(value):
+        for parameter in jax.tree.leaves(params):
+            value = lax.select(np.True_, value, parameter.astype(value.dtype))
+        return value
+
+    return BatchStats(own(sum(centre).reshape(-1)), own(var.reshape(-1)))
+
+
 def _like(params, dgamma, dbeta):
-    return NormParams(dgamma.astype(params.gamma.dtype), dbeta.astype(params.beta.dtype))
+    return NormParams(_as(params.gamma, dgamma), _as(params.beta, dbeta))
+
+
+def _as(parameter, cotangent):
+    return None if parameter is None else cotangent.astype(parameter.dtype)
 
 
 def _norm_arguments(function, params, x, eps):
     """Checked parameters and x, and the dtype of the result."""
     x = _validate.floating(function, "x", x)
-    gamma = _validate.floating(function, "params.gamma", params.gamma)
-    beta = _validate.floating(function, "params.beta", params.beta)
-    _check_channels(function, "params.gamma", gamma, x)
-    _check_channels(function, "params.beta", beta, x)
+    gamma = _per_channel(function, "params.gamma", params.gamma, x)
+    beta = _per_channel(function, "params.beta", params.beta, x)
     _check_eps(function, eps)
-    return NormParams(gamma, beta), x, jnp.result_type(x, gamma, beta)
+    return NormParams(gamma, beta), x, jnp.result_type(x, *jax.tree.leaves((gamma, beta)))
 
 
-def _check_channels(function, name, values, x):
+def _per_channel(function, name, values, x):
+    """Checked values, one for each channel of x, or None."""
+    if values is not None:
+        values = _validate.floating(function, name, values)
     if x.ndim < 1 or not x.shape[-1]:
         raise ValueError(f"{function}: x has shape {x.shape}, expected (..., c) with c channels.")
-    _validate.shape(
-        function, name, values, x.shape[-1:], f"x has shape {x.shape} with channels last"
-    )
+    if values is not None:
+        _validate.shape(
+            function, name, values, x.shape[-1:], f"x has shape {x.shape} with channels last"
+        )
+    return values
 
 
 def _check_eps(function, eps):

@@ -30,10 +30,10 @@ class ConvParams(NamedTuple):
 
 
 class NormParams(NamedTuple):
-    """Gains `gamma` (c,) and shifts `beta` (c,) of a normalisation."""
+    """Gains `gamma` (c,) and shifts `beta` (c,) of a normalisation; None for what it is without."""
 
-    gamma: Float[Array, " c"]
-    beta: Float[Array, " c"]
+    gamma: Float[Array, " c"] | None
+    beta: Float[Array, " c"] | None
 
 
 class BatchStats(NamedTuple):
@@ -109,7 +109,9 @@ def conv_init(
     return ConvParams(w, jnp.zeros((cout,), dtype))
 
 
-def norm_init(channels: int, dtype: Any = jnp.float32) -> NormParams:
+def norm_init(
+    channels: int, dtype: Any = jnp.float32, *, gain: bool = True, bias: bool = True
+) -> NormParams:
     r"""The parameters of a normalisation that leaves its output standardised.
 
     $\gamma = 1$, $\beta = 0$.
@@ -117,6 +119,8 @@ def norm_init(channels: int, dtype: Any = jnp.float32) -> NormParams:
     Args:
       channels: the size of the last axis, at least 1.
       dtype: the dtype of the parameters.
+      gain: whether there is a gamma; else None.
+      bias: whether there is a beta; else None.
 
     Raises:
       TypeError: `channels` is not an int.
@@ -128,7 +132,10 @@ def norm_init(channels: int, dtype: Any = jnp.float32) -> NormParams:
     NormParams(gamma=Array([1., 1.], dtype=float32), beta=Array([0., 0.], dtype=float32))
     """
     channels = _validate.count("norm_init", "channels", channels)
-    return NormParams(jnp.ones((channels,), dtype), jnp.zeros((channels,), dtype))
+    return NormParams(
+        jnp.ones((channels,), dtype) if gain else None,
+        jnp.zeros((channels,), dtype) if bias else None,
+    )
 
 
 def _draw(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from funcnet import _validate, layers
-from funcnet.layers import BatchStats
+from funcnet.layers import BatchStats, NormParams
 
 
 class Net(NamedTuple):
@@ -301,7 +301,9 @@ def running_statistics(running: BatchStats, batch: BatchStats, momentum: float) 
     )
 
 
-def batch_norm(momentum: float = 0.9, eps: float = 1e-5) -> Net:
+def batch_norm(
+    momentum: float = 0.9, eps: float = 1e-5, *, gain: bool = True, bias: bool = True
+) -> Net:
     r"""Batch normalisation over all axes but the last, with running statistics in `state`.
 
     In training, by the batch's own mean and biased variance, and
@@ -310,11 +312,15 @@ def batch_norm(momentum: float = 0.9, eps: float = 1e-5) -> Net:
     statistics, which start at mean 0 and variance 1.
 
     Args:
-      momentum: the weight of the old running statistics, in [0, 1].
+      momentum: the weight of the old running statistics, in [0, 1]. With 0 the state is the last
+        batch's own statistics, whose mean over batches is torch's `momentum=None`.
       eps: added to the variance.
+      gain: whether it learns gamma.
+      bias: whether it learns beta.
 
     Returns:
-      The block; params `NormParams(gamma, beta)`, state `BatchStats(mean, var)`, (c,) each.
+      The block; params `NormParams(gamma, beta)`, state `BatchStats(mean, var)`, (c,) each. None
+      stands for a gamma or beta that is not learnt, `()` for both.
 
     Raises:
       ValueError: `momentum` is outside [0, 1]; when applied in training: a channel has one value
@@ -335,10 +341,11 @@ def batch_norm(momentum: float = 0.9, eps: float = 1e-5) -> Net:
         del key
         channels = _channels("nets.batch_norm", input_shape)
         mean, var = jnp.zeros((channels,), jnp.float32), jnp.ones((channels,), jnp.float32)
-        return layers.norm_init(channels), BatchStats(mean, var)
+        return _norm_init(channels, gain, bias), BatchStats(mean, var)
 
     def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
         del key
+        params = params or NO_NORM_PARAMS
         if not train:
             return layers.batch_norm_inference(params, state, x, eps), state
         y, batch = layers.batch_norm(params, x, eps)
@@ -347,11 +354,19 @@ def batch_norm(momentum: float = 0.9, eps: float = 1e-5) -> Net:
     return Net(init, apply, "batch_norm", config=(("momentum", momentum), ("eps", eps)))
 
 
-def _norm(kind: str, function: Callable[[Any, Array], Array]) -> Net:
+#: What a rule is given where a block has learnt neither gamma nor beta, and so has `()`.
+NO_NORM_PARAMS = NormParams(None, None)
+
+
+def _norm_init(channels: int, gain: bool, bias: bool) -> Any:
+    return layers.norm_init(channels, gain=gain, bias=bias) if gain or bias else ()
+
+
+def _norm(kind: str, function: Callable[[Any, Array], Array], gain: bool, bias: bool) -> Net:
     def init(key: Array, input_shape: Any) -> tuple[Any, Any]:
         del key
-        params = layers.norm_init(_channels(f"nets.{kind}", input_shape))
-        return (params.gamma if kind == "rms_norm" else params), ()
+        params = _norm_init(_channels(f"nets.{kind}", input_shape), gain, bias)
+        return (params.gamma if kind == "rms_norm" and gain else params), ()
 
     def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
         del train, key
@@ -360,14 +375,16 @@ def _norm(kind: str, function: Callable[[Any, Array], Array]) -> Net:
     return Net(init, apply, kind)
 
 
-def layer_norm(eps: float = 1e-5) -> Net:
+def layer_norm(eps: float = 1e-5, *, gain: bool = True, bias: bool = True) -> Net:
     r"""Layer normalisation over the last axis: see `layers.layer_norm`.
 
     Args:
       eps: added to the variance.
+      gain: whether it learns gamma.
+      bias: whether it learns beta.
 
     Returns:
-      The block; params `NormParams(gamma, beta)`, (c,) each.
+      The block; params `NormParams(gamma, beta)`, (c,) each, or as in `batch_norm` without them.
 
     Source: `layers.layer_norm`, which says what it computes and refuses.
 
@@ -376,18 +393,24 @@ def layer_norm(eps: float = 1e-5) -> Net:
     >>> params.gamma.shape
     (3,)
     """
-    return _norm("layer_norm", lambda params, x: layers.layer_norm(params, x, eps))
+
+    def apply(params: Any, x: Array) -> Array:
+        return layers.layer_norm(params or NO_NORM_PARAMS, x, eps)
+
+    return _norm("layer_norm", apply, gain, bias)
 
 
-def group_norm(groups: int, eps: float = 1e-5) -> Net:
+def group_norm(groups: int, eps: float = 1e-5, *, gain: bool = True, bias: bool = True) -> Net:
     r"""Group normalisation, within each group of channels of each example: `layers.group_norm`.
 
     Args:
       groups: the number of groups, a divisor of the number of channels.
       eps: added to the variance.
+      gain: whether it learns gamma.
+      bias: whether it learns beta.
 
     Returns:
-      The block; params `NormParams(gamma, beta)`, (c,) each.
+      The block; params `NormParams(gamma, beta)`, (c,) each, or as in `batch_norm` without them.
 
     Raises:
       TypeError: `groups` is not an int.
@@ -401,17 +424,22 @@ def group_norm(groups: int, eps: float = 1e-5) -> Net:
     (4,)
     """
     groups = _validate.count("nets.group_norm", "groups", groups)
-    return _norm("group_norm", lambda params, x: layers.group_norm(params, x, groups, eps))
+
+    def apply(params: Any, x: Array) -> Array:
+        return layers.group_norm(params or NO_NORM_PARAMS, x, groups, eps)
+
+    return _norm("group_norm", apply, gain, bias)
 
 
-def rms_norm(eps: float = 1e-6) -> Net:
+def rms_norm(eps: float = 1e-6, *, gain: bool = True) -> Net:
     r"""Normalisation by the root mean square over the last axis: see `layers.rms_norm`.
 
     Args:
       eps: added to the mean square.
+      gain: whether it learns gamma.
 
     Returns:
-      The block; params `gamma` (c,).
+      The block; params `gamma` (c,), `()` without.
 
     Source: `layers.rms_norm`, which says what it computes and refuses.
 
@@ -420,7 +448,11 @@ def rms_norm(eps: float = 1e-6) -> Net:
     >>> params.shape
     (3,)
     """
-    return _norm("rms_norm", lambda gamma, x: layers.rms_norm(gamma, x, eps))
+
+    def apply(gamma: Any, x: Array) -> Array:
+        return layers.rms_norm(gamma if gain else None, x, eps)
+
+    return _norm("rms_norm", apply, gain, False)
 
 
 def dropout(rate: float) -> Net:

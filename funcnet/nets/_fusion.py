@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from funcnet import layers
-from funcnet.nets._blocks import Net, running_statistics
+from funcnet.nets._blocks import NO_NORM_PARAMS, Net, running_statistics
 
 Configs = list[dict[str, Any]]
 
@@ -29,7 +29,8 @@ class Fusion(NamedTuple):
 
 
 def _affine_batch_norm_relu(configs, params, state, x):
-    y, batch = layers.affine_batch_norm_relu((params[0], params[1]), x, configs[1]["eps"])
+    norm = params[1] or NO_NORM_PARAMS
+    y, batch = layers.affine_batch_norm_relu((params[0], norm), x, configs[1]["eps"])
     return y, [(), running_statistics(state[1], batch, configs[1]["momentum"]), ()]
 
 

@@ -1,4 +1,4 @@
-"""Adam and its kin: NAdam, AdamW, LAMB, AdaMax."""
+"""Adam and its kin: NAdam, AdamW, LAMB, AMSGrad, AdaMax."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from jax.typing import ArrayLike, DTypeLike
 
 from funcnet.optimizers._frame import (
     AdamState,
+    AMSGradState,
     Leaf,
     Mask,
     Scalar,
     ScalarOrSchedule,
+    abs_sq,
     hyperparameters,
     make_decaying,
     make_optimizer,
     moving_mean,
+    over,
+    squares,
     unbiasing,
     zeros,
 )
@@ -30,9 +34,9 @@ def adam_direction(
 
     def direction(g: Array, mu: Array, nu: Array) -> tuple[Array, Array, Array]:
         mu = moving_mean(b1, mu, g)
-        nu = moving_mean(b2, nu, g * g)
+        nu = moving_mean(b2, nu, abs_sq(g))
         mu_hat = moving_mean(b1, next1 * mu, unbias1 * g) if nesterov else unbias1 * mu
-        return mu_hat / (jnp.sqrt(unbias2 * nu + eps_root) + (eps + tiny)), mu, nu
+        return over(mu_hat, jnp.sqrt(unbias2 * nu + eps_root) + (eps + tiny)), mu, nu
 
     return direction
 
@@ -46,7 +50,7 @@ def adam(
     mu_dtype: DTypeLike | None = None,
     *,
     nesterov: bool = False,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     r"""Divides a moving mean of gradients by the root of a moving mean of their squares.
 
     $\mu' = b_1 \mu + (1 - b_1) g$, $\nu' = b_2 \nu + (1 - b_2) g^2$,
@@ -92,7 +96,7 @@ def nadam(
     mu_dtype: DTypeLike | None = None,
     *,
     nesterov: bool = True,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     r"""Steps as `adam` with Nesterov's look-ahead in the first moment.
 
     $\hat\mu = b_1 \mu' / (1 - b_1^{t+1}) + (1 - b_1) g / (1 - b_1^t)$, the rest as in `adam`.
@@ -134,7 +138,7 @@ def adamw(
     mask: Mask = None,
     *,
     nesterov: bool = False,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     r"""Steps as `adam` and shrinks the parameters apart from the gradient's scaling.
 
     $u = -\eta (\hat\mu / (\sqrt{\hat\nu + \epsilon_{root}} + \epsilon) + \lambda p)$. The decay is
@@ -186,7 +190,7 @@ def _adam(
     mask: Mask,
     nesterov: bool,
     trust: bool = False,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Adam, with decoupled decay and LAMB's trust ratio where they are asked for."""
 
     def rule(t, tiny, learning_rate, weight_decay, **rest):
@@ -209,13 +213,13 @@ def _adam(
         eps=eps,
         eps_root=eps_root,
     )
-    moments = {"mu": zeros(mu_dtype), "nu": zeros()}
+    moments = {"mu": zeros(mu_dtype), "nu": squares()}
     return make_decaying(function, AdamState, rule, scalars, moments, mask, needs_params=trust)
 
 
 def _trust_ratio(p: Array, d: Array) -> Array:
     """Returns |p| / |d|, or 1 where either is 0."""
-    p_norm, d_norm = jnp.sqrt(jnp.sum(p * p)), jnp.sqrt(jnp.sum(d * d))
+    p_norm, d_norm = jnp.sqrt(jnp.sum(abs_sq(p))), jnp.sqrt(jnp.sum(abs_sq(d)))
     both = (p_norm > 0) & (d_norm > 0)
     return jnp.where(both, p_norm / jnp.where(both, d_norm, 1), 1)
 
@@ -228,7 +232,7 @@ def lamb(
     eps_root: ArrayLike = 0.0,
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Mask = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     r"""Gives every leaf a step as long as its parameters, in the direction of `adamw`.
 
     $d = \hat\mu / (\sqrt{\hat\nu + \epsilon_{root}} + \epsilon) + \lambda p$,
@@ -263,12 +267,82 @@ def lamb(
     )
 
 
+def amsgrad(
+    learning_rate: ScalarOrSchedule,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    eps_root: ArrayLike = 0.0,
+    mu_dtype: DTypeLike | None = None,
+    bias_correction_mu: bool = True,
+    bias_correction_nu: bool = True,
+    *,
+    bias_correction_max: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Steps as `adam` by the largest second moment so far, so that no rate grows again.
+
+    $\mu' = b_1 \mu + (1 - b_1) g$, $\nu' = b_2 \nu + (1 - b_2) g^2$,
+    $\nu_{max}' = \max(\nu_{max}, \nu' / (1 - b_2^t))$,
+    $u = -\eta \frac{\mu'}{1 - b_1^t} / (\sqrt{\nu_{max}' + \epsilon_{root}} + \epsilon)$.
+
+    The paper corrects no bias. torch corrects $\nu_{max}$ instead of $\nu$:
+    `amsgrad(learning_rate, bias_correction_nu=False, bias_correction_max=True)`.
+
+    Args:
+        learning_rate: $\eta$, a number, a scalar array or a schedule.
+        b1: $b_1$ in [0, 1).
+        b2: $b_2$ in [0, 1).
+        eps: $\epsilon$, outside the root.
+        eps_root: $\epsilon_{root}$, inside the root.
+        mu_dtype: dtype of $\mu$, the parameters' by default.
+        bias_correction_mu: divide $\mu'$ by $1 - b_1^t$.
+        bias_correction_nu: divide $\nu'$ by $1 - b_2^t$ before the maximum.
+        bias_correction_max: divide $\nu_{max}'$ by $1 - b_2^t$ where it is used.
+
+    Returns:
+        The optimizer; its state is an `AMSGradState`.
+
+    Raises:
+        ValueError, TypeError: see the module.
+
+    Source: [Reddi et al. 2018](https://openreview.net/forum?id=ryQu7f-RZ).
+
+    >>> optimizer = amsgrad(0.1, b1=0.0, b2=0.0)
+    >>> state = optimizer.init(jnp.array(0.0))
+    >>> for g in (2.0, 1.0):  # the second step remembers the first gradient's size
+    ...     update, state = optimizer.update(jnp.array(g), state)
+    >>> print(f"{update:.2f}")
+    -0.05
+    """
+
+    def rule(t, tiny, learning_rate, b1, b2, eps, eps_root):
+        unbias1 = unbiasing(b1, t) if bias_correction_mu else 1.0
+        unbias2 = unbiasing(b2, t)
+        before = unbias2 if bias_correction_nu else 1.0
+        after = unbias2 if bias_correction_max else 1.0
+
+        def leaf(g, mu, nu, nu_max):
+            mu = moving_mean(b1, mu, g)
+            nu = moving_mean(b2, nu, abs_sq(g))
+            nu_max = jnp.maximum(nu_max, before * nu)
+            d = over(unbias1 * mu, jnp.sqrt(after * nu_max + eps_root) + (eps + tiny))
+            return -learning_rate * d, mu, nu, nu_max
+
+        return leaf
+
+    scalars = hyperparameters(
+        "amsgrad", learning_rate=learning_rate, b1=b1, b2=b2, eps=eps, eps_root=eps_root
+    )
+    moments = {"mu": zeros(mu_dtype), "nu": squares(), "nu_max": squares()}
+    return make_optimizer("amsgrad", AMSGradState, rule, scalars, moments)
+
+
 def adamax(
     learning_rate: ScalarOrSchedule,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     r"""Steps as `adam` with a decaying maximum for the root of the mean square.
 
     $\mu' = b_1 \mu + (1 - b_1) g$, $\nu' = \max(|g| + \epsilon, b_2 \nu)$,
@@ -300,9 +374,9 @@ def adamax(
         def leaf(g, mu, nu):
             mu = moving_mean(b1, mu, g)
             nu = jnp.maximum(jnp.abs(g) + eps, b2 * nu)
-            return -learning_rate * (unbias * mu / (nu + tiny)), mu, nu
+            return -learning_rate * over(unbias * mu, nu + tiny), mu, nu
 
         return leaf
 
     scalars = hyperparameters("adamax", learning_rate=learning_rate, b1=b1, b2=b2, eps=eps)
-    return make_optimizer("adamax", AdamState, rule, scalars, {"mu": zeros(), "nu": zeros()})
+    return make_optimizer("adamax", AdamState, rule, scalars, {"mu": zeros(), "nu": squares()})

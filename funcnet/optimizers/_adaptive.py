@@ -12,12 +12,15 @@ from funcnet.optimizers._frame import (
     Mask,
     RMSPropState,
     ScalarOrSchedule,
+    abs_sq,
     hyperparameter,
     hyperparameters,
     make_decaying,
     make_optimizer,
     moving_mean,
+    over,
     push,
+    squares,
     unbiasing,
     zeros,
 )
@@ -33,7 +36,7 @@ def rmsprop(
     momentum: ArrayLike | None = None,
     nesterov: bool = False,
     bias_correction: bool = False,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     r"""Divides the gradient by the root of a moving mean of its squares.
 
     $\nu' = \rho \nu + (1 - \rho) g^2$, $u = -\eta g / r$ with $r = \sqrt{\nu' + \epsilon}$, or
@@ -78,13 +81,13 @@ def rmsprop(
         unbias = unbiasing(decay, t) if bias_correction else 1.0
 
         def leaf(g, nu, mu, trace):
-            nu = moving_mean(decay, nu, g * g)
+            nu = moving_mean(decay, nu, abs_sq(g))
             square = unbias * nu
             if centered:
                 mu = moving_mean(decay, mu, g)
-                square = jnp.maximum(square - (unbias * mu) ** 2, 0)
+                square = jnp.maximum(square - abs_sq(unbias * mu), 0)
             root = jnp.sqrt(square + eps) if eps_in_sqrt else jnp.sqrt(square) + eps
-            u = -learning_rate * (g / (root + tiny))
+            u = -learning_rate * over(g, root + tiny)
             if trace is not None:
                 u, trace = push(u, trace, momentum, nesterov)
             return u, nu, mu, trace
@@ -92,7 +95,7 @@ def rmsprop(
         return leaf
 
     scalars = hyperparameters("rmsprop", learning_rate=learning_rate, decay=decay, eps=eps)
-    moments = {"nu": zeros(fill=hyperparameter("rmsprop", "initial_scale", initial_scale))}
+    moments = {"nu": squares(hyperparameter("rmsprop", "initial_scale", initial_scale))}
     if centered:
         moments["mu"] = zeros()
     if momentum is not None:
@@ -107,7 +110,7 @@ def adagrad(
     eps: ArrayLike = 1e-7,
     *,
     eps_in_sqrt: bool = True,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     r"""Divides the gradient by the root of the sum of all its squares.
 
     $s' = s + g^2$, $u = -\eta g / \sqrt{s' + \epsilon}$, or $-\eta g / (\sqrt{s'} + \epsilon)$
@@ -136,15 +139,15 @@ def adagrad(
 
     def rule(t, tiny, learning_rate, eps):
         def leaf(g, s):
-            s = s + g * g
+            s = s + abs_sq(g)
             root = jnp.sqrt(s + eps) if eps_in_sqrt else jnp.sqrt(s) + eps
-            return -learning_rate * (g / (root + tiny)), s
+            return -learning_rate * over(g, root + tiny), s
 
         return leaf
 
     start = hyperparameter("adagrad", "initial_accumulator_value", initial_accumulator_value)
     scalars = hyperparameters("adagrad", learning_rate=learning_rate, eps=eps)
-    moments = {"sum_of_squares": zeros(fill=start)}
+    moments = {"sum_of_squares": squares(start)}
     return make_optimizer("adagrad", AdaGradState, rule, scalars, moments)
 
 
@@ -154,7 +157,7 @@ def adadelta(
     eps: ArrayLike = 1e-6,
     weight_decay: ScalarOrSchedule = 0.0,
     weight_decay_mask: Mask = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     r"""Scales the gradient by the ratio of two moving roots: of past steps and of gradients.
 
     $e_g' = \rho e_g + (1 - \rho) g^2$, $d = g \sqrt{e_x + \epsilon} / \sqrt{e_g' + \epsilon}$,
@@ -187,9 +190,9 @@ def adadelta(
     def rule(t, tiny, learning_rate, rho, eps, weight_decay):
         def leaf(g, e_g, e_x, *, p, decays):
             g = g + weight_decay * p if decays else g
-            e_g = moving_mean(rho, e_g, g * g)
+            e_g = moving_mean(rho, e_g, abs_sq(g))
             d = jnp.sqrt(e_x + eps) / (jnp.sqrt(e_g + eps) + tiny) * g
-            return -learning_rate * d, e_g, moving_mean(rho, e_x, d * d)
+            return -learning_rate * d, e_g, moving_mean(rho, e_x, abs_sq(d))
 
         return leaf
 
@@ -197,5 +200,5 @@ def adadelta(
     scalars = hyperparameters(
         "adadelta", learning_rate=learning_rate, rho=rho, eps=eps, weight_decay=weight_decay
     )
-    moments = {"e_g": zeros(), "e_x": zeros()}
+    moments = {"e_g": squares(), "e_x": squares()}
     return make_decaying("adadelta", AdaDeltaState, rule, scalars, moments, weight_decay_mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from funcnet._validate import floating, number
+from funcnet._validate import FLOATING, floating, number
 
 ScalarOrSchedule = ArrayLike | Callable[[Array], ArrayLike]
 Mask = Any  # a tree of bools, a prefix of the parameters' tree, or a function of them
@@ -64,6 +65,15 @@ class AdamState(NamedTuple):
     nu: Any
 
 
+class AMSGradState(NamedTuple):
+    """State of amsgrad: Adam's moments, and the largest second moment so far."""
+
+    count: Any
+    mu: Any
+    nu: Any
+    nu_max: Any
+
+
 class LionState(NamedTuple):
     """State of lion."""
 
@@ -97,7 +107,8 @@ def hyperparameter(function: str, name: str, value: Any) -> Any:
                 f"{function}: {name} has shape {value.shape}, expected a scalar; to run several "
                 "at once put jax.vmap around the whole run."
             )
-        return value
+        # optax.inject_hyperparams makes every number complex where the first leaf is.
+        return value.real if is_complex(value) else value
     try:
         static = float(value)
     except Exception:
@@ -120,16 +131,26 @@ def _paths(tree: Any) -> list[str]:
     return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
+def _float_leaf(function: str, what: str, leaf: Any) -> Array:
+    """Returns a leaf as an array of floats, real or complex; one that is abstract stays so."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        _float_leaf(function, what, jnp.zeros((), leaf.dtype))
+        return leaf  # type: ignore[return-value]
+    if isinstance(leaf, complex) or is_complex(leaf):
+        return jnp.asarray(leaf)
+    return floating(function, what, leaf)
+
+
 def float_leaves(function: str, what: str, tree: Any) -> tuple[list[Array], Any]:
     """Returns the leaves as arrays of floats and the tree's structure, or raises TypeError."""
     leaves, structure = jax.tree.flatten(tree)
     try:
-        return [floating(function, what, leaf) for leaf in leaves], structure
+        return [_float_leaf(function, what, leaf) for leaf in leaves], structure
     except TypeError as error:
         wrong = [
             f"{path} ({getattr(leaf, 'dtype', type(leaf).__name__)})"
             for path, leaf in zip(_paths(tree), leaves, strict=True)
-            if getattr(leaf, "dtype", None) is None or not jnp.issubdtype(leaf.dtype, jnp.floating)
+            if not is_complex(leaf) and getattr(leaf, "dtype", None) not in FLOATING
         ]
         raise TypeError(
             f"{error} In the tree: {', '.join(wrong[:4])}. Leaves that are not trained are left "
@@ -162,8 +183,23 @@ def _column(function: str, what: str, grads: Any, leaves: list[Array], other: An
     return column
 
 
-def zeros(dtype: DTypeLike | None = None, fill: Any = 0) -> Callable[[Array], Array]:
-    return lambda p: jnp.full_like(p, fill, dtype=p.dtype if dtype is None else dtype)
+def is_complex(x: Any) -> bool:
+    return jnp.issubdtype(getattr(x, "dtype", bool), jnp.complexfloating)
+
+
+def _real(dtype: DTypeLike) -> np.dtype:
+    """The dtype of the real part."""
+    return np.dtype(jnp.finfo(dtype).dtype)
+
+
+def zeros(dtype: DTypeLike | None = None) -> Callable[[Array], Array]:
+    """A moment of gradients at the start."""
+    return lambda p: jnp.zeros_like(p, dtype=p.dtype if dtype is None else dtype)
+
+
+def squares(fill: Any = 0) -> Callable[[Array], Array]:
+    """A moment of squared gradients at the start: real, whatever the parameters."""
+    return lambda p: jnp.full_like(p, fill, dtype=_real(p.dtype))
 
 
 def make_optimizer(
@@ -175,13 +211,13 @@ def make_optimizer(
     *,
     needs_params: bool = False,
     static: Callable[[Any], list[dict[str, Any]]] | None = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Makes an optimizer of what one step does to one leaf.
 
     `rule(t, tiny, **scalars)` is called once a step and dtype; it returns the leaf's function
-    `leaf(g, *moments) -> (u, *moments')`, all in one dtype. A field of the state without an entry
-    in `moments` stays None. Where `static` is given, `leaf` also gets `p` (None unless
-    `needs_params`) and what `static(tree)` says of each leaf.
+    `leaf(g, *moments) -> (u, *moments')`, all in one dtype and its complex twin. A field of the
+    state without an entry in `moments` stays None. Where `static` is given, `leaf` also gets `p`
+    (None unless `needs_params`) and what `static(tree)` says of each leaf.
     """
 
     def init(params: Any) -> Any:
@@ -189,7 +225,8 @@ def make_optimizer(
         trees = {k: structure.unflatten([f(p) for p in leaves]) for k, f in moments.items()}
         return state_type(jnp.zeros((), jnp.int32), **trees)
 
-    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(grads: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        del extra_args  # what others in a chain need
         if needs_params and params is None:
             raise ValueError(
                 f"{function}: update got params=None, expected the parameters, because the update "
@@ -218,20 +255,24 @@ def make_optimizer(
 
         rows = []
         for g, target, kw, *olds in zip(leaves, targets, own, *columns, strict=True):
-            dtypes = [np.dtype(x.dtype) for x in (g, *olds) if hasattr(x, "dtype")]
+            dtypes = [_real(x.dtype) for x in (g, *olds) if hasattr(x, "dtype")]
             dtype = max([np.dtype(np.float32), *dtypes], key=lambda d: d.itemsize)
             tiny = max(float(jnp.finfo(d).smallest_normal) for d in dtypes)
 
             def wide(x: Any, dtype: np.dtype = dtype) -> Any:
+                dtype = np.result_type(dtype, np.complex64) if is_complex(x) else dtype
                 return x if getattr(x, "dtype", dtype) == dtype else jnp.asarray(x, dtype)
 
             kw = {k: wide(v) for k, v in kw.items()}
-            u, *news = leaf_of(dtype, tiny)(wide(g), *map(wide, olds), **kw)
+            with _promotion(g, *olds, *kw.values()):
+                u, *news = leaf_of(dtype, tiny)(wide(g), *map(wide, olds), **kw)
+            target = jnp.asarray(target)
+            _refuse_real(function, state._fields, grads, rows, (u, *news), (target, *olds))
             stored = [
                 new.astype(old.dtype) if hasattr(old, "dtype") else old
                 for new, old in zip(news, olds, strict=True)
             ]
-            rows.append((u.astype(jnp.asarray(target).dtype), *stored))
+            rows.append((u.astype(target.dtype), *stored))
         updates, *new_columns = zip(*rows, strict=True) if rows else ((),) * len(state)
         trees = [
             None if old is None else structure.unflatten(column)
@@ -239,7 +280,26 @@ def make_optimizer(
         ]
         return structure.unflatten(updates), state_type(count, *trees)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _promotion(*leaves: Any) -> Any:
+    """Where leaves are complex, real scalars and squares meet them: that is no mistake."""
+    mixed = any(map(is_complex, leaves))
+    return jax.numpy_dtype_promotion("standard") if mixed else contextlib.nullcontext()
+
+
+def _refuse_real(
+    function: str, fields: Any, grads: Any, rows: list[Any], news: Any, kept: Any
+) -> None:
+    """Raises TypeError where a complex number would be kept as a real one."""
+    for field, new, old in zip(("update", *fields[1:]), news, kept, strict=True):
+        if is_complex(new) and hasattr(old, "dtype") and not is_complex(old):
+            raise TypeError(
+                f"{function}: the {field} at {_paths(grads)[len(rows)]} is complex but kept as "
+                f"{old.dtype}; expected parameters, gradients and the dtype of the moments to be "
+                "all real or all complex."
+            )
 
 
 def decays(function: str, weight_decay: Any, mask: Mask, tree: Any) -> list[bool]:
@@ -263,6 +323,18 @@ def moving_mean(decay: Scalar, old: Array, new: Array) -> Array:
     return decay * old + (1 - decay) * new
 
 
+def abs_sq(x: Array) -> Array:
+    """Returns $|x|^2$, real."""
+    return x.real * x.real + x.imag * x.imag if is_complex(x) else x * x
+
+
+def over(x: Array, divisor: Array) -> Array:
+    """Divides by a real: complex division squares its divisor, and a small one would be 0."""
+    if is_complex(x):
+        return jax.lax.complex(x.real / divisor, x.imag / divisor)
+    return x / divisor
+
+
 def unbiasing(b: Scalar, t: Array) -> Array:
     """Returns $1 / (1 - b^t)$ without cancellation: a factor, as whole leaves divide slowly."""
     return -1 / jnp.expm1(t * jnp.log1p(b - 1))
@@ -282,7 +354,7 @@ def make_decaying(
     moments: dict[str, Callable[[Array], Array]],
     mask: Mask,
     needs_params: bool = False,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Makes an optimizer whose leaves get `p` and whether they are decayed."""
     decay = scalars["weight_decay"]
 

@@ -25,7 +25,7 @@ def sgd(
     momentum: ArrayLike | None = None,
     nesterov: bool = False,
     accumulator_dtype: DTypeLike | None = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     r"""Steps against the gradient, $u = -\eta g$; with `momentum` it is `momentum`.
 
     Args:
@@ -58,7 +58,7 @@ def momentum(
     velocity: str = "raw",
     *,
     accumulator_dtype: DTypeLike | None = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     r"""Steps along a velocity that remembers past gradients (Polyak's heavy ball).
 
     raw (optax, torch): $v' = \mu v + g$, $u = -\eta v'$.
@@ -97,7 +97,7 @@ def nesterov(
     velocity: str = "raw",
     *,
     accumulator_dtype: DTypeLike | None = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     r"""Steps along the velocity as it will be after the next push (Nesterov's look-ahead).
 
     raw (optax, torch): $v' = \mu v + g$, $u = -\eta (g + \mu v')$.
@@ -133,7 +133,7 @@ def _velocity(
     nesterov: bool,
     velocity: str,
     accumulator_dtype: DTypeLike | None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     if velocity not in ("raw", "scaled"):
         raise ValueError(
             f"{function}: velocity is {velocity!r}, expected 'raw' (optax, torch: the rate "
@@ -167,7 +167,7 @@ def lion(
     mu_dtype: DTypeLike | None = None,
     weight_decay: ScalarOrSchedule = 1e-3,
     mask: Mask = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     r"""Steps by the sign of a mean of gradients, the same length for every parameter.
 
     $u = -\eta (\mathrm{sign}(b_1 \mu + (1 - b_1) g) + \lambda p)$, $\mu' = b_2 \mu + (1 - b_2) g$.

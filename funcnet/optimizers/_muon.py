@@ -20,6 +20,7 @@ from funcnet.optimizers._frame import (
     is_zero,
     make_optimizer,
     moving_mean,
+    squares,
     unbiasing,
     zeros,
 )
@@ -47,7 +48,7 @@ def muon(
     consistent_rms: ArrayLike | None = None,
     conv_kernels: bool = False,
     ns_dtype: DTypeLike | None = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     r"""Orthogonalises the momentum of matrices; every other leaf goes to `adamw`.
 
     $\mu' = \beta \mu + (1 - \beta) g$,
@@ -138,7 +139,7 @@ def muon(
             d = _orthogonal.orthogonalise_leaf(
                 mu_hat, axes, steps, preconditioning, eps + tiny, ns_dtype
             )
-            d = jnp.sum(mu_hat * d) * d if adaptive else d
+            d = jnp.sum((mu_hat.conj() * d).real) * d if adaptive else d
             d = _orthogonal.shape_scale(g.shape, axes, consistent_rms) * d
             d = d + weight_decay * p if decays else d
             return -learning_rate * d, mu, nu
@@ -179,9 +180,9 @@ def muon(
         state = frame.init(params)
         leaves, structure = float_leaves("muon", "a parameter", params)
         nu = [
-            jnp.zeros_like(p, dtype=p.dtype) if axes is None else optax.MaskedNode()
+            squares()(p) if axes is None else optax.MaskedNode()
             for p, axes in zip(leaves, axes_of(params), strict=True)
         ]
         return state._replace(nu=structure.unflatten(nu))
 
-    return optax.GradientTransformation(init, frame.update)
+    return optax.GradientTransformationExtraArgs(init, frame.update)

@@ -14,6 +14,8 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float
 from optax.contrib import MuonDimensionNumbers
 
+from funcnet.optimizers._frame import is_complex, over
+
 PRECONDITIONINGS = ("frobenius", "spectral", "aol", "schatten")
 STANDARD = (3.4445, -4.7750, 2.0315)
 DION = (
@@ -146,7 +148,7 @@ def orthogonalise(
 ) -> Float[Array, "batch m n"]:
     r"""Brings the singular values of each matrix near 1 by the quintic Newton-Schulz iteration.
 
-    $X \leftarrow a X + (b A + c A^2) X$ with $A = X X^\top$, a triple $(a, b, c)$ a step, after
+    $X \leftarrow a X + (b A + c A^2) X$ with $A = X X^*$, a triple $(a, b, c)$ a step, after
     $X$ is scaled so that no singular value exceeds 1. The steps run in `dtype` (None: that of
     `x`), the scaling in that of `x`; a tall matrix is transposed first, so that $A$ is the smaller
     Gram matrix.
@@ -157,10 +159,12 @@ def orthogonalise(
     [0.7, 1.1]
     """
     dtype = x.dtype if dtype is None else dtype
+    if is_complex(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(f"muon: ns_dtype is {dtype!r}, expected None where leaves are complex.")
     if tall := x.shape[-2] > x.shape[-1]:
         x = x.mT
     if preconditioning in ("aol", "schatten"):
-        gram = x @ x.mT
+        gram = x @ x.mT.conj()
         size = (
             jnp.abs(gram).sum(-1, keepdims=True)
             if preconditioning == "aol"
@@ -170,10 +174,11 @@ def orthogonalise(
         y, gram = (scale * x).astype(dtype), (scale * gram * scale.mT).astype(dtype)
     else:
         order = 2 if preconditioning == "spectral" else "fro"
-        y = (x / (jnp.linalg.norm(x, order, axis=(-2, -1), keepdims=True) + eps)).astype(dtype)
-        gram = y @ y.mT
+        norm = jnp.linalg.norm(x, order, axis=(-2, -1), keepdims=True)
+        y = over(x, norm + eps).astype(dtype)
+        gram = y @ y.mT.conj()
     for step, (a, b, c) in enumerate(steps):
         if step:
-            gram = y @ y.mT
+            gram = y @ y.mT.conj()
         y = a * y + (b * gram + c * gram @ gram) @ y
     return (y.mT if tall else y).astype(x.dtype)

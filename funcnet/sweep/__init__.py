@@ -267,7 +267,7 @@ def run(
       dataset: as `train.fit` takes it.
       values: columns of numbers, of one length: a row is a member. `grid` makes all combinations.
         None for no hyper-parameter: the members differ by their seeds.
-      seeds: each row is run with each of them.
+      seeds: each row is run with each of them; ints of 0 to 2^32 - 1.
       epochs: the number of passes.
       batch_size: rows in a step of one member; with sampling "full" it has no meaning.
       how: "vmap", "map", "loop", or "measure" to take the fastest of a second's measurement. That
@@ -424,7 +424,7 @@ def _members(make: Callable[..., Trial], values: dict[str, Any], seeds: Any) -> 
         ) from None
     if not isinstance(seeds, Sequence | np.ndarray) or not len(seeds):
         raise TypeError(f"sweep.run: seeds is {seeds!r}, expected a sequence such as (0, 1, 2).")
-    given = [_validate.count("sweep.run", "a seed", seed, low=0) for seed in seeds]
+    given = [_validate.seed("sweep.run", f"seeds[{i}]", seed) for i, seed in enumerate(seeds)]
     if len(set(given)) < len(given):
         raise ValueError(f"sweep.run: seeds are {given}, expected each one once.")
     rows = max(lengths.values(), default=1)

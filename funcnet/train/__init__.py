@@ -30,7 +30,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from funcnet import data, losses
+from funcnet import _validate, data, losses
 from funcnet.nets._blocks import Net, float_dtype
 from funcnet.train import _fit
 from funcnet.train._diagnosis import Diagnosis, LayerSizes, Sizes, diagnose
@@ -214,7 +214,7 @@ def fit(
       optimizer: any optimizer of `optimizers` or optax.
       epochs: the number of passes; 0 evaluates only.
       batch_size: rows in a step; with sampling "full" it has no meaning.
-      seed: all randomness of the run follows from it.
+      seed: all randomness of the run follows from it; an int of 0 to 2^32 - 1.
       loss: `loss(output, labels)`, a mean over rows.
       reg: the strength of the L2 penalty on weights.
       label_smoothing: passed to the loss, where it is not 0.
@@ -257,6 +257,7 @@ def fit(
     (Array(8, dtype=int32), None)
     """
     check_parts("fit", net, optimizer)
+    seed = _validate.seed("fit", "seed", seed)
     _fit.check_arguments(
         dataset,
         sampling,

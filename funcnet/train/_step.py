@@ -74,7 +74,7 @@ def init_state(
         raise TypeError(f"init_state: key is {key!r}, expected jax.random.key(seed).")
 
     params, state = net.init(jax.random.fold_in(key, INIT), shape)
-    params, state = _cast(params, dtype), _cast(state, wide_dtype(dtype))
+    params, state = _cast(params, dtype), _cast(state, wide_dtype(jnp.dtype(dtype)))
     opt_state = jax.tree.map(_strong, optimizer.init(params))
     return copied(TrainState(params, state, opt_state, jnp.zeros((), jnp.int32), key))
 
