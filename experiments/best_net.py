@@ -195,7 +195,7 @@ def trained(
         "last_loss": float(np.mean(run.losses[-steps:])),
         "best_val": max(run.history["val_accuracy"]),
         "best_epoch": run.best_epoch,
-        "test": train.evaluate(net, run.best, dataset.test, run.preprocessing)["accuracy"],
+        "test": train.evaluate(net, run, dataset.test)["accuracy"],
     }
     # A run that went on after a stop has seconds of more than one process; they count no compiling.
     seconds = run.seconds + watch.compile_seconds

@@ -78,7 +78,7 @@ def trained(dataset: data.Dataset, seed: int, epochs: int) -> _study.Record:
             seed=seed,
             preprocessing="mean_image",
         )
-    test = train.evaluate(NET, run.best, dataset.test, run.preprocessing)["accuracy"]
+    test = train.evaluate(NET, run, dataset.test)["accuracy"]
     result = {
         "first_loss": float(run.losses[0]),
         "train": run.history["train_accuracy"],

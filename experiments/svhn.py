@@ -119,7 +119,7 @@ def measure(options: Options) -> Iterator[_study.Record]:
                 train_accuracy_rows=5000,
                 evaluation_batch_size=1000,
             )
-        test = train.evaluate(net, run.best, dataset.test, run.preprocessing)
+        test = train.evaluate(net, run, dataset.test)
         result: dict[str, Any] = {
             "train": run.history["train_accuracy"],
             "val": run.history["val_accuracy"],

@@ -1,12 +1,14 @@
-"""What a run's numbers depend on: the processor, the devices, and the packages' versions."""
+"""What a run's numbers depend on: processor, devices, the packages' versions, and settings."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -74,6 +76,34 @@ def versions(*packages: str) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+# JAX's settings that make other numbers of the same program.
+_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_default_matmul_precision",
+)
+
+
+def settings() -> dict[str, bool | str | None]:
+    """What else decides about a program's numbers: JAX's settings, the kernels, XLA's flags."""
+    from funcnet import kernels
+
+    found = {name: getattr(jax.config, name) for name in _SETTINGS}
+    native = kernels.native_status()
+    found["kernels"] = "XLA" if native.startswith("XLA") else native
+    return found | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+
+
+def changed(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is not as it was, as in `settings: jax_enable_x64 True, was False`."""
+    return [
+        f"{what}: {name} {found}, was {then.get(name)}"
+        for name, found in now.items()
+        if found != then.get(name)
+    ]
 
 
 def _cpuinfo(key: str) -> str:

@@ -23,7 +23,7 @@ softplus = jax.nn.softplus
 
 def affine(params, x):
     """`layers.affine`."""
-    return x.reshape(x.shape[0], params.w.shape[0]) @ params.w + params.b[None]
+    return _biased(x.reshape(x.shape[0], params.w.shape[0]) @ params.w, params.b)
 
 
 def affine_relu(params, x):
@@ -31,36 +31,102 @@ def affine_relu(params, x):
     return relu(affine(params, x))
 
 
-def conv2d(params, x, stride=1, padding="SAME"):
-    """`layers.conv2d`."""
-    if isinstance(padding, int):
-        padding = ((padding, padding),) * 2
+def conv1d(params, x, stride=1, padding="SAME", dilation=1, groups=1):
+    """`layers.conv1d`."""
+    if not isinstance(padding, str):
+        padding = (_pair(padding),)
     y = lax.conv_general_dilated(
-        x, params.w, _pair(stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        params.w,
+        (stride,),
+        padding,
+        rhs_dilation=(dilation,),
+        dimension_numbers=("NHC", "HIO", "NHC"),
+        feature_group_count=groups,
     )
-    return y + params.b[None, None, None]
+    return _biased(y, params.b)
 
 
-def conv_relu(params, x, stride=1, padding="SAME"):
+def conv2d(params, x, stride=1, padding="SAME", dilation=1, groups=1):
+    """`layers.conv2d`."""
+    if not isinstance(padding, str):
+        padding = tuple(_pair(side) for side in _pair(padding))
+    y = lax.conv_general_dilated(
+        x,
+        params.w,
+        _pair(stride),
+        padding,
+        rhs_dilation=_pair(dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+    return _biased(y, params.b)
+
+
+def conv2d_transpose(params, x, stride=1, padding="SAME", dilation=1, groups=1):
+    """`layers.conv2d_transpose`."""
+    kh, kw, out, cin = params.w.shape  # of a group, of all
+    stride, dilation = _pair(stride), _pair(dilation)
+    reach = [(k - 1) * d + 1 for k, d in zip((kh, kw), dilation, strict=True)]
+    if isinstance(padding, str):  # h * stride rows, and with "VALID" what reaches beyond them
+        over = [max(r - s, 0) for r, s in zip(reach, stride, strict=True)]
+        low = [o // 2 if padding == "SAME" else 0 for o in over]
+        more = [0 if padding == "SAME" else o for o in over]
+        crop = [(p, r - s - p - m) for p, r, s, m in zip(low, reach, stride, more, strict=True)]
+    else:
+        crop = [_pair(side) for side in _pair(padding)]
+    w = params.w[::-1, ::-1].reshape(kh, kw, out, groups, cin // groups).transpose(0, 1, 4, 3, 2)
+    y = lax.conv_general_dilated(
+        x,
+        w.reshape(kh, kw, cin // groups, groups * out),
+        (1, 1),
+        [(k - 1 - low, k - 1 - high) for k, (low, high) in zip(reach, crop, strict=True)],
+        lhs_dilation=stride,
+        rhs_dilation=dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+    return _biased(y, params.b)
+
+
+def conv_relu(params, x, stride=1, padding="SAME", dilation=1, groups=1):
     """`layers.conv_relu`."""
-    return relu(conv2d(params, x, stride, padding))
+    return relu(conv2d(params, x, stride, padding, dilation, groups))
 
 
-def conv_relu_pool(params, x, stride=1, padding="SAME"):
+def conv_relu_pool(params, x, stride=1, padding="SAME", dilation=1, groups=1):
     """`layers.conv_relu_pool`."""
-    return max_pool(conv_relu(params, x, stride, padding))
+    return max_pool(conv_relu(params, x, stride, padding, dilation, groups))
 
 
-def max_pool(x, window=2, stride=None, padding="VALID"):
+def _biased(y, b):
+    return y if b is None else y + jnp.expand_dims(b, range(y.ndim - 1))
+
+
+def max_pool(x, window=2, stride=None, padding="VALID", ceil_mode=False, dilation=1):
     """`layers.max_pool`."""
-    return lax.reduce_window(x, -jnp.inf, lax.max, *_windows(window, stride, padding))
+    dims, strides, _, pads = _windows(x, window, stride, padding, ceil_mode, dilation)
+    if dilation in (1, (1, 1)):
+        return lax.reduce_window(x, -jnp.inf, lax.max, dims, strides, pads)
+    x = jnp.pad(x, pads, constant_values=-jnp.inf)  # jax knows no second derivative of the dilated
+    rows, columns = (
+        jnp.add.outer(jnp.arange(0, size - (k - 1) * d, s), jnp.arange(0, k * d, d))
+        for k, d, s, size in zip(
+            dims[1:3], _pair(dilation), strides[1:3], x.shape[1:3], strict=True
+        )
+    )
+    return x[:, rows][:, :, :, columns].max((2, 4))
 
 
-def avg_pool(x, window=2, stride=None, padding="VALID"):
+def avg_pool(x, window=2, stride=None, padding="VALID", ceil_mode=False, count_include_pad=False):
     """`layers.avg_pool`."""
-    windows = _windows(window, stride, padding)
-    counts = lax.reduce_window(jnp.ones_like(x), 0.0, lax.add, *windows)
-    return lax.reduce_window(x, 0.0, lax.add, *windows) / counts
+    dims, strides, asked, pads = _windows(x, window, stride, padding, ceil_mode, 1)
+    # What counts are ones: the image's cells, or with the padding that was asked for around them.
+    counted = jnp.pad(jnp.ones_like(x), asked, constant_values=float(count_include_pad))
+    beyond = [(p - a, q - b, 0) for (p, q), (a, b) in zip(pads, asked, strict=True)]
+    counted = lax.pad(counted, jnp.zeros((), x.dtype), beyond)
+    count = lax.reduce_window(counted, 0.0, lax.add, dims, strides, "VALID")
+    return lax.reduce_window(x, 0.0, lax.add, dims, strides, pads) / count
 
 
 def global_avg_pool(x):
@@ -87,7 +153,7 @@ def dropout(key, x, rate):
     """`layers.dropout`."""
     if key is None or rate == 0:
         return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0.0)
+    return jnp.where(jax.random.bernoulli(key, jnp.float32(1 - rate), x.shape), x / (1 - rate), 0.0)
 
 
 def batch_norm(params, x, eps=1e-5):
@@ -128,29 +194,51 @@ def rms_norm(gamma, x, eps=1e-6):
     return _scale(NormParams(gamma, None), x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + eps))
 
 
-def softmax_cross_entropy(logits, labels, label_smoothing=0.0):
+def softmax_cross_entropy(
+    logits, labels, label_smoothing=0.0, class_weights=None, ignore_index=None, reduction="mean"
+):
     """`losses.softmax_cross_entropy`."""
-    classes = logits.shape[-1]
-    target = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
-    target = (1 - label_smoothing) * target + label_smoothing / classes
-    return -(target * jax.nn.log_softmax(logits)).sum(-1).mean()
+    target, total = labels, logits.size // logits.shape[-1]
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        target = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+        if ignore_index is not None or class_weights is not None:
+            counted = (labels != ignore_index).astype(logits.dtype)
+            total = (counted * _of_label(class_weights, target)).sum()
+    target = (1 - label_smoothing) * target + label_smoothing / logits.shape[-1]
+    if class_weights is not None:
+        target = jnp.expand_dims(class_weights, range(logits.ndim - 1)) * target
+    losses = -(target * jax.nn.log_softmax(logits)).sum(-1)
+    if ignore_index is not None:
+        losses = jnp.where(labels == ignore_index, 0.0, losses)
+    return _reduced(losses, total, reduction)
 
 
-def multiclass_hinge(scores, labels, margin=1.0):
+def multiclass_hinge(scores, labels, margin=1.0, power=1, class_weights=None, reduction="mean"):
     """`losses.multiclass_hinge`."""
     label = jax.nn.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
     of_label = (label * scores).sum(-1, keepdims=True)
-    return ((1 - label) * relu(scores - of_label + margin)).sum(-1).mean()
+    losses = ((1 - label) * relu(scores - of_label + margin) ** power).sum(-1)
+    return _reduced(_of_label(class_weights, label) * losses, losses.size, reduction)
 
 
-def mean_squared_error(prediction, target):
+def mean_squared_error(prediction, target, reduction="mean"):
     """`losses.mean_squared_error`."""
-    return ((prediction - target) ** 2).mean()
+    return _reduced((prediction - target) ** 2, prediction.size, reduction)
 
 
 def l2_penalty(params, reg):
     """`losses.l2_penalty`."""
     return 0.5 * reg * sum((w**2).sum() for w in jax.tree.leaves(params) if w.ndim > 1)
+
+
+def _of_label(class_weights, label):
+    if class_weights is None:
+        return jnp.ones_like(label[..., 0])
+    return (jnp.expand_dims(class_weights, range(label.ndim - 1)) * label).sum(-1)
+
+
+def _reduced(losses, total, reduction):
+    return losses if reduction == "none" else losses.sum() / (total if reduction == "mean" else 1)
 
 
 def _standardised(x, axes, eps):
@@ -164,11 +252,24 @@ def _scale(params, x):
     return x if params.beta is None else x + jnp.expand_dims(params.beta, axes)
 
 
-def _windows(window, stride, padding):
-    window = _pair(window)
-    if isinstance(padding, int):
-        padding = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    return (1, *window, 1), (1, *(window if stride is None else _pair(stride)), 1), padding
+def _windows(x, window, stride, padding, ceil_mode, dilation):
+    """Sizes and steps of windows along the four axes; pads as asked for, and in all."""
+    window, dilation = _pair(window), _pair(dilation)
+    stride = window if stride is None else _pair(stride)
+    spans = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], spans, stride, padding)
+    elif isinstance(padding, int):
+        padding = ((padding, padding),) * 2
+    pads = list(padding)
+    if ceil_mode:
+        for i, (size, k, s, (low, high)) in enumerate(
+            zip(x.shape[1:3], spans, stride, padding, strict=True)
+        ):
+            starts = range(0, min(size + low + high - k + s, size + low), s)
+            pads[i] = (low, max(starts[-1] + k - size - low, 0))
+    around = [[(0, 0), *two, (0, 0)] for two in (padding, pads)]
+    return (1, *window, 1), (1, *stride, 1), *around
 
 
 def _pair(value):

@@ -117,7 +117,7 @@ def load_run(path: PathLike) -> tuple[History, np.ndarray | None]:
 @style()
 def curves(
     history: Rows | PathLike,
-    losses: ArrayLike | None = None,
+    losses: ArrayLike | Sequence[Any] | None = None,
     path: PathLike | None = None,
     title: str = "",
 ) -> Figure:
@@ -175,7 +175,7 @@ def curves(
 
 @style()
 def compare(
-    runs: Mapping[str, tuple[Rows, ArrayLike | None] | PathLike],
+    runs: Mapping[str, tuple[Rows, ArrayLike | Sequence[Any] | None] | PathLike],
     path: PathLike | None = None,
     title: str = "",
 ) -> Figure:
@@ -435,7 +435,9 @@ def _scale(axes: Axes, which: Literal["x", "y"], name: str, column: np.ndarray) 
         axes.set(**{f"{which}scale": "log"})
 
 
-def _run(history: Rows | PathLike, losses: ArrayLike | None) -> tuple[Rows, np.ndarray | None]:
+def _run(
+    history: Rows | PathLike, losses: ArrayLike | Sequence[Any] | None
+) -> tuple[Rows, np.ndarray | None]:
     """Returns rows, of which there is at least one, and losses as float64."""
     if isinstance(history, str | os.PathLike):
         history, stored = load_run(history)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 FLAGS = __future__.annotations.compiler_flag
 PACKAGE = "funcnet"
 LEFT_ALONE = ("funcnet._validate", "funcnet.layers._params")
-LEFT_ALONE_CALLS = ("_validate.", "hyperparameter", "_check_", "_images_at_a_time")
+LEFT_ALONE_CALLS = ("_validate.", "hyperparameter", "_check_", "_bands")
 MUST_ALL_DIE = ("sign", "factor", "axis", "cotangent", "order", "count", "sum_mean")
 COTANGENTS = {"dy", "dloss", "dx_hat", "dz", "g"}
 SMALL = {"eps", "tiny", "eps_root"}

@@ -446,6 +446,10 @@ def test_missing_extras_are_named(here, capsys, monkeypatch, missing):
     assert cli.main(["--version"]) == 0
 
 
+def test_annotations_are_told_to_type_checkers():
+    assert (pathlib.Path(funcnet.__file__).parent / "py.typed").is_file()
+
+
 def test_importing_the_command_imports_no_extra():
     program = (
         "import sys, funcnet.cli; "

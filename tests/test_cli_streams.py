@@ -12,10 +12,10 @@ import matplotlib
 import pytest
 from test_cli_errors import reports
 
-from funcnet import cli, plots
+from funcnet import cli, nets, plots
 from funcnet.cli import _command
 from funcnet.cli._sweep_command import _shown
-from funcnet.cli._train_report import Report
+from funcnet.cli._train_report import Report, layers
 from funcnet.train import Progress
 
 QUICK = "train --net softmax --epochs 2 --out run"
@@ -209,6 +209,21 @@ def test_a_bar_lives_on_a_terminal_and_elsewhere_there_are_lines(
     assert ("epoch 1/4  step 9  loss 2.3000" in printed) == (not bar)
     assert ("relu (2 done)" in printed) == bar
     assert ("\x1b[36mtold" in printed) == colours
+
+
+def test_a_narrow_terminal_cuts_no_cell(here, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    net = nets.fully_connected_net([500, 500], classes=10, norm="batch")
+    with printing_to(io.StringIO()) as screen:
+        console = _command.console()
+        with contextlib.redirect_stdout(io.StringIO()):
+            summary = nets.summary(net, (8, 8, 1))
+        _command.print_whole(console, layers(summary))
+        console.print("later")
+        assert console.width == 40
+    printed = screen.getvalue()
+    assert "affine1 + batch_norm1 + relu1  500 " in printed
+    assert "…" not in printed
 
 
 # --- Figures that cannot be drawn

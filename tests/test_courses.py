@@ -6,6 +6,9 @@ course's number is a difference quotient's error, the same quotient is taken and
 
 from __future__ import annotations
 
+import pathlib
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -579,3 +582,16 @@ def test_rows_of_the_courses_are_all_accounted_for(request):
     rows = course_rows.covered(names)
     excused = {row for rows in course_rows.REASONS.values() for row in rows}
     assert set(course_rows.ALL) - rows - excused == set()
+
+
+def test_rows_without_a_test_have_a_line_among_the_studies():
+    """What stands for a row that is no test's business is said where people look for it."""
+    from tests import course_rows
+
+    text = (pathlib.Path(__file__).parents[1] / "experiments/README.md").read_text("utf-8")
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| ")]
+    ranges = re.sub(r" to (?=[0-4]-)", "..", " ".join(cells))
+    named = course_rows.expanded(" ".join(re.findall(r"[0-4]-\d+(?:\.\.[0-4]-\d+)?", ranges)))
+    listing = {"2-23"}  # names what other rows test
+    excused = {row for rows in course_rows.REASONS.values() for row in rows}
+    assert excused - listing - set(named) == set()

@@ -685,9 +685,14 @@ def exact(images, kind, full_scale):
     return [sum(column) / len(flat) for column in zip(*flat, strict=True)], 1 / full_scale
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+INTEGERS = [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
 def test_statistics_are_the_exact_ones_rounded(dtype, rng):
-    images = rng.integers(0, 256, (7, 3, 2, 3)).astype(dtype)
+    """Of all integers there are: those of 32 and 64 bits have squares and sums past int64."""
+    limits = np.iinfo(dtype)
+    images = rng.integers(limits.min, limits.max, (7, 3, 2, 3), dtype, endpoint=True)
     mean, variance = exact(images, "standardised", 255.0)
     prepared = data.fit_preprocessing(images, "standardised")
     np.testing.assert_array_equal(prepared.mean, np.array(mean, float).reshape(1, 1, 3))
@@ -769,6 +774,11 @@ def test_only_what_was_given_is_measured(rng):
         (np.zeros(3, np.uint8), {}, r"shape \(3,\)"),
         (np.array([[1.0], [np.nan], [2.0]]), {"kind": "mean_image"}, r"images\[1\] .*not finite"),
         (np.array([[1.0], [2.0], [np.inf]]), {"kind": "standardised"}, r"images\[2\]"),
+        (np.float16([[1, 2], [-np.inf, 0]]), {}, r"images\[1\] has -inf at \[0\], which is not"),
+        (np.ones((2, 3), complex), {}, "dtype complex128, expected real numbers"),
+        (np.array([["a"], ["b"]]), {}, "dtype <U1, expected real numbers"),
+        (np.array([[2], [None]]), {"kind": "none"}, "dtype object, expected real numbers"),
+        (np.ones((2, 3)), {"full_scale": float("inf")}, "full_scale is inf"),
         (np.ones((2, 3)), {"kind": "whitened"}, "kind is 'whitened', expected none, mean_image"),
         (np.ones((2, 3)), {"full_scale": 0}, "full_scale is 0"),
         (np.ones((2, 3)), {"full_scale": float("nan")}, "full_scale is nan"),

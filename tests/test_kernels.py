@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,14 +28,42 @@ GEOMETRIES = [
     ((5, 8, 11), (3, 2), (2, 5), (1, 2), ((0, 1), (3, 1))),
 ]
 IDS = [f"{k[0]}x{k[1]}_stride{s[0]}{s[1]}_{c[0]}to{c[1]}" for _, c, k, s, _ in GEOMETRIES]
+# The same, then dilation and groups: dilated, grouped, depthwise with one and with two outputs.
+DILATED = [
+    ((3, 12, 13), (3, 4), (3, 3), (1, 1), ((2, 2), (1, 3)), (2, 3), 1),
+    ((3, 13, 12), (2, 3), (2, 3), (2, 3), ((0, 1), (2, 0)), (3, 1), 1),
+]
+GROUPED = [
+    ((3, 11, 12), (4, 6), (3, 2), (2, 1), ((1, 1), (0, 1)), (1, 2), 2),
+    ((3, 12, 11), (3, 3), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 3),
+    ((3, 12, 11), (2, 4), (2, 3), (2, 3), ((0, 1), (2, 1)), (2, 1), 2),
+    ((2, 16, 17), (2, 2), (12, 11), (1, 1), ((1, 0), (2, 2)), (1, 1), 2),
+]
 
 
 def drawn(geometry, rng, dtype=jnp.float64):
-    size, (cin, cout), kernel, stride, pads = geometry
+    size, (cin, cout), kernel, stride, pads, *options = geometry
+    dilation, groups = options or ((1, 1), 1)
+    where = {"stride": stride, "pads": pads}
+    if options:
+        where |= {"dilation": dilation, "groups": groups}
     x = jnp.asarray(rng.normal(size=(*size, cin)), dtype)
-    w = jnp.asarray(rng.normal(size=(*kernel, cin, cout)), dtype)
-    y = jax.eval_shape(lambda x, w: _conv.xla_conv(x, w, stride=stride, pads=pads), x, w)
-    return x, w, jnp.asarray(rng.normal(size=y.shape), dtype), {"stride": stride, "pads": pads}
+    w = jnp.asarray(rng.normal(size=(*kernel, cin // groups, cout)), dtype)
+    y = jax.eval_shape(functools.partial(_conv.xla_conv, **where), x, w)
+    return x, w, jnp.asarray(rng.normal(size=y.shape), dtype), where
+
+
+def maps_of(x, w, dy, where):
+    """The three maps as kernels has them and as XLA does, each with its operands."""
+    maps = (
+        (_conv.conv, _conv.xla_conv, (x, w), {}),
+        (_conv.kernel_gradient, _conv.xla_kernel_gradient, (x, dy), {"size": w.shape[:2]}),
+        (_conv.input_gradient, _conv.xla_input_gradient, (dy, w), {"size": x.shape[1:3]}),
+    )
+    return [
+        (*(functools.partial(f, **size, **where) for f in (ours, xla)), operands)
+        for ours, xla, operands, size in maps
+    ]
 
 
 def assert_close(got, want, terms):
@@ -56,11 +85,17 @@ def cache_bytes(request, monkeypatch):
 @pytest.mark.parametrize(
     ("geometry", "dtype"),
     [(g, jnp.float64) for g in GEOMETRIES]
-    + [(g, dtype) for g in GEOMETRIES[:3] for dtype in (jnp.float32, jnp.bfloat16)],
-    ids=[*IDS, *(f"{name}-{dtype}" for name in IDS[:3] for dtype in ("float32", "bfloat16"))],
+    + [(g, dtype) for g in GEOMETRIES[:3] for dtype in (jnp.float32, jnp.bfloat16)]
+    + [(g, jnp.float64) for g in DILATED],
+    ids=[
+        *IDS,
+        *(f"{name}-{dtype}" for name in IDS[:3] for dtype in ("float32", "bfloat16")),
+        *(f"dilated{g[5]}" for g in DILATED),
+    ],
 )
 def test_products_of_patches_are_the_convolution(geometry, dtype, rng):
     x, w, dy, where = drawn(geometry, rng, dtype)
+    where.pop("groups", None)
 
     @jax.jit
     def pairs(x, w, dy):
@@ -73,6 +108,66 @@ def test_products_of_patches_are_the_convolution(geometry, dtype, rng):
     terms = w[..., 0].size, dy[..., 0].size, dy[..., 0].size
     for pair, count in zip(pairs(x, w, dy), terms, strict=True):
         assert_close(*pair, count)
+
+
+@pytest.mark.usefixtures("cache_bytes")
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.bfloat16])
+@pytest.mark.parametrize("geometry", GROUPED, ids=["two", "depthwise", "twofold", "many_taps"])
+def test_groups_are_xlas_groups(geometry, dtype, rng):
+    x, w, dy, where = drawn(geometry, rng, dtype)
+    maps = maps_of(x, w, dy[:, :-1], where)
+    for ours, xla, operands in maps:
+        got, want = jax.jit(lambda a, b, f=ours, g=xla: (f(a, b), g(a, b)))(*operands)
+        assert_close(got, want, dy.size)
+
+
+@pytest.mark.parametrize("geometry", [DILATED[1], *GROUPED[:3]])
+def test_dilation_and_groups_differentiate_and_batch(geometry, rng):
+    x, w, dy, where = drawn(geometry, rng)
+    for f, _, operands in maps_of(x, w, dy[:, :-1], where):
+        check_grads(f, operands, order=2, modes=["fwd", "rev"])
+        one = f(*operands)
+        got = jax.jit(jax.vmap(f))(*(jnp.stack([a, 2 * a]) for a in operands))
+        assert_close(got, jnp.stack([one, 4 * one]), dy.size)
+
+
+@pytest.mark.parametrize("without", [jax.disable_jit, chex.fake_jit])
+def test_without_jit_each_map_is_one_operation(without, rng):
+    x, w, dy, where = drawn(GEOMETRIES[0], rng)
+    a, b = x[0, 0], w[0, 0]
+    with without():
+        for f, xla, operands in maps_of(x, w, dy, where):
+            assert_close(f(*operands), xla(*operands), dy.size)
+        assert_close(kernels.matmul_bias(a, b, b[0]), a @ b + b[:1], 3)
+        assert_close(kernels.once(a), a, 1)
+
+
+# Images and kernels past the cache: (n, size), channels, kernel, groups. Scratch is what the map
+# lays out beside its operands and its result.
+LARGE = [
+    ((1, 512), (1, 1), 31, 1),
+    ((1, 512), (1, 8), 7, 1),
+    ((1, 512), (3, 16), 7, 1),
+    ((1, 256), (32, 32), 3, 1),
+    ((1, 256), (32, 32), 3, 32),
+]
+
+
+@pytest.mark.parametrize(("images", "channels", "k", "groups"), LARGE)
+def test_scratch_is_no_multiple_of_the_images(images, channels, k, groups, monkeypatch):
+    """A padded copy of either side, and a few times the cache; the patches are 2 to 960 images."""
+    monkeypatch.setattr(_native, "_switched", [False])
+    (n, size), (cin, cout) = images, channels
+    x, w, dy = (
+        jax.ShapeDtypeStruct(shape, jnp.float32)
+        for shape in ((n, size, size, cin), (k, k, cin // groups, cout), (n, size, size, cout))
+    )
+    where = {"stride": (1, 1), "pads": ((k // 2, k // 2),) * 2, "groups": groups}
+    sides = 4 * (x.size + dy.size)
+    for f, _, operands in maps_of(x, w, dy, where):
+        compiled = jax.jit(f).lower(*operands).compile()
+        scratch = compiled.memory_analysis().temp_size_in_bytes
+        assert scratch <= 1.25 * sides + 4 * _conv.CACHE_BYTES, (scratch, sides)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=IDS)

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_kernels
 
 from funcnet import kernels, layers, nets, optimizers, train
-from funcnet.kernels import _native
+from funcnet.kernels import _conv, _native
 
 needs_native = pytest.mark.skipif(
     not kernels.native_status().startswith("native"), reason=kernels.native_status()
@@ -129,6 +130,28 @@ def test_narrow_numbers_have_wide_sums(dtype, rng):
         assert got.dtype == jnp.float32
         scale, terms = np.abs(want).max(), 2 * 8 * 8
         assert np.abs(np.float64(got) - want).max() <= terms * np.finfo(np.float32).eps * scale
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("dilation", "groups", "native"), [((2, 1), 1, False), ((1, 1), 2, True), ((1, 1), 6, False)]
+)
+def test_dilation_is_xlas_and_groups_are_native_one_by_one(dilation, groups, native, rng):
+    x, dy = drawn(rng, 2, 9, 8, 12), drawn(rng, 2, 9, 8, 12)
+    w = drawn(rng, 3, 3, 12 // groups, 12)
+    if groups == 6:  # depthwise
+        x, w = x[..., :6], w[:, :, :1]
+    where = {"stride": (1, 1), "pads": (dilation[:1] * 2, (1, 1)), "dilation": dilation}
+    for ours, xla, operands in test_kernels.maps_of(x, w, dy, where | {"groups": groups}):
+        assert bool(custom_calls(ours, *operands)) == native
+        got, want = jax.jit(ours)(*operands), xla(*(a.astype(jnp.float64) for a in operands))
+        assert got.dtype == jnp.float32
+        error = np.abs(np.float64(got) - want).max()
+        assert error <= 2 * 9 * 8 * np.finfo(np.float32).eps * np.abs(want).max()
+    b = jnp.ones(12, jnp.float32)
+    biased = jax.jit(lambda x, w: _conv.conv_bias(x, w, b, relu=True, **where, groups=groups))
+    want = np.maximum(np.asarray(_conv.conv(x, w, **where, groups=groups)) + 1, 0)
+    np.testing.assert_allclose(biased(x, w), want, rtol=1e-5, atol=1e-4)
 
 
 @needs_native

@@ -7,9 +7,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from funcnet import checks, nets, train
+from funcnet import checks, data, layers, nets, plain, train
 from funcnet.checkpoint import Checkpoints
 from funcnet.checks import _resume
 from tests import resume_runs
@@ -17,6 +18,7 @@ from tests.resuming import (
     DATA,
     NET,
     OPTIMIZER,
+    assert_same,
     assert_same_run,
     fit,
     stop_at,
@@ -99,6 +101,39 @@ def test_what_cannot_go_on_is_refused(whole):
         fit(resume=whole, state=whole.final)
     with pytest.raises(ValueError, match=r"epoch 1 ended with step 4, .* make 2 steps"):
         fit(resume=whole, batch_size=20)
+
+
+# --- The same draws with float64 and without
+
+IMAGES = np.arange(64 * 4 * 4, dtype=np.uint8).reshape(64, 4, 4, 1)
+DRAWS = {
+    "dropout": lambda key: layers.dropout(key, jnp.ones((50, 9), jnp.float32), 0.3),
+    "plain dropout": lambda key: plain.dropout(key, jnp.ones((50, 9), jnp.float32), 0.3),
+    "flip": lambda key: data.random_flip(key, IMAGES),
+    "crop": lambda key: data.random_crop(key, IMAGES),
+    "cutout": lambda key: data.cutout(key, IMAGES, size=2),
+    "composed": lambda key: data.compose(data.random_flip, data.cutout)(key, IMAGES),
+    "permutation": lambda key: train.batch_order(key, 3, 103, 10),
+    "replacement": lambda key: train.batch_order(key, 3, 103, 10, "replacement"),
+    "weights": lambda key: layers.conv_init(key, 3, 2, 4),
+    "scaled weights": lambda key: layers.affine_init(key, 30, 20, np.float64(0.1)),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_draws_are_the_same_with_x64_and_without(draw):
+    wide = draw(jax.random.key(7))
+    with jax.enable_x64(False):
+        narrow = draw(jax.random.key(7))
+    assert_same(wide, narrow)
+
+
+def test_a_run_that_goes_on_without_x64_differs_by_rounding_alone(whole):
+    first = fit(chunk_steps=1, on_chunk=stop_at(6))
+    with jax.enable_x64(False):
+        run = fit(resume=first)
+    rtol = 12 * 10 * np.finfo(np.float32).eps  # twelve steps
+    np.testing.assert_allclose(run.losses, whole.losses, rtol=rtol)
 
 
 # --- check_resume

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 from rules import SAMPLES, cotangents, is_float, problem, problem_of, worst
 
 import funcnet
@@ -38,8 +40,20 @@ def test_value_and_cotangents(name, index, rng):
     dys = cotangents(jax.eval_shape(p.plain, p.floats), rng, 4)
     got, want = jax.jit(lambda x: [pullback(f, x, dys) for f in (p.rule, p.plain)])(p.floats)
     assert worst(got, want, EPS) <= p.tolerance
-    if index == 0:  # without jit every operation is a program of its own
-        assert worst(p.rule(p.floats), want[0], EPS) <= p.tolerance
+    if index == 0:  # as one debugs, when every operation is a program of its own
+        with jax.disable_jit():
+            assert worst(p.rule(p.floats), want[0], EPS) <= p.tolerance
+
+
+@pytest.mark.slow
+@each_rule
+@pytest.mark.parametrize("without", [jax.disable_jit, chex.fake_jit])
+def test_cotangents_without_jit(name, without, rng):
+    p = problem(name, 0)
+    dys = cotangents(jax.eval_shape(p.plain, p.floats), rng, 2)
+    want = jax.jit(lambda x: pullback(p.plain, x, dys))(p.floats)
+    with without():
+        assert worst(pullback(p.rule, p.floats, dys), want, EPS) <= p.tolerance
 
 
 @each_sample
@@ -342,6 +356,37 @@ def test_residual_bytes(name, index):
     found = []
     jax.eval_shape(kept, p.floats)
     assert found == [p.row.residual_bytes(p.sample, 8)]
+
+
+# Where padding, a redrawn mask and a statistic's way out could give an alarm; `slow` has them all.
+ALARMING = {("max_pool", 2), ("avg_pool", 7), ("dropout", 0), ("batch_norm", 0)}
+each_alarm = pytest.mark.parametrize(
+    ("name", "index"),
+    [pytest.param(*s, marks=[] if s in ALARMING else [pytest.mark.slow]) for s in SAMPLES],
+)
+
+
+@each_alarm
+def test_finite_samples_give_no_alarm(name, index):
+    """Under `jax_debug_infs` and `jax_debug_nans`, which look at every operation without jit."""
+    p = problem(name, index)
+    with jax.debug_infs(True), jax.debug_nans(True):
+        ys, pull = jax.vjp(p.rule, p.floats)
+        pull([jnp.ones_like(y) for y in ys])
+
+
+@each_alarm
+def test_checkify_finds_nothing(name, index):
+    p = problem(name, index)
+    if not p.floats:
+        pytest.skip(f"{name} has no floats to differentiate here")
+
+    def loss(floats):
+        return sum(y.astype(jnp.float64).sum() for y in p.rule(floats))
+
+    errors = checkify.index_checks | checkify.nan_checks | checkify.float_checks
+    error, _ = jax.jit(checkify.checkify(jax.grad(loss), errors=errors))(p.floats)
+    assert error.get() is None
 
 
 def custom_rules():

@@ -1,5 +1,6 @@
 """A run's checkpoints: damaged, of another run, killed while they are saved; and the lock."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -52,7 +53,8 @@ def test_rows_63_and_64_a_checkpoint_is_the_run_at_its_moment(whole, tmp_path):
     assert [path.name for path in checkpoints.paths()] == [f"step_{i:08}" for i in range(12, 0, -1)]
     for path in checkpoints.paths():
         checkpoint._checkpoints._verify(path)
-        restored = checkpoint._checkpoints._read(path, template(), {})
+        restored, others = checkpoint._checkpoints._read(path, template(), {})
+        assert others == []
         expected = seen[int(path.name[5:])]
         assert_same_run(restored, expected)
         assert restored.seconds == expected.seconds
@@ -306,7 +308,7 @@ def test_what_numpys_format_has_no_name_for_is_restored(whole, tmp_path):
     }
     state = whole.final._replace(opt_state=leaves | {"rate": 0.1, "count": 2**40 + 5})
     Checkpoints(tmp_path).save(whole._replace(final=state, best=state))
-    with jax.enable_x64(False):
+    with jax.enable_x64(False), pytest.warns(RuntimeWarning, match="jax_enable_x64 False, was T"):
         restored = Checkpoints(tmp_path).restore(state).final
     assert restored.opt_state["rate"] == 0.1
     assert restored.opt_state["count"] == 2**40 + 5
@@ -374,10 +376,39 @@ def test_rows_42_and_64_on_eight_devices_and_without_x64(whole, tmp_path):
         cwd=HERE.parent, env=os.environ | {"XLA_FLAGS": flags, "JAX_ENABLE_X64": "0"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert_same_run(fit(resume=Checkpoints(tmp_path / "eight").restore(template())), whole)
+    with pytest.warns(RuntimeWarning, match=r"jax_enable_x64 True, was False; .*device_count=8"):
+        eight = Checkpoints(tmp_path / "eight").restore(template())
+    assert_same_run(fit(resume=eight), whole)
     narrow, none = done.stdout.splitlines()
     assert "params.affine1.w: (16, 8) float64 in the file, (16, 8) float32 expected" in narrow
     assert "params.affine1.w is float64, which JAX makes float32 here; expected jax_en" in none
+
+
+def test_settings_that_are_others_are_said(saved_once, tmp_path):
+    saved = Path(shutil.copytree(saved_once, tmp_path / "saved"))
+    newest = Checkpoints(saved).paths()[0]
+    with (
+        jax.enable_x64(False),
+        jax.threefry_partitionable(False),
+        jax.default_matmul_precision("highest"),
+        pytest.warns(RuntimeWarning) as said,
+    ):
+        Checkpoints(saved).restore(template())
+    (text,) = (str(warning.message) for warning in said)
+    assert text == (
+        f"{newest}: settings: jax_enable_x64 False, was True; settings: jax_threefry_partitionable "
+        "False, was True; settings: jax_default_matmul_precision highest, was None: bits may differ"
+    )
+    with jax.default_prng_impl("rbg"), pytest.raises(CheckpointError, match="key<rbg> expected"):
+        Checkpoints(saved).restore(template())
+    rest = json.loads((newest / "run.json").read_text())
+    assert rest["settings"].keys() >= {"kernels", "XLA_FLAGS"}
+    del rest["settings"]  # as an earlier version wrote it
+    (newest / "run.json").write_text(json.dumps(rest))
+    (newest / "manifest.json").write_bytes(checkpoint._checkpoints._manifest(newest))
+    with warnings.catch_warnings(), jax.enable_x64(False):
+        warnings.simplefilter("error")
+        assert int(Checkpoints(saved).restore(template()).final.step) == 9
 
 
 # --- Kills
@@ -396,6 +427,7 @@ def assert_whole(folder):
     checkpoints = Checkpoints(folder, keep=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nothing of what a kill leaves is damaged
+        warnings.filterwarnings("ignore", ".*settings: .*bits may differ")  # of that process
         found = checkpoints.restore(kill_saves.state(0, 0))
     if found is None:
         return 0

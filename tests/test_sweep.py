@@ -112,6 +112,33 @@ def test_in_float32_a_member_is_its_solo_run_too():
     assert_is_fit(member, solo(member, dtype=jnp.float32), rtol)
 
 
+@pytest.mark.parametrize(
+    ("how", "impl"),
+    [
+        *(("loop", "rbg"), ("measure", "unsafe_rbg")),
+        *(("map", "rbg"), ("map", "unsafe_rbg"), ("vmap", "rbg"), ("vmap", "unsafe_rbg")),
+    ],
+)
+def test_with_keys_that_vmap_draws_otherwise_from_a_member_is_its_solo_run_or_refused(how, impl):
+    """Of the last member: the first draws the same in a batch."""
+    options = {"epochs": 1, "dtype": jnp.float64, "augment": data.random_flip}
+    with jax.default_prng_impl(impl):
+        if how in ("map", "vmap"):
+            said = rf"how is '{how}' and jax_default_prng_impl '{impl}'.*expected how=\"loop\""
+            with pytest.raises(ValueError, match=said):
+                run(make, ROWS, (3, 7), how, **options)
+            return
+        result = run(make, ROWS, (3, 7), how, members_at_once=2, **options)
+        assert result.how == "loop"
+        assert_is_fit(result.member(3), solo(result.member(3), **options), rtol=1e-12)
+
+
+def test_a_sweep_does_not_go_on_with_other_keys(tmp_path):
+    run(folder=tmp_path, epochs=0)
+    with jax.default_prng_impl("rbg"), pytest.raises(ValueError, match=r"another sweep.*program"):
+        run(folder=tmp_path, epochs=0)
+
+
 def smoothed(learning_rate):
     return softmax(learning_rate)._replace(label_smoothing=0.1)
 
@@ -403,6 +430,17 @@ def test_another_sweep_is_refused(tmp_path):
     )  # the same program
 
 
+def test_settings_that_are_others_are_said(tmp_path):
+    run(folder=tmp_path, epochs=0)
+    with (
+        jax.threefry_partitionable(False),
+        pytest.warns(
+            RuntimeWarning, match=r"threefry_partitionable False, was True: members' bits"
+        ),
+    ):
+        run(folder=tmp_path, epochs=0)
+
+
 def test_damaged_members_are_named(tmp_path):
     run(folder=tmp_path, epochs=0)
     for name, content, said in (
@@ -616,6 +654,47 @@ def test_command_says_no_in_a_line(here, capsys, words, said):
     assert said in err
     assert err.count("\n") == 1
     assert code == (1 if "no member" in said else 2)
+
+
+# For each option of `funcnet sweep` that its members' numbers depend on, another value.
+OTHERS = {
+    "data": {"name": "synthetic"},
+    "net": {
+        **{"name": "small", "hidden": "9", "norm": "layer", "activation": "gelu", "dropout": "0"},
+        **{"channels": "8", "filter_size": "3", "depth": "2", "weight_scale": "0.25"},
+    },
+    "optimizer": {
+        **{"name": "adam", "learning_rate": "0", "lr_decay": "0.25", "momentum": "0"},
+        **{"velocity": "raw", "decay": "0", "rho": "0", "b1": "0", "b2": "0", "beta": "0"},
+        **{"eps": "0.5", "eps_in_sqrt": "False", "centered": "False", "weight_decay": "0"},
+    },
+    "training": {
+        **{"epochs": "1", "batch_size": "7", "loss": "hinge", "label_smoothing": "0.1"},
+        **{"reg": "0.1", "preprocessing": "none", "augment": "flip", "seed": "5"},
+        **{"compute_dtype": "bfloat16", "sampling": "full"},
+    },
+    "search": {"seeds": "2"},
+}
+
+
+@pytest.mark.slow
+def test_every_option_makes_another_sweep(here, capsys):
+    """And none is passed over where the folder holds one that was begun without it."""
+    words = ["sweep", "--net", "fully_connected", "--hidden", "5", "--dropout", "0.1"]
+    words += ["--optimizer", "rmsprop", "--momentum", "0.5", "--eps-in-sqrt", "True"]
+    words += ["--centered", "True", "--epochs", "0", "--how", "loop", "--quiet", "--out", "out"]
+    assert cli.main(words) == 0
+    command = _sweep_command.SweepCommand()
+    for kind in ("data", "net", "optimizer", "training"):
+        there = {field.name for field in dataclasses.fields(getattr(command, kind))}
+        assert OTHERS[kind].keys() == there - {"data_dir", "allow_unverified"}
+    capsys.readouterr()
+    for kind, values in OTHERS.items():
+        for name, value in values.items():
+            option = flag(kind if name == "name" else name)
+            assert cli.main([*words, option, value]) == 2, option
+            said = capsys.readouterr().err
+            assert "holds another sweep" in said or option in said, (option, said)
 
 
 def test_help_explains_every_option(capsys):

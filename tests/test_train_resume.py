@@ -1,6 +1,7 @@
 """`funcnet train --resume`, its signals, its lock, and full disks."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -19,6 +20,8 @@ import pytest
 from funcnet import checkpoint, cli, train
 from funcnet.checkpoint import Checkpoints, locked
 from funcnet.cli import _train_command
+from funcnet.cli import _train_options as settings
+from funcnet.cli._command import CommandError
 from tests.resuming import (
     stop_at,
     untimed,
@@ -76,7 +79,7 @@ def test_row_60_train_resume_gives_the_same_files(here, monkeypatch, capsys, who
     assert f"goes on    after step {at}" in out
     assert_same_folder(Path("runs/a"), whole_folder)
     (resumed,) = json.loads(Path("runs/a/config.json").read_text())["resumed"]
-    assert set(resumed) == {"versions", "device", "started"}
+    assert set(resumed) == {"versions", "device", "settings", "started"}
 
 
 def test_train_resume_of_what_is_done_and_of_more_epochs(here, whole_folder):
@@ -130,6 +133,50 @@ def test_train_resume_contradicts_nothing(here, capsys, whole_folder, words, sai
     assert before == {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
 
 
+# For each option that a run's numbers depend on, a value that the run below has not.
+OTHER = {
+    "data": {"name": "synthetic"},
+    "net": {
+        **{"name": "small", "hidden": (30,), "norm": "layer", "activation": "gelu", "dropout": 0.5},
+        **{"channels": (8,), "filter_size": 3, "depth": 2, "weight_scale": 0.25},
+    },
+    "optimizer": {
+        **{"name": "adam", "learning_rate": 0.0, "lr_decay": 0.25, "momentum": 0.0},
+        **{"velocity": "raw", "decay": 0.0, "rho": 0.0, "b1": 0.0, "b2": 0.0, "beta": 0.0},
+        **{"eps": 0.5, "eps_in_sqrt": False, "centered": False, "weight_decay": 0.0},
+    },
+    "training": {
+        **{"epochs": 0, "batch_size": 7, "loss": "hinge", "label_smoothing": 0.1, "reg": 0.1},
+        **{"preprocessing": "none", "augment": "flip", "compute_dtype": "bfloat16"},
+        **{"sampling": "full", "seed": 5},
+    },
+}
+RMSPROP = settings.OptimizerOptions("rmsprop", momentum=0.5, eps_in_sqrt=True, centered=True)
+
+
+def test_train_resume_refuses_every_option_that_is_not_the_runs_own(here, capsys):
+    unsaid = settings.Options(*(kind() for kind in settings._GROUPS.values()))
+    begun = settings.resolved(unsaid._replace(optimizer=RMSPROP))
+    for kind, group in begun._asdict().items():
+        free = {"data_dir", "allow_unverified"}
+        assert OTHER[kind].keys() == {field.name for field in dataclasses.fields(group)} - free
+        for name, value in OTHER[kind].items():
+            option = settings.flag(kind if name == "name" else name)
+            said = type(group)(**{name: value})
+            with pytest.raises(CommandError, match=f"{option} is .*, but the run in run was begun"):
+                settings.reconciled(unsaid._replace(**{kind: said}), begun, "run")
+    assert settings.reconciled(begun, begun, "run") == begun
+    assert settings.reconciled(unsaid, begun, "run") == begun
+
+    options = {name: dataclasses.asdict(group) for name, group in begun._asdict().items()}
+    Path("run").mkdir()
+    Path("run/config.json").write_text(json.dumps({"options": options}))
+    for option in ("--eps-in-sqrt", "--centered"):
+        assert cli.main(["train", "--resume", "--out", "run", option, "False"]) == 2
+        said = f"{option} is False, but the run in run was begun with True: leave the option out"
+        assert said in capsys.readouterr().err
+
+
 def test_train_resume_of_a_damaged_folder(here, capsys, whole_folder):
     shutil.copytree(whole_folder, "run")
     for name, content, said in (
@@ -150,6 +197,19 @@ def test_train_resume_of_a_damaged_folder(here, capsys, whole_folder):
     Path("run/config.json").write_text(json.dumps(config))
     assert cli.main(["train", "--resume", "--out", "run", "--quiet"]) == 0
     assert f"versions: jax {jax.__version__}, was 0.9: bits may differ" in capsys.readouterr().err
+
+
+def test_train_resume_says_which_settings_are_others(here, capsys, whole_folder):
+    shutil.copytree(whole_folder, "run")
+    capsys.readouterr()
+    with jax.enable_x64(False), jax.threefry_partitionable(False):
+        assert cli.main(["train", "--resume", "--out", "run", "--quiet"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    place = "run/checkpoints/step_00000075"
+    assert line == (
+        f"funcnet train: warning: {place}: settings: jax_enable_x64 False, was True; settings: "
+        "jax_threefry_partitionable False, was True: bits may differ"
+    )
 
 
 def test_no_checkpoints_where_none_are_wanted(here):

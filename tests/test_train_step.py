@@ -1,5 +1,6 @@
 """The pure train step, the state and its buffers, and many devices."""
 
+import inspect
 import math
 import os
 import subprocess
@@ -214,6 +215,234 @@ def test_compute_dtype_is_what_the_net_runs_in_and_nothing_else():
     eps = float(jnp.finfo(jnp.bfloat16).eps)
     np.testing.assert_allclose(metrics["loss"], wanted["loss"], rtol=8 * eps)
     np.testing.assert_allclose(metrics["grad_norm"], wanted["grad_norm"], rtol=32 * eps)
+
+
+# --- What an optimizer is given
+
+
+def steps_with(optimizer, reg=0.0, steps=3, net=NET):
+    """The losses of a few steps on one batch, under the promotion that optax needs."""
+    x = np.linspace(-1, 1, 60, dtype=np.float32).reshape(6, 10)
+    batch = x**2, np.array([0, 1, 2, 0, 1, 2], np.int32)
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        jax.enable_x64(False),
+    ):
+        state = train.init_state(net, optimizer, KEY, (10,))
+        step = jax.jit(train.make_step(net, optimizer, reg=reg))
+        lost = []
+        for _ in range(steps):
+            state, metrics = step(state, batch)
+            lost.append(float(metrics["loss"]))
+        return lost, state
+
+
+def test_update_is_given_the_loss_the_gradient_and_the_objective():
+    """The objective is what is differentiated: with the penalty, on this batch."""
+
+    def update(grads, state, params, *, value, grad, value_fn, **_):
+        again, its_grad = jax.value_and_grad(value_fn)(params)
+        moved = value_fn(jax.tree.map(lambda p: p + 1, params))
+        off = optax.tree.norm(jax.tree.map(jnp.subtract, grad, its_grad))
+        seen = jnp.stack([value, again, moved, off, optax.tree.norm(grads)])
+        return jax.tree.map(jnp.zeros_like, grads), seen
+
+    def probe(params):
+        return jnp.zeros(5)
+
+    optimizer = optax.GradientTransformationExtraArgs(probe, update)
+    lost, state = steps_with(optimizer, reg=0.3, steps=1)
+    value, again, moved, off, size = np.asarray(state.opt_state)
+    assert value == lost[0] == again
+    assert moved > value + 1  # the penalty of larger weights
+    assert off <= 1e-6 * size
+
+
+LINE_SEARCH = optax.scale_by_backtracking_linesearch(5)
+GIVEN = {
+    "polyak_sgd": optax.polyak_sgd(1.0),
+    "momo": optax.contrib.momo(0.1),
+    "reduce_on_plateau": optax.chain(optimizers.adam(0.1), optax.contrib.reduce_on_plateau()),
+    "a line search": optax.chain(optimizers.sgd(1.0), LINE_SEARCH),
+    "sam, which takes none": optax.contrib.sam(
+        optimizers.sgd(0.1), optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_optimizers_that_need_the_loss_learn(name):
+    lost, _ = steps_with(GIVEN[name], steps=6)
+    assert lost[-1] < lost[0]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (
+            optax.contrib.differentially_private_aggregate(1.0, 0.1, key=0),
+            "its? .*update that failed.* grads .of the mean",
+        ),
+        (
+            optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.1), opaque_mode=True),
+            "grad_fn(.|\\n)*params, and no more; an",
+        ),
+        (
+            optax.GradientTransformation(lambda p: (), lambda g, s, p, *, labels: (g, s)),
+            "labels(.|\n)*params, and no more; an",
+        ),
+    ],
+)
+def test_optimizers_that_need_more_are_refused(optimizer, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        steps_with(optimizer)
+
+
+# What the functions of optax need, by the names of their arguments.
+ARGUMENTS = {
+    **{"learning_rate": 0.01, "step_size": -0.1, "max_learning_rate": 0.1, "weight_decay": 1e-4},
+    **{"eta": 0.01, "gamma": 0.55, "decay": 0.9, "threshold": 1.0, "clipping": 0.1, "alpha": 0.5},
+    **{"key": 0, "seed": 0, "max_delta": 1.0, "max_norm": 1.0, "noise_multiplier": 0.1},
+    **{"l2_norm_clip": 1.0, "max_linesearch_steps": 5, "max_backtracking_steps": 5, "rank": 2},
+    **{"max_consecutive_errors": 2, "k": 2, "sync_period": 2, "slow_step_size": 0.5},
+    **dict.fromkeys(["inner", "optimizer", "base_optimizer", "tx", "opt"], optax.sgd(0.1)),
+    **dict.fromkeys(["fast_optimizer", "adv_optimizer"], optax.sgd(0.1)),
+    "step_size_fn": lambda step: -0.1,
+    "f": lambda g, p=None: g,
+    "should_transform_fn": lambda *_, **__: jnp.asarray(True),
+    "mask": True,
+    "freeze_mask": False,
+    "measure_name": "norm",
+    "measure": optax.tree.norm,
+    "transforms": {"all": optax.sgd(0.1)},
+    "param_labels": lambda params: jax.tree.map(lambda _: "all", params),
+    "inner_factory": optax.sgd,
+}
+# Why some of them make no step of a run.
+REFUSED = {
+    "inject_hyperparams": "makes a function that makes an optimizer",
+    "inject_stateful_hyperparams": "the same",
+    "lookahead": "its parameters are pairs, fast and slow",
+    "measure_with_ema": "needs a measure of its own kind",
+    "scale_by_muon": "needs matrices alone, and muon sees to that",
+    "differentially_private_aggregate": "needs the gradients of single examples",
+    "dpsgd": "the same",
+}
+
+
+def optimizers_of_optax():
+    for room in (optax, optax.contrib):
+        for name, function in inspect.getmembers(room, inspect.isfunction):
+            said = str(inspect.signature(function).return_annotation)
+            if not name.startswith("_") and "Transformation" in said:
+                yield name, function
+
+
+@pytest.mark.slow
+def test_every_optimizer_of_optax_makes_three_steps():
+    """A table of what works: all but what `REFUSED` says, and that raises before the first step."""
+    failed = {}
+    for name, function in optimizers_of_optax():
+        parameters = inspect.signature(function).parameters.values()
+        given = {
+            p.name: ARGUMENTS[p.name]
+            for p in parameters
+            if p.name in ARGUMENTS and (p.default is p.empty or p.name == "key")
+        }
+        parts = {"chain": [optax.sgd(0.1)], "named_chain": [("one", optax.sgd(0.1))]}.get(name, [])
+        try:
+            lost, _ = steps_with(function(*parts, **given))
+            assert np.all(np.isfinite(lost)), name
+        except (TypeError, ValueError, AttributeError) as error:
+            failed[name] = error
+    surprises = set(failed) ^ set(REFUSED)
+    assert not surprises, {name: repr(failed.get(name, "works")) for name in surprises}
+
+
+def test_complex_parameters_go_downhill(rng):
+    """The gradient by a complex number is conjugated: w' = w - rate dL/dRe w - i rate dL/dIm w."""
+    w = jnp.asarray(rng.normal(size=(4, 3)) + 1j * rng.normal(size=(4, 3)))
+    x, y = jnp.asarray(rng.normal(size=(5, 4))), jnp.array([0, 1, 2, 2, 1])
+
+    def score(params, x):
+        return jnp.abs(x.astype(complex) @ params) ** 2
+
+    def apply(params, state, x, *, train=False, key=None):
+        return score(params, x), state
+
+    net, optimizer = nets.Net(lambda key, shape: (w, ()), apply), optimizers.sgd(0.1)
+    state = train.init_state(net, optimizer, KEY, (4,), jnp.float64)
+    after, metrics = jax.jit(train.make_step(net, optimizer))(state, (x, y))
+
+    def loss(re, im):
+        return losses.softmax_cross_entropy(score(jax.lax.complex(re, im), x), y)
+
+    down = jax.grad(loss, (0, 1))(w.real, w.imag)
+    np.testing.assert_allclose(after.params, w - 0.1 * jax.lax.complex(*down), rtol=1e-12)
+    size = math.sqrt(sum(float((g**2).sum()) for g in down))
+    np.testing.assert_allclose(metrics["grad_norm"], size, rtol=1e-12)
+
+
+# --- The parameters that are evaluated
+
+
+@pytest.mark.parametrize("how", ["schedule_free", "evaluation_params"])
+def test_what_is_evaluated_is_delivered(how):
+    """The number logged is that of `best.params`; `final` goes on to the same bits."""
+    if how == "schedule_free":
+        free = optax.contrib.schedule_free(optax.sgd(0.5), 0.5)
+        optimizer, options = optax.chain(optax.clip_by_global_norm(9.0), free), {}
+
+        def averaged(state):
+            return optax.contrib.schedule_free_eval_params(state.opt_state[1], state.params)
+    else:
+        optimizer = optax.chain(optax.sgd(0.5), mean_of_params())
+        options = {"evaluation_params": lambda opt_state, params: opt_state[1]}
+
+        def averaged(state):
+            return state.opt_state[1]
+
+    with jax.numpy_dtype_promotion("standard"), jax.enable_x64(False):
+        run = fit(optimizer=optimizer, epochs=3, **options)
+        half = fit(optimizer=optimizer, epochs=1, **options)
+        again = fit(optimizer=optimizer, epochs=3, resume=half, **options)
+        delivered = averaged(run.final)
+    assert_same(again.final, run.final)
+    assert_same(again.best, run.best)
+    assert again.history["val_loss"] == run.history["val_loss"]
+    found = train.evaluate(NET, run.best, DATA.val, run.preprocessing)
+    row = next(row for row in run.history if row["epoch"] == run.best_epoch)
+    assert (found["accuracy"], found["loss"]) == (row["val_accuracy"], row["val_loss"])
+    last = train.evaluate(NET, (delivered, run.final.state), DATA.val, run.preprocessing)
+    other = train.evaluate(NET, run.final, DATA.val, run.preprocessing)
+    assert last["loss"] == run.history[-1]["val_loss"] != other["loss"]
+
+
+def mean_of_params(decay=0.5):
+    """An optimizer's last link, whose state is a moving mean of the parameters."""
+
+    def update(updates, state, params):
+        new = optax.apply_updates(params, updates)
+        return updates, jax.tree.map(lambda m, p: decay * m + (1 - decay) * p, state, new)
+
+    return optax.GradientTransformation(lambda params: params, update)
+
+
+def test_parameters_to_evaluate_that_are_others_are_refused():
+    def first(opt_state, params):
+        return jax.tree.leaves(params)[0]
+
+    with pytest.raises(TypeError, match=r"evaluation_params"):
+        fit(epochs=1, evaluation_params=first)
+    partly = optax.masked(
+        optax.contrib.schedule_free_sgd(0.1), lambda p: jax.tree.map(lambda x: x.ndim > 1, p)
+    )
+    with (
+        pytest.raises(ValueError, match=r"only some of the parameters.*evaluation_params=function"),
+        jax.numpy_dtype_promotion("standard"),
+    ):
+        fit(optimizer=partly, epochs=1)
 
 
 def test_compute_dtype_is_a_floating_dtype():

@@ -96,6 +96,23 @@ def _convs(*shapes: tuple[int, int, int, int]) -> tuple[Case, ...]:
     )
 
 
+def _sequences(k: int, cin: int, cout: int, length: int) -> Case:
+    def draw(rng: Generator) -> tuple[Any, ...]:
+        w, b = _conv(rng, k, cin, cout)
+        return ConvParams(w[0], b), _normal(rng, BATCH, length, cin)
+
+    return Case(f"{k}, {cin}→{cout}, {length}", draw)
+
+
+def _transposed(k: int, cin: int, cout: int, size: int, stride: int) -> Case:
+    def draw(rng: Generator) -> tuple[Any, ...]:
+        w, _ = _conv(rng, k, cout, cin)
+        return ConvParams(w, _normal(rng, cout)), _normal(rng, BATCH, size, size, cin)
+
+    words = f"{k}×{k} by {stride}, {cin}→{cout}, {size}×{size}"
+    return Case(words, draw, {"stride": stride})
+
+
 _IMAGES = (BATCH, 32, 32, 32)
 _ROWS = (BATCH, 500)
 
@@ -145,6 +162,8 @@ CASES: dict[str, tuple[Case, ...]] = {
     "affine_relu": _affines(_affine),
     "affine_batch_norm_relu": _affines(lambda rng, d, m: (_affine(rng, d, m), _norm(rng, m))),
     "conv2d": _convs(*_CONVS),
+    "conv1d": (_sequences(3, 64, 64, 256),),
+    "conv2d_transpose": (_transposed(4, 64, 32, 16, 2),),
     "conv_relu": _convs(_CONVS[0], _CONVS[2]),
     "conv_relu_pool": _convs(_CONVS[0], _CONVS[2]),
     "flatten": (Case(_wording(*_IMAGES), lambda rng: (_normal(rng, *_IMAGES),)),),

@@ -272,7 +272,11 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    f: Callable[..., Any], g: Callable[..., Any], *args: Any, seconds: float = 1.0, least: int = 5
+    f: Callable[..., Any],
+    g: Callable[..., Any],
+    *args: Any,
+    seconds: int | float = 1.0,
+    least: int = 5,
 ) -> Comparison:
     r"""Times two functions of the same arguments in turns, call by call.
 

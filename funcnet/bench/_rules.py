@@ -27,7 +27,7 @@ def rules(
     variants: Sequence[Variant] = DEFAULT_VARIANTS,
     peers: Iterable[str] | None = None,
     quick: bool = False,
-    seconds: float | None = None,
+    seconds: int | float | None = None,
     limits: Ceilings | None = None,
     on_progress: Progress = silent,
 ) -> Report:

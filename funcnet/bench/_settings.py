@@ -24,7 +24,7 @@ class Budget(NamedTuple):
     least: int
 
     @classmethod
-    def of(cls, quick: bool, seconds: float | None) -> Budget:
+    def of(cls, quick: bool, seconds: int | float | None) -> Budget:
         """The default budget of this backend, or `seconds` for each call.
 
         Raises:
@@ -56,7 +56,7 @@ def selection(what: str, known: Iterable[str], only: Iterable[str] | None) -> tu
     return tuple(name for name in known if name in only)
 
 
-def ceilings(seconds: float = 1.0) -> Ceilings:
+def ceilings(seconds: int | float = 1.0) -> Ceilings:
     r"""Measures what this machine can do at best, in float32: the medians of a product and a copy.
 
     FLOP/s are those of a product of two 2048×2048 matrices, $2 \cdot 2048^3$ FLOPs; bytes/s those

@@ -32,7 +32,7 @@ def steps(
     variants: Sequence[Variant] = DEFAULT_VARIANTS,
     peers: Iterable[str] | None = None,
     quick: bool = False,
-    seconds: float | None = None,
+    seconds: int | float | None = None,
     batch_size: int = BATCH,
     limits: Ceilings | None = None,
     on_progress: Progress = silent,
@@ -319,7 +319,7 @@ def runs(
     quick: bool = False,
     rows: int | None = None,
     epochs: int = 3,
-    seconds: float | None = None,
+    seconds: int | float | None = None,
     limits: Ceilings | None = None,
     on_progress: Progress = silent,
 ) -> Report:

@@ -53,7 +53,7 @@ class Slower(NamedTuple):
         )
 
 
-def slower(new: Report, old: Report, by: float = 0.1) -> tuple[Slower, ...]:
+def slower(new: Report, old: Report, by: int | float = 0.1) -> tuple[Slower, ...]:
     r"""What funcnet takes longer for than it did, beyond the spread of both measurements.
 
     A pass is slower where its median is more than (1 + `by`) times the old one, and the middle half
@@ -362,7 +362,7 @@ def _draw_wholes(axes: Any, wholes: tuple[Result, ...]) -> None:
     _label(axes, [f"{r.name}\n({r.section})" for r in wholes], "whole steps and runs")
 
 
-def milliseconds(seconds: float) -> str:
+def milliseconds(seconds: int | float) -> str:
     """Three digits of a time in milliseconds.
 
     >>> milliseconds(0.0123456), milliseconds(0.5)
@@ -378,15 +378,15 @@ def _spread(contender: Contender, timing: str) -> str:
     return f"±{half:.0%} of {found.repetitions}"
 
 
-def _ratio(value: float | None) -> str:
+def _ratio(value: int | float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _share(value: float) -> str:
+def _share(value: int | float) -> str:
     return "-" if value == 0 else f"{value:.0%}"
 
 
-def _bytes(value: float) -> str:
+def _bytes(value: int | float) -> str:
     for unit in ("B", "kB"):
         if value < 1000:
             return f"{value:.3g} {unit}"

@@ -24,7 +24,9 @@ from funcnet.catalogue._row import (
 def rows() -> list[Row]:
     """The rows of this family."""
 
-    def samples(draw: Callable[..., np.ndarray]) -> Callable[[Generator], list[Sample]]:
+    def samples(
+        draw: Callable[..., np.ndarray], *others: tuple[tuple[int, ...], dict[str, Any]]
+    ) -> Callable[[Generator], list[Sample]]:
         def samples(rng: Generator) -> list[Sample]:
             return [
                 Sample((draw(rng, 2, 4, 4, 2),)),
@@ -33,6 +35,7 @@ def rows() -> list[Row]:
                 Sample((draw(rng, 2, 5, 5, 2),), {"window": 2, "padding": "SAME"}),
                 Sample((draw(rng, 1, 6, 5, 1),), {"window": 2, "stride": (3, 1)}),
                 Sample((draw(rng, 1, 4, 3, 1),), {"window": 5, "stride": 2, "padding": 4}),
+                *(Sample((draw(rng, *shape),), static) for shape, static in others),
             ]
 
         return samples
@@ -47,7 +50,24 @@ def rows() -> list[Row]:
         type_error("window 2.5", x, window=2.5, match="expected an int or a pair"),
         type_error("three numbers", x, window=(2, 2, 2), match="expected an int or a pair"),
         value_error("a window of padding", x, padding=2, match="expected less than the window"),
+        value_error(
+            "padding behind", x, padding=((0, 0), (0, 2)), match="expected less than the window"
+        ),
+        value_error("padding -1", x, padding=((0, -1), (0, 0)), match="padding is .0, -1"),
+        type_error("padding 0.5", x, padding=0.5, match=r"or \(\(top, bottom\), \(left, right\)\)"),
+        value_error(
+            "no window even of what is left over",
+            np.ones((1, 2, 4, 1)),
+            window=5,
+            stride=2,
+            ceil_mode=True,
+            match="a window of 5 does not fit into height 2",
+        ),
     )
+
+    left_over = {"ceil_mode": True}
+    corner = {"window": 3, "stride": 2, "padding": 1, **left_over}
+    uneven = {"window": (2, 3), "stride": 1, "padding": ((1, 0), (0, 2))}
 
     def square(rows: Any) -> np.ndarray:
         return np.asarray(rows, float)[None, :, :, None]
@@ -108,6 +128,30 @@ def rows() -> list[Row]:
             (square([[0, 0, 0], [0, 1, 0], [0, 0, 0]]),),
         ),
         Case(
+            "what is left over makes a window",
+            Sample((square([[1, 2, 9], [3, 4, 7], [5, 8, 6]]),), left_over),
+            square([[4, 9], [8, 6]]),
+            (square([[0, 0, 1], [0, 1, 0], [0, 1, 1]]),),
+        ),
+        Case(
+            "but not in the padding behind the image",
+            Sample((square([[1, 2, 9], [3, 4, 7], [5, 8, 6]]),), {"padding": 1, **left_over}),
+            square([[1, 9], [5, 8]]),
+            (square([[1, 0, 1], [0, 0, 0], [1, 1, 0]]),),
+        ),
+        Case(
+            "a window larger than the image",
+            Sample((square([[-np.inf, -2], [-1, np.nan]]),), {"window": 3, **left_over}),
+            square([[np.nan]]),
+            (square([[0, 0], [0, 1]]),),
+        ),
+        Case(
+            "cells of a dilated window, the first of its maxima",
+            Sample((square([[1, 9, 7], [9, 9, 9], [7, 9, 7]]),), {"dilation": 2, "stride": 1}),
+            square([[7]]),
+            (square([[0, 0, 1], [0, 0, 0], [0, 0, 0]]),),
+        ),
+        Case(
             "NaN wins",
             Sample((square([[9, np.nan], [np.nan, 1]]),)),
             square([[np.nan]]),
@@ -119,17 +163,39 @@ def rows() -> list[Row]:
             layers.max_pool,
             plain.max_pool,
             "selection",
-            samples(distinct),
+            samples(
+                distinct,
+                ((1, 5, 3, 1), left_over),
+                ((1, 6, 7, 1), {**corner, "dilation": (2, 1)}),
+                ((1, 7, 6, 2), {"window": (2, 3), "stride": 1, "dilation": 2}),
+                ((1, 4, 3, 1), uneven),
+            ),
             lambda sample: int(np.prod(np.ravel(sample.static.get("window", 2)))) ** 2,
             batch=(0,),
             conventions=ties,
-            refusals=refusals,
+            refusals=(
+                *refusals,
+                value_error("dilation 0", x, dilation=0, match="dilation is 0"),
+                value_error("dilated", x, window=3, dilation=2, match="a window of 5 does not fit"),
+                value_error(
+                    "a hole of padding",
+                    x[:, :1],
+                    dilation=2,
+                    padding=1,
+                    match="a window of padding alone has no value",
+                ),
+            ),
         ),
         Row(
             layers.avg_pool,
             plain.avg_pool,
             "reduction",
-            samples(lambda rng, *shape: rng.normal(size=shape)),
+            samples(
+                lambda rng, *shape: rng.normal(size=shape),
+                ((1, 5, 3, 1), left_over),
+                ((1, 6, 7, 1), {**corner, "count_include_pad": True}),
+                ((1, 4, 3, 1), uneven),
+            ),
             lambda sample: 25,
             batch=(0,),
             conventions=(
@@ -138,6 +204,26 @@ def rows() -> list[Row]:
                     Sample((square([[3]]),), {"window": 3, "stride": 1, "padding": 1}),
                     square([[3]]),
                     (square([[1]]),),
+                ),
+                Case(
+                    "or as zeros",
+                    Sample(
+                        (square([[18]]),),
+                        {"window": 3, "stride": 1, "padding": 1, "count_include_pad": True},
+                    ),
+                    square([[2]]),
+                    (square([[1 / 9]]),),
+                ),
+                Case(
+                    "what lies beyond the padding is not averaged",
+                    Sample((np.full((1, 4, 4, 1), 36.0),), {**corner, "count_include_pad": True}),
+                    square([[16, 24, 12], [24, 36, 18], [12, 18, 9]]),
+                ),
+                Case(
+                    "nor what lies beyond the image without padding",
+                    Sample((np.ones((1, 3, 3, 1)),), {"count_include_pad": True, **left_over}),
+                    np.ones((1, 2, 2, 1)),
+                    (square([[0.25, 0.25, 0.5], [0.25, 0.25, 0.5], [0.5, 0.5, 1]]),),
                 ),
             ),
             refusals=refusals,

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnet._machine import versions
+from funcnet._machine import changed, settings, versions
 from funcnet.augment import Preprocessing
 from funcnet.checkpoint._arrays import (
     CheckpointError,
@@ -92,7 +92,7 @@ class Checkpoints:
         keep: int = 3,
         *,
         every_steps: int | None = None,
-        every_seconds: float | None = 60.0,
+        every_seconds: int | float | None = 60.0,
         config: Mapping[str, Any] | None = None,
         steps: Callable[[str], Any] = lambda name: None,
     ):
@@ -176,7 +176,11 @@ class Checkpoints:
         return place
 
     def restore(self, template: TrainState) -> Run | None:
-        """Reads the newest checkpoint that is whole, warns of those passed over for it.
+        """Reads the newest checkpoint that is whole.
+
+        Warns of those passed over for it; and where float64, random numbers, the precision of
+        products, kernels or XLA's flags are set otherwise than when it was saved, for then a run
+        that goes on makes other numbers than one that was not stopped.
 
         Args:
           template: a `TrainState` with arrays or `jax.ShapeDtypeStruct` as leaves: the structure,
@@ -199,7 +203,7 @@ class Checkpoints:
         for path in self.paths():
             try:
                 _verify(path)
-                run = _read(path, template, self.config)
+                run, others = _read(path, template, self.config)
             except CheckpointError:
                 raise
             # Behind a right manifest, a run.json that no run has written raises the others.
@@ -212,6 +216,9 @@ class Checkpoints:
                 continue
             if wrong:
                 text = f"{path} is restored; passed over: {'; '.join(wrong)}."
+                warnings.warn(text, RuntimeWarning, stacklevel=2)
+            if others:
+                text = f"{path}: {'; '.join(others)}: bits may differ"
                 warnings.warn(text, RuntimeWarning, stacklevel=2)
             self._ours = {_step(path) for path in self.paths()}
             self._last = int(run.final.step), time.monotonic()
@@ -286,6 +293,7 @@ def _rest_of(run: Run, config: Any) -> dict[str, Any]:
         "seconds": run.seconds,
         "config": config,
         "versions": versions(),
+        "settings": settings(),
     }
 
 
@@ -351,8 +359,11 @@ def _verify(folder: Path) -> None:
     raise _DamagedError(f"{next(iter(sums), _MANIFEST)} is missing or damaged")
 
 
-def _read(folder: Path, template: TrainState, config: dict[str, Any]) -> Run:
-    """Reads a checkpoint that is verified; compares all that can be before it reads an array."""
+def _read(folder: Path, template: TrainState, config: dict[str, Any]) -> tuple[Run, list[str]]:
+    """Reads a checkpoint that is verified, and says which settings are others by now.
+
+    Compares all that can be before it reads an array.
+    """
     rest = json.loads((folder / _RUN).read_bytes())
     if rest["format"] != _FORMAT:
         raise CheckpointError(
@@ -379,7 +390,7 @@ def _read(folder: Path, template: TrainState, config: dict[str, Any]) -> Run:
         made.append(array if place is None else jax.device_put(array, place))
     tree, count = jax.tree.structure(template), len(made) // 2
     final, best = (jax.tree.unflatten(tree, half) for half in (made[:count], made[count:]))
-    return Run(
+    run = Run(
         History(rest["history"]),
         best,
         final,
@@ -390,3 +401,5 @@ def _read(folder: Path, template: TrainState, config: dict[str, Any]) -> Run:
         tuple(rest["nonfinite"]),
         rest["seconds"],
     )
+    # A checkpoint of an earlier version does not say under which settings it was saved.
+    return run, changed("settings", rest["settings"], settings()) if "settings" in rest else []

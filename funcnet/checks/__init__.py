@@ -456,7 +456,7 @@ def check_optimizer(
     *,
     steps: int = 200,
     gradients: Callable[[Any, Any], Any] | None = None,
-    rtol: float = 1e-12,
+    rtol: int | float = 1e-12,
     state_map: Callable[[Any], Any] | None = None,
     name: str = "optimizer",
     checks: Iterable[str] | None = None,

@@ -79,7 +79,7 @@ def largest(array: Any) -> float:
 def perturbed(leaf: Any, step: float, rng: np.random.Generator) -> np.ndarray:
     """A leaf with every entry multiplied by 1 + step or 1 - step, at random."""
     leaf = np.asarray(leaf)
-    return leaf * (1 + step * rng.choice([-1.0, 1.0], size=leaf.shape))
+    return np.asarray(leaf * (1 + step * rng.choice([-1.0, 1.0], size=leaf.shape)))
 
 
 class Scale(NamedTuple):

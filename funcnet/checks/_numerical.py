@@ -22,7 +22,7 @@ FIVE_POINT_STEP = 7e-4  # balances h⁴·f⁽⁵⁾/30 against eps·f/h in float
 DIRECTIONS = 4
 
 
-def rel_error(x: ArrayLike, y: ArrayLike) -> float:
+def rel_error(x: ArrayLike | Sequence[Any], y: ArrayLike | Sequence[Any]) -> float:
     r"""Returns the largest relative error of two arrays, as the courses define it.
 
     $\max_i \frac{|x_i - y_i|}{\max(10^{-8}, |x_i| + |y_i|)}$: at most 1, and 1 for opposite signs.
@@ -173,7 +173,7 @@ def numerical_vjp(
     *,
     method: Literal["five_point", "complex_step"] = "five_point",
     argnums: int | Sequence[int] | None = None,
-    step: float | None = None,
+    step: int | float | None = None,
 ) -> Any:
     r"""Returns $v^\top J$ of a function that has no plain twin, by differences in float64.
 
@@ -222,7 +222,12 @@ def numerical_vjp(
 
 
 def _numerical_argument(
-    f: Callable, args: Sequence[Any], argnum: int, cotangent: Any, method: str, step: float | None
+    f: Callable,
+    args: Sequence[Any],
+    argnum: int,
+    cotangent: Any,
+    method: str,
+    step: int | float | None,
 ) -> Any:
     args = jax.tree.map(lambda x: cast(x, np.float64) if is_array(x) else x, tuple(args))
     leaves, tree = jax.tree.flatten(args[argnum])

@@ -325,7 +325,7 @@ class Problem:
 
     def cotangent(self, row: int) -> list[np.ndarray]:
         """One of the stacked cotangents."""
-        return [ct[row] for ct in self.cotangents]
+        return [np.asarray(ct[row]) for ct in self.cotangents]
 
     # Programs ------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from funcnet.cli._command import (
     console,
     expected_errors,
     option,
+    print_whole,
     writable,
     written,
 )
@@ -164,7 +165,7 @@ funcnet.checks.assert_rule(my_norm, x, gain).
                 for index in range(count if self.all_samples else 1):
                     with out.status(f"{row.name} ({len(reports)} done)"):
                         reports.append(certify(row, index, self.seed))
-        out.print(table(reports))
+        print_whole(out, table(reports))
         for report in reports:
             if not report.ok or len(reports) == 1:
                 out.print(report)

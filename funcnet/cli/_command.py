@@ -16,8 +16,9 @@ from funcnet.cli import _stdout
 
 if TYPE_CHECKING:  # extras, which `import funcnet` does without
     from rich.console import Console
+    from rich.table import Table
 else:
-    Console = Any  # annotations that are executed find a name
+    Console = Table = Any  # annotations that are executed find a name
 
 
 class CommandError(Exception):
@@ -114,6 +115,14 @@ def console(quiet: bool = False) -> Console:
         return console
     colours: Any = console.color_system
     return Console(**options, force_terminal=False, color_system=colours)
+
+
+def print_whole(out: Console, table: Table) -> None:
+    """Prints a table as wide as it is: a narrow terminal breaks its lines, and no cell is cut."""
+    width, anything = out.width, out.options.update(max_width=10_000)
+    out.width = max(width, out.measure(table, options=anything).maximum)
+    out.print(table)
+    out.width = width
 
 
 def choice(names: Iterable[str]) -> Any:

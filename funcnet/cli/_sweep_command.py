@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shlex
@@ -22,7 +23,15 @@ from funcnet._files import replacing
 from funcnet._machine import device, versions
 from funcnet.cli import _stdout
 from funcnet.cli import _train_options as settings
-from funcnet.cli._command import CommandError, choice, console, drawing, expected_errors, option
+from funcnet.cli._command import (
+    CommandError,
+    choice,
+    console,
+    drawing,
+    expected_errors,
+    option,
+    print_whole,
+)
 from funcnet.cli._memory import require_room
 from funcnet.cli._train_command import _downloads_said, _loaded
 from funcnet.cli._train_options import (
@@ -198,7 +207,7 @@ stdout.
                 return _stdout.exit_code(lost)
             out.print(f"Interrupted: {there}", soft_wrap=True)
             return 130
-        out.print(_table(result, self.search.seeds > 1))
+        print_whole(out, _table(result, self.search.seeds > 1))
         if (result.stopped_at > 0).all():
             raise CommandError(
                 "no member reached its end: all stopped at steps that were not finite. What they "
@@ -424,11 +433,10 @@ class _Job:
 
 
 def _with(options: Options, row: dict[str, Any]) -> Options:
-    """The options with a member's numbers in their places."""
-    groups: Any = (
-        dataclasses.replace(group, **{k: v for k, v in row.items() if hasattr(group, k)})
-        for group in options
-    )
+    """The options with a member's numbers in their places, where they may be traced."""
+    groups: Any = [copy.copy(group) for group in options]
+    for group in groups:
+        vars(group).update({k: v for k, v in row.items() if hasattr(group, k)})
     return Options(*groups)
 
 

@@ -28,7 +28,7 @@ from funcnet._machine import cpu_model, device
 from funcnet.cli import _stdout
 from funcnet.cli import _train_folder as files
 from funcnet.cli import _train_options as settings
-from funcnet.cli._command import CommandError, console, drawing, expected_errors
+from funcnet.cli._command import CommandError, console, drawing, expected_errors, print_whole
 from funcnet.cli._memory import require_room
 from funcnet.cli._train_options import (
     DataOptions,
@@ -125,7 +125,7 @@ options or data, or another process in the folder; 130 Ctrl-C; 141 closed stdout
             files.write_json(folder / files.CONFIG, config)
             out.print(facts("run", _facts(options, dataset, job, folder, begun)))
             out.print()
-            out.print(layers(job.summary))
+            print_whole(out, layers(job.summary))
             out.print()
             with Report(out, job.epochs) as report:
                 save = checkpoints if every else None
@@ -405,7 +405,7 @@ def _finished(
     test: dict[str, Any] = {"accuracy": None, "loss": None}
     test_seconds = len(dataset.test.labels) / (images_per_second or math.inf)
     if run.stopped != "interrupted" or test_seconds < _PATIENCE_SECONDS:
-        test = train.evaluate(job.net, run.best, dataset.test, run.preprocessing, loss=job.loss)
+        test = train.evaluate(job.net, run, dataset.test, loss=job.loss)
     best = next(row for row in run.history if row["epoch"] == run.best_epoch)
     return {
         "best_epoch": run.best_epoch,

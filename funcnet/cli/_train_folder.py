@@ -17,8 +17,8 @@ import numpy as np
 
 from funcnet import checkpoint, data
 from funcnet._files import replacing
-from funcnet._machine import device, versions
-from funcnet.cli import _train_options as settings
+from funcnet._machine import changed, device, settings, versions
+from funcnet.cli import _train_options
 from funcnet.cli._command import CommandError
 from funcnet.cli._train_options import Options
 
@@ -94,7 +94,7 @@ def reopened(out: str | None, stack: contextlib.ExitStack) -> tuple[Path, dict[s
     stack.enter_context(checkpoint.locked(folder))
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        settings.from_config(config["options"])
+        _train_options.from_config(config["options"])
     except (ValueError, TypeError, KeyError) as error:
         raise CommandError(
             f"--resume: {folder / CONFIG} is damaged, or of another version of funcnet: {error!r}."
@@ -112,12 +112,13 @@ def _latest() -> Path:
 def configuration(options: Options, dataset: data.Dataset) -> dict[str, Any]:
     """What config.json holds: all that a run's numbers depend on."""
     return {
-        "command": shlex.join(["funcnet", *settings.command_line(options)]),
+        "command": shlex.join(["funcnet", *_train_options.command_line(options)]),
         "options": {name: dataclasses.asdict(group) for name, group in options._asdict().items()},
         "seed": options.training.seed,
         "data_sha256": _digest(dataset),
         "versions": versions(),
         "device": device(),
+        "settings": settings(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
@@ -143,15 +144,13 @@ def gone_on(
             "SHA-256)."
         )
     last = (config.get("resumed") or [config])[-1]
-    changed = [
-        f"{what}: {name} {found}, was {last[what].get(name)}"
-        for what in ("versions", "device")
-        for name, found in now[what].items()
-        if found != last[what].get(name)
+    # Its checkpoint knows the settings that it was saved under, and says itself what differs.
+    differences = [
+        line for what in ("versions", "device") for line in changed(what, last[what], now[what])
     ]
-    resumed = {key: now[key] for key in ("versions", "device", "started")}
+    resumed = {key: now[key] for key in ("versions", "device", "settings", "started")}
     kept = {key: now[key] for key in ("command", "options")}
-    return config | kept | {"resumed": [*config.get("resumed", []), resumed]}, changed
+    return config | kept | {"resumed": [*config.get("resumed", []), resumed]}, differences
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

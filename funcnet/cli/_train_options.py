@@ -321,16 +321,14 @@ def _with_own(group: Any, kind: str, function: Callable[..., Any], ours: Any = (
     What is said must be among the function's parameters, or of `ours`.
     """
     own = _parameters(function)
-    said = {
-        field.name: getattr(group, field.name)
-        for field in dataclasses.fields(group)
-        if field.name not in ("name", *ours)
-    }
+    fields = {f.name: f for f in dataclasses.fields(group) if f.name not in ("name", *ours)}
+    said = {name: getattr(group, name) for name in fields}
     for name, value in said.items():
         if name in own:
             default = own[name].default
             if value is None and default not in (None, inspect.Parameter.empty):
-                said[name] = (default,) if own[name].annotation == "int" else default
+                several = "tuple" in str(fields[name].type) and own[name].annotation == "int"
+                said[name] = (default,) if several else default
         elif value is not None:
             takes = ", ".join(map(flag, (other for other in said if other in own)))
             raise CommandError(
@@ -354,8 +352,8 @@ def _check_limits(group: Any) -> None:
             raise CommandError(f"{flag(name)} is {value}, expected {expected}.")
 
 
-def command_line(options: Options) -> list[str]:
-    """The words after `funcnet` that make these options: all of them, but not the folder."""
+def command_line(options: Any) -> list[str]:
+    """The words after `funcnet` that make these groups of options: all, but not the folder."""
     words = ["train"]
     for kind, group in options._asdict().items():
         for field in dataclasses.fields(group):
@@ -387,7 +385,7 @@ def reconciled(said: Options, begun: Options, folder: Any) -> Options:
     for kind, group in said._asdict().items():
         for field in dataclasses.fields(group):
             value, old = getattr(group, field.name), getattr(groups[kind], field.name)
-            if value is None or value is False or value == old:
+            if value in (field.default, old):  # unsaid, or said again
                 continue
             more = field.name == "epochs" and value > old
             if not more and field.name not in ("data_dir", "allow_unverified"):

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int32
 
@@ -33,6 +34,7 @@ from funcnet.augment import (
     compose,
     cutout,
     fit_preprocessing,
+    for_device,
     preprocess,
     random_crop,
     random_flip,
@@ -116,7 +118,9 @@ class Dataset(NamedTuple):
         return len(self.classes)
 
 
-def check_labels(labels: Any, classes: int, name: str = "labels") -> Int32[np.ndarray, " n"]:
+def check_labels(
+    labels: Any, classes: int, name: str = "labels", ignore_index: int | None = None
+) -> Int32[np.ndarray, " n"]:
     """Returns labels as int32 if each is the index of a class, 0 to classes - 1.
 
     On the device a label out of range would be clamped or wrapped in silence, so that this is
@@ -126,6 +130,7 @@ def check_labels(labels: Any, classes: int, name: str = "labels") -> Int32[np.nd
         labels: (n,) of any integer dtype.
         classes: the number of classes.
         name: what the error calls them.
+        ignore_index: a label that may be there too, be it a class or not.
 
     Returns:
         The labels, (n,) int32.
@@ -143,7 +148,7 @@ def check_labels(labels: Any, classes: int, name: str = "labels") -> Int32[np.nd
     """
     try:
         array = np.asarray(labels)
-    except ValueError as error:
+    except Exception as error:  # whatever a stranger's conversion raises
         raise LabelError(f"{name}: {error}; expected one integer for each row.") from None
     if array.ndim != 1:
         raise LabelError(
@@ -157,16 +162,39 @@ def check_labels(labels: Any, classes: int, name: str = "labels") -> Int32[np.nd
         if np.issubdtype(array.dtype, np.floating):
             whole = np.isfinite(array) & (array == np.trunc(array))
             index = 0 if whole.all() else int((~whole).argmax())
+        mend = f"Whole numbers become indices with {name}.astype(np.int32)"
+        if array.dtype.kind in "USO":
+            mend = f"Names become indices with np.unique({name}, return_inverse=True)[1]"
         raise LabelError(
             f"{name}[{index}] is {array[index]!s} of dtype {array.dtype}, expected an integer: "
-            f"the index of a class. Whole numbers become indices with {name}.astype(np.int32)."
+            f"the index of a class. {mend}."
         )
-    outside = _formats.first_outside(array, classes)
+    asked = array if ignore_index is None else np.where(array == ignore_index, 0, array)
+    outside = _formats.first_outside(asked, classes)
     if outside is not None:
         raise LabelError(
             f"{name}[{outside}] is {array[outside]}, expected a class, 0 to {classes - 1}."
         )
     return array.astype(np.int32)
+
+
+def on_device(
+    split: Split, preprocessing: Preprocessing, *, raw: bool = False
+) -> tuple[Any, Preprocessing]:
+    """Returns a copy of a split on the device, and what `preprocess` is left to do to it there.
+
+    Images that float32 could not tell apart are preprocessed before, or with `raw` refused: see
+    `augment.for_device`.
+
+    >>> split = Split(np.array([[1e8], [1e8 + 2]]), np.array([0, 1]))
+    >>> held, left = on_device(split, fit_preprocessing(split.images))
+    >>> held.images.ravel(), left.mean
+    (Array([-1.,  1.], dtype=float64), array([0.]))
+    """
+    images, left = for_device(preprocessing, split.images, raw=raw)
+    # Copies, because on a CPU JAX may read the caller's own arrays as long as they live.
+    labels = jnp.array(np.asarray(split.labels), jnp.int32, copy=True)
+    return Split(jnp.array(images, copy=True), labels), left  # type: ignore[arg-type]
 
 
 # --- The files of each data set

@@ -11,9 +11,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 
-from funcnet.kernels import _conv, _lowering, _native, _products
+from funcnet.kernels import _conv, _entries, _lowering, _native, _products
 from funcnet.kernels._conv import Pads, Pair
 from funcnet.kernels._flops import flops as flops
 
@@ -56,6 +56,26 @@ def once(x: Array) -> Array:
     Array(2., dtype=float64)
     """
     return _lowering.once_p.bind(x)
+
+
+def with_entries(
+    rows: Float[Array, "*batch c"], index: Int32[Array, "*batch"], values: Float[Array, "*batch"]
+) -> Float[Array, "*batch c"]:
+    r"""The rows with one entry of each put in the place of what was there.
+
+    Args:
+      rows: (..., c).
+      index: (...), the place in each row, 0 to c - 1.
+      values: (...), what is put there.
+
+    Returns:
+      (..., c).
+
+    >>> with_entries(jnp.zeros((2, 2)), jnp.array([1, 0], jnp.int32), jnp.array([3.0, 4.0]))
+    Array([[0., 3.],
+           [4., 0.]], dtype=float64)
+    """
+    return _entries.entries_p.bind(rows, index, values)
 
 
 def matmul(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:

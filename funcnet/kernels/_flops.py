@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from funcnet._jaxprs import opened, sub_jaxprs
-from funcnet.kernels._conv import conv_bias_p, conv_p
+from funcnet.kernels._conv import conv_bias_p, conv_p, input_gradient_p
 from funcnet.kernels._products import AXES, product_bias_p, product_p
 
 
@@ -41,6 +41,9 @@ def flops(jaxpr: Any) -> int:
         elif name in (conv_p.name, conv_bias_p.name):
             kernel = equation.invars[1].aval
             total += 2 * equation.outvars[0].aval.size * (kernel.size // kernel.shape[-1])
+        elif name == input_gradient_p.name:  # of a transposed convolution's images
+            images, kernel = (v.aval for v in equation.invars)
+            total += 2 * images.size * (kernel.size // kernel.shape[-1])
         elif name == "cond":
             total += max(flops(branch) for branch in options["branches"])
         else:

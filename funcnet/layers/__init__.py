@@ -7,7 +7,7 @@ directly under its function, in the private module of its family:
 | family | layers |
 |---|---|
 | `_params` | `AffineParams`, `ConvParams`, `NormParams`, `BatchStats`, their `*_init` |
-| `_linear` | `affine`, `affine_relu`, `conv2d`, `conv_relu`, `conv_relu_pool`, `flatten` |
+| `_linear` | `affine`, `conv1d`, `conv2d`, `conv2d_transpose`, `flatten`, fused ones |
 | `_pools` | `max_pool`, `avg_pool`, `global_avg_pool` |
 | `_activations` | `relu` and its kin, `sigmoid`, `tanh`, `gelu`, `silu`, `softplus`, `dropout` |
 | `_norms` | `batch_norm`, `layer_norm`, `group_norm`, `rms_norm`, `affine_batch_norm_relu` |
@@ -28,7 +28,16 @@ from funcnet.layers._activations import (
     softplus,
     tanh,
 )
-from funcnet.layers._linear import affine, affine_relu, conv2d, conv_relu, conv_relu_pool, flatten
+from funcnet.layers._linear import (
+    affine,
+    affine_relu,
+    conv1d,
+    conv2d,
+    conv2d_transpose,
+    conv_relu,
+    conv_relu_pool,
+    flatten,
+)
 from funcnet.layers._norms import (
     affine_batch_norm_relu,
     batch_norm,
@@ -43,6 +52,8 @@ from funcnet.layers._params import (
     ConvParams,
     NormParams,
     affine_init,
+    conv1d_init,
+    conv2d_transpose_init,
     conv_init,
     norm_init,
 )
@@ -60,7 +71,11 @@ __all__ = [
     "avg_pool",
     "batch_norm",
     "batch_norm_inference",
+    "conv1d",
+    "conv1d_init",
     "conv2d",
+    "conv2d_transpose",
+    "conv2d_transpose_init",
     "conv_init",
     "conv_relu",
     "conv_relu_pool",

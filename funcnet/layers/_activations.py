@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from funcnet import _validate
@@ -19,7 +20,7 @@ from funcnet.kernels import wide
 
 
 @jax.custom_vjp
-def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def relu(x: Float[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     r"""Rectified linear unit.
 
     Forward: $y = \max(x, 0)$. Backward: $dx = [y > 0]\,dy$, so that relu'(0) = 0.
@@ -61,7 +62,9 @@ relu.defvjp(_relu_fwd, _relu_bwd)
 
 
 @partial(jax.custom_vjp, nondiff_argnames=("negative_slope",))
-def leaky_relu(x: Float[Array, "*shape"], negative_slope: float = 0.01) -> Float[Array, "*shape"]:
+def leaky_relu(
+    x: Float[ArrayLike, "*shape"], negative_slope: float = 0.01
+) -> Float[Array, "*shape"]:
     r"""Leaky rectified linear unit.
 
     Forward: $y = x$ where $x \ge 0$, else $a x$ with $a$ = `negative_slope`.
@@ -106,7 +109,7 @@ leaky_relu.defvjp(_leaky_relu_fwd, _leaky_relu_bwd)
 
 
 @partial(jax.custom_vjp, nondiff_argnames=("alpha",))
-def elu(x: Float[Array, "*shape"], alpha: float = 1.0) -> Float[Array, "*shape"]:
+def elu(x: Float[ArrayLike, "*shape"], alpha: float = 1.0) -> Float[Array, "*shape"]:
     r"""Exponential linear unit.
 
     Forward: $y = x$ where $x > 0$, else $\alpha (e^x - 1)$.
@@ -156,7 +159,7 @@ elu.defvjp(_elu_fwd, _elu_bwd)
 
 
 @jax.custom_vjp
-def sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def sigmoid(x: Float[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     r"""Logistic sigmoid.
 
     Forward: $y = 1/(1 + e^{-x})$. Backward: $dx = y (1 - y)\,dy$.
@@ -197,7 +200,7 @@ sigmoid.defvjp(_sigmoid_fwd, _sigmoid_bwd)
 
 
 @jax.custom_vjp
-def tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def tanh(x: Float[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     r"""Hyperbolic tangent.
 
     Forward: $y = \tanh x$. Backward: $dx = (1 - y)(1 + y)\,dy$.
@@ -238,7 +241,7 @@ tanh.defvjp(_tanh_fwd, _tanh_bwd)
 
 
 @jax.custom_vjp
-def softplus(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def softplus(x: Float[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     r"""Softplus, the smooth rectifier.
 
     Forward: $y = \log(1 + e^x) = \max(x, 0) + \log(1 + e^{-|x|})$.
@@ -282,7 +285,7 @@ softplus.defvjp(_softplus_fwd, _softplus_bwd)
 
 
 @jax.custom_vjp
-def silu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def silu(x: Float[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     r"""Sigmoid-weighted linear unit, also called swish.
 
     Forward: $y = x\,s(x)$ with the sigmoid $s$.
@@ -339,7 +342,7 @@ silu.defvjp(_silu_fwd, _silu_bwd)
 
 
 @partial(jax.custom_vjp, nondiff_argnames=("approximate",))
-def gelu(x: Float[Array, "*shape"], approximate: bool = True) -> Float[Array, "*shape"]:
+def gelu(x: Float[ArrayLike, "*shape"], approximate: bool = True) -> Float[Array, "*shape"]:
     r"""Gaussian error linear unit.
 
     Forward: $y = x\,\Phi(x)$ with the normal distribution's $\Phi$; approximately
@@ -405,7 +408,9 @@ gelu.defvjp(_gelu_fwd, _gelu_bwd)
 
 
 @partial(jax.custom_vjp, nondiff_argnames=("rate",))
-def dropout(key: Array | None, x: Float[Array, "*shape"], rate: float) -> Float[Array, "*shape"]:
+def dropout(
+    key: Array | None, x: Float[ArrayLike, "*shape"], rate: float
+) -> Float[Array, "*shape"]:
     r"""Inverted dropout.
 
     Forward: $y = x\,m/(1 - r)$ with $r$ = `rate` and a mask $m$ of ones, each 0 with probability
@@ -460,7 +465,8 @@ def _dropout_mask(key, shape, rate, dtype):
             "expected a key from jax.random.key(seed), or None for the identity; the order is "
             "dropout(key, x, rate)."
         )
-    keep = jax.random.bernoulli(key, 1.0 - rate, shape)
+    # In float32, so that the draws are the same with x64 and without.
+    keep = jax.random.bernoulli(key, jnp.float32(1.0 - rate), shape)
     return keep.astype(dtype) * jnp.asarray(1.0 / (1.0 - rate), dtype)
 
 

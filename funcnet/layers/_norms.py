@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from funcnet import _validate
@@ -22,7 +23,7 @@ from funcnet.layers._params import AffineParams, BatchStats, NormParams
 
 @partial(jax.custom_vjp, nondiff_argnames=("eps",))
 def batch_norm(
-    params: NormParams, x: Float[Array, "*batch c"], eps: float = 1e-5
+    params: NormParams, x: Float[ArrayLike, "*batch c"], eps: float = 1e-5
 ) -> tuple[Float[Array, "*batch c"], BatchStats]:
     r"""Batch normalisation with the statistics of this batch.
 
@@ -96,7 +97,7 @@ batch_norm.defvjp(_batch_norm_fwd, _batch_norm_bwd)
 
 @partial(jax.custom_vjp, nondiff_argnames=("eps",))
 def batch_norm_inference(
-    params: NormParams, stats: BatchStats, x: Float[Array, "*batch c"], eps: float = 1e-5
+    params: NormParams, stats: BatchStats, x: Float[ArrayLike, "*batch c"], eps: float = 1e-5
 ) -> Float[Array, "*batch c"]:
     r"""Batch normalisation with statistics gathered in training.
 
@@ -132,7 +133,7 @@ def batch_norm_inference(
 def _batch_norm_inference(params, stats, x, eps):
     params, x, dtype = _norm_arguments("batch_norm_inference", params, x, eps)
     for name, value in zip(("stats.mean", "stats.var"), stats, strict=True):
-        _validate.floating("batch_norm_inference", name, value)
+        value = _validate.floating("batch_norm_inference", name, value)
         _validate.shape(
             "batch_norm_inference", name, value, x.shape[-1:], f"x has {x.shape[-1]} channels"
         )
@@ -174,7 +175,7 @@ batch_norm_inference.defvjp(_batch_norm_inference_fwd, _batch_norm_inference_bwd
 
 @partial(jax.custom_vjp, nondiff_argnames=("eps",))
 def layer_norm(
-    params: NormParams, x: Float[Array, "*batch c"], eps: float = 1e-5
+    params: NormParams, x: Float[ArrayLike, "*batch c"], eps: float = 1e-5
 ) -> Float[Array, "*batch c"]:
     r"""Layer normalisation over the last axis.
 
@@ -234,7 +235,7 @@ layer_norm.defvjp(_layer_norm_fwd, _layer_norm_bwd)
 
 @partial(jax.custom_vjp, nondiff_argnames=("groups", "eps"))
 def group_norm(
-    params: NormParams, x: Float[Array, "n *space c"], groups: int, eps: float = 1e-5
+    params: NormParams, x: Float[ArrayLike, "n *space c"], groups: int, eps: float = 1e-5
 ) -> Float[Array, "n *space c"]:
     r"""Group normalisation: each example, within each group of neighbouring channels.
 
@@ -312,7 +313,7 @@ group_norm.defvjp(_group_norm_fwd, _group_norm_bwd)
 
 @partial(jax.custom_vjp, nondiff_argnames=("eps",))
 def rms_norm(
-    gamma: Float[Array, " c"] | None, x: Float[Array, "*batch c"], eps: float = 1e-6
+    gamma: Float[ArrayLike, " c"] | None, x: Float[ArrayLike, "*batch c"], eps: float = 1e-6
 ) -> Float[Array, "*batch c"]:
     r"""Root mean square normalisation over the last axis.
 
@@ -372,7 +373,7 @@ rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
 
 @partial(jax.custom_vjp, nondiff_argnames=("eps",))
 def affine_batch_norm_relu(
-    params: tuple[AffineParams, NormParams], x: Float[Array, n * features], eps: float = 1e-5
+    params: tuple[AffineParams, NormParams], x: Float[ArrayLike, n * features], eps: float = 1e-5
 ) -> tuple[Float[Array, "n m"], BatchStats]:
     r"""Affine map, batch normalisation and ReLU in one.
 

@@ -18,54 +18,64 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from funcnet import _validate
 from funcnet.kernels import wide
-from funcnet.layers._geometry import Axis, Padding, resolve
+from funcnet.layers._geometry import Axis, Geometry, Padding, resolve
 
 Window = int | tuple[int, int]
 
 
-@partial(jax.custom_vjp, nondiff_argnames=("window", "stride", "padding"))
+@partial(jax.custom_vjp, nondiff_argnames=("window", "stride", "padding", "ceil_mode", "dilation"))
 def max_pool(
-    x: Float[Array, "n h w c"],
+    x: Float[ArrayLike, "n h w c"],
     window: Window = 2,
     stride: Window | None = None,
     padding: Padding = "VALID",
+    ceil_mode: bool = False,
+    dilation: Window = 1,
 ) -> Float[Array, "n oh ow c"]:
     r"""The maximum of each window of pixels, channel by channel.
 
-    Forward: $y_{nijc} = \max_{p,q} x_{n,\,i s_h + p,\,j s_w + q,\,c}$.
+    Forward: $y_{nijc} = \max_{p,q} x_{n,\,i s_h + p d_h,\,j s_w + q d_w,\,c}$ with strides $s$ and
+    dilations $d$.
     Backward: dx is the sum, over the windows that a cell has won, of their dy. A window is won by
     its first maximum in row-major order; a NaN wins over numbers; a padded cell never wins.
-    Keeps x, which it has been given.
+    Keeps x, which it has been given. `max_pool(x, x.shape[1:3])` is the maximum of a whole image,
+    `max_pool(x[:, :, None], (k, 1))[:, :, 0]` that of windows of k places of a series (n, l, c).
 
     Args:
       x: (n, h, w, c), a floating dtype.
-      window: the window's size in pixels, an int or (height, width).
+      window: the window's size in cells, an int or (height, width).
       stride: the step from window to window in pixels; None means `window`: tiles.
       padding: "VALID" (windows that fit; rows left over are dropped), "SAME" (ceil(h / stride)
-        windows) or the number of pixels padded on every side, less than the window.
+        windows), the number of pixels padded on every side, or ((top, bottom), (left, right)).
+      ceil_mode: whether rows left over make a window that reaches beyond them, if it starts
+        before the padding behind the image.
+      dilation: the step from cell to cell within a window in pixels, an int or (height, width).
 
     Returns:
       y, (n, oh, ow, c) in x's dtype.
 
     Raises:
       TypeError: x is not of a floating dtype, or an option is not of its type.
-      ValueError: x is not of four axes, the window does not fit, or the padding is not less than
-        the window.
+      ValueError: x is not of four axes, the window does not fit, or a window is all padding.
 
     Source: courses.md rows 4-36, 4-37 and 4-39; the tie rule is NumPy's argmax, not a mask's.
+    `ceil_mode` and `dilation` are torch's.
 
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0]
     Array([[ 5.,  7.], [13., 15.]], dtype=float64)
     """
-    return _max_pool(x, window, stride, padding)
+    return _max_pool(x, window, stride, padding, ceil_mode, dilation)
 
 
-def _max_pool(x, window, stride, padding):
-    x, (rows, columns) = _axes("max_pool", x, window, stride, padding)
+def _max_pool(x, window, stride, padding, ceil_mode, dilation):
+    x = _images("max_pool", x)
+    geometry = _geometry("max_pool", x.shape, window, stride, padding, ceil_mode, dilation)
+    rows, columns = geometry.axes
     if are_tiles(rows, columns):
         return reduce(jnp.maximum, tile_cells(x, rows, columns))
     for axis, windows in ((2, columns), (1, rows)):
@@ -73,12 +83,13 @@ def _max_pool(x, window, stride, padding):
     return x
 
 
-def _max_pool_fwd(x, window, stride, padding):
-    return _max_pool(x, window, stride, padding), jnp.asarray(x)
+def _max_pool_fwd(x, window, stride, padding, ceil_mode, dilation):
+    return _max_pool(x, window, stride, padding, ceil_mode, dilation), jnp.asarray(x)
 
 
-def _max_pool_bwd(window, stride, padding, x, dy):
-    _, (rows, columns) = _axes("max_pool", x, window, stride, padding)
+def _max_pool_bwd(window, stride, padding, ceil_mode, dilation, x, dy):
+    geometry = _geometry("max_pool", x.shape, window, stride, padding, ceil_mode, dilation)
+    rows, columns = geometry.axes
     if are_tiles(rows, columns):
         _, winner = first_winner(tile_cells(x, rows, columns))
         return (to_tiles(dy, winner, (rows.window, columns.window), x.shape[1:3]),)
@@ -91,12 +102,17 @@ def _max_pool_bwd(window, stride, padding, x, dy):
 max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
 
 
-@partial(jax.custom_vjp, nondiff_argnames=("window", "stride", "padding"))
+@partial(
+    jax.custom_vjp,
+    nondiff_argnames=("window", "stride", "padding", "ceil_mode", "count_include_pad"),
+)
 def avg_pool(
-    x: Float[Array, "n h w c"],
+    x: Float[ArrayLike, "n h w c"],
     window: Window = 2,
     stride: Window | None = None,
     padding: Padding = "VALID",
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
 ) -> Float[Array, "n oh ow c"]:
     r"""The mean of each window of pixels, channel by channel.
 
@@ -108,57 +124,64 @@ def avg_pool(
       x: (n, h, w, c), a floating dtype.
       window: the window's size in pixels, an int or (height, width).
       stride: the step from window to window in pixels; None means `window`: tiles.
-      padding: "VALID", "SAME" or a number of pixels less than the window, as in `max_pool`.
+      padding: "VALID", "SAME", a number of pixels or ((top, bottom), (left, right)), as in
+        `max_pool`.
+      ceil_mode: whether rows left over make a window, as in `max_pool`.
+      count_include_pad: whether $N_{ij}$ counts the padding too, as zeros; never what a window of
+        `ceil_mode` reaches beyond it.
 
     Returns:
       y, (n, oh, ow, c) in x's dtype.
 
     Raises:
       TypeError: x is not of a floating dtype, or an option is not of its type.
-      ValueError: x is not of four axes, the window does not fit, or the padding is not less than
-        the window.
+      ValueError: x is not of four axes, the window does not fit, or a window is all padding.
 
-    Source: LeCun et al. 1998, http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf.
+    Source: LeCun et al. 1998, http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf. The last two
+    options are torch's.
 
     >>> avg_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0]
     Array([[ 2.5,  4.5], [10.5, 12.5]], dtype=float64)
     """
-    return _avg_pool(x, window, stride, padding)
+    return _avg_pool(x, window, stride, padding, ceil_mode, count_include_pad)
 
 
-def _avg_pool(x, window, stride, padding):
-    x, (rows, columns) = _axes("avg_pool", x, window, stride, padding)
+def _avg_pool(x, window, stride, padding, ceil_mode, count_include_pad):
+    x = _images("avg_pool", x)
+    geometry = _geometry("avg_pool", x.shape, window, stride, padding, ceil_mode)
+    rows, columns = geometry.axes
     total = wide(x)
     if are_tiles(rows, columns):
         total = reduce(add, tile_cells(total, rows, columns))
     else:
         for axis, windows in ((2, columns), (1, rows)):
-            total = reduce(add, _cells(total, axis, windows, 0.0))
-    return (total / _counts(rows, columns, total.dtype)).astype(x.dtype)
+            total = reduce(add, _cells(total, axis, windows))
+    return (total / _counts(geometry, count_include_pad, total.dtype)).astype(x.dtype)
 
 
-def _avg_pool_fwd(x, window, stride, padding):
+def _avg_pool_fwd(x, window, stride, padding, ceil_mode, count_include_pad):
     # Of x the backward pass needs the shape alone, which an array without elements carries.
-    return _avg_pool(x, window, stride, padding), jnp.zeros((0, *x.shape), x.dtype)
+    y = _avg_pool(x, window, stride, padding, ceil_mode, count_include_pad)
+    return y, jnp.zeros((0, *x.shape), x.dtype)
 
 
-def _avg_pool_bwd(window, stride, padding, like_x, dy):
-    like = jax.ShapeDtypeStruct(like_x.shape[1:], like_x.dtype)
-    _, (rows, columns) = _axes("avg_pool", like, window, stride, padding)
-    dx = wide(dy) / _counts(rows, columns, wide(dy).dtype)
+def _avg_pool_bwd(window, stride, padding, ceil_mode, count_include_pad, like_x, dy):
+    shape, dtype = like_x.shape[1:], like_x.dtype
+    geometry = _geometry("avg_pool", shape, window, stride, padding, ceil_mode)
+    rows, columns = geometry.axes
+    dx = wide(dy) / _counts(geometry, count_include_pad, wide(dy).dtype)
     if are_tiles(rows, columns):
-        dx = dx.astype(like.dtype)
-        return (to_tiles(dx, None, (rows.window, columns.window), like.shape[1:3]),)
+        return (to_tiles(dx.astype(dtype), None, (rows.window, columns.window), shape[1:3]),)
     for axis, windows in ((1, rows), (2, columns)):
         dx = _spread([dx] * windows.window, axis, windows)
-    return (dx.astype(like.dtype),)
+    return (dx.astype(dtype),)
 
 
 avg_pool.defvjp(_avg_pool_fwd, _avg_pool_bwd)
 
 
 @jax.custom_vjp
-def global_avg_pool(x: Float[Array, "n *space c"]) -> Float[Array, "n c"]:
+def global_avg_pool(x: Float[ArrayLike, "n *space c"]) -> Float[Array, "n c"]:
     r"""The mean over all axes but the first and the last.
 
     Forward: $y_{nc} = \frac{1}{N} \sum_s x_{nsc}$ over the N places s.
@@ -205,27 +228,40 @@ def _global_avg_pool_bwd(like_x, dy):
 global_avg_pool.defvjp(_global_avg_pool_fwd, _global_avg_pool_bwd)
 
 
-def _axes(
-    function: str, x: Any, window: Any, stride: Any, padding: Any
-) -> tuple[Any, tuple[Axis, Axis]]:
-    """Checked images, and the windows along their height and width."""
-    if not isinstance(x, jax.ShapeDtypeStruct):
-        x = _validate.floating(function, "x", x)
+def _images(function: str, x: Any) -> Array:
+    x = _validate.floating(function, "x", x)
     _validate.rank(function, "x", x, (4,), "images (n, h, w, c)")
+    return x
+
+
+def _geometry(
+    function: str,
+    shape: tuple[int, ...],
+    window: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: bool,
+    dilation: Any = 1,
+) -> Geometry:
+    """The windows along the height and width of images of a shape."""
     window = _validate.pair(function, "window", window)
     stride = window if stride is None else _validate.pair(function, "stride", stride)
-    geometry = resolve(function, x.shape[1:3], window, stride, padding)
-    if max(lo - k for (lo, _), k in zip(geometry.pads, window, strict=True)) >= 0:
+    dilation = _validate.pair(function, "dilation", dilation)
+    geometry = resolve(function, shape[1:3], window, stride, padding, dilation, ceil_mode=ceil_mode)
+    if not all(_held(windows).any(0).all() for windows in geometry.axes):
         raise ValueError(
             f"{function}: padding is {padding}, expected less than the window {window}: a window "
             "of padding alone has no value."
         )
-    return x, geometry.axes
+    return geometry
 
 
 def are_tiles(rows: Axis, columns: Axis) -> bool:
     """Whether windows lie beside each other, without padding: what pooling nearly always is."""
-    return all(axis.window == axis.stride and axis.pads == (0, 0) for axis in (rows, columns))
+    return all(
+        axis.window == axis.stride and axis.pads == (0, 0) and axis.dilation == 1
+        for axis in (rows, columns)
+    )
 
 
 def tile_cells(x: Array, rows: Axis, columns: Axis) -> list[Array]:
@@ -265,15 +301,16 @@ def to_tiles(
     return lax.pad(dx.reshape(n, oh * kh, ow * kw, c), jnp.zeros((), dy.dtype), config)
 
 
-def _cells(x: Array, axis: int, windows: Axis, fill: float) -> list[Array]:
-    """The j-th cells of all windows along an axis, for each j of the window."""
+def _cells(x: Array, axis: int, windows: Axis) -> list[Array]:
+    """The j-th cells of all windows along an axis, for each j of the window; padding is 0."""
     low, high = windows.pads
     if low or high > 0:
         config = [(0, 0, 0)] * x.ndim
         config[axis] = (low, max(high, 0), 0)
-        x = lax.pad(x, jnp.asarray(fill, x.dtype), config)
+        x = lax.pad(x, jnp.zeros((), x.dtype), config)
     last = (windows.outputs - 1) * windows.stride + 1
-    return [lax.slice_in_dim(x, j, j + last, windows.stride, axis) for j in range(windows.window)]
+    starts = range(0, windows.window * windows.dilation, windows.dilation)
+    return [lax.slice_in_dim(x, j, j + last, windows.stride, axis) for j in starts]
 
 
 def _spread(parts: list[Array], axis: int, windows: Axis) -> Array:
@@ -281,7 +318,7 @@ def _spread(parts: list[Array], axis: int, windows: Axis) -> Array:
     last = (windows.outputs - 1) * windows.stride + 1
 
     def placed(j: int, part: Array) -> Array:
-        before = j - windows.pads[0]
+        before = j * windows.dilation - windows.pads[0]
         config = [(0, 0, 0)] * part.ndim
         config[axis] = (before, windows.size - before - last, windows.stride - 1)
         return lax.pad(part, jnp.zeros((), part.dtype), config)
@@ -291,24 +328,24 @@ def _spread(parts: list[Array], axis: int, windows: Axis) -> Array:
 
 def _max_along(x: Array, axis: int, windows: Axis) -> tuple[Array, Array]:
     """The maximum of each window along an axis, and the place of the first cell that has it."""
-    cells = _cells(x, axis, windows, -np.inf)
-    best, place, found = cells[0], jnp.zeros(cells[0].shape, jnp.int32), _real(0, axis, windows)
+    cells = _cells(x, axis, windows)
+    held = _held(windows).reshape(-1, *(windows.outputs if a == axis else 1 for a in range(4)))
+    best, place, found = cells[0], jnp.zeros(cells[0].shape, jnp.int32), held[0]
     for j, cell in enumerate(cells[1:], 1):
         better = (cell > best) | (jnp.isnan(cell) & ~jnp.isnan(best))
-        real = _real(j, axis, windows)
-        if not (real.all() and found.all()):
-            better = jnp.asarray(real) & (better | jnp.asarray(~found))
-            found = found | real
+        if not (held[j].all() and found.all()):  # what a padded cell holds is not compared
+            better = jnp.asarray(held[j]) & (better | jnp.asarray(~found))
+            found = found | held[j]
         best = jnp.where(better, cell, best)
         place = jnp.where(better, jnp.int32(j), place)
     return best, place
 
 
-def _real(j: int, axis: int, windows: Axis) -> np.ndarray:
-    """Which windows' j-th cell is not padding, along an axis of four."""
-    cell = np.arange(windows.outputs) * windows.stride - windows.pads[0] + j
-    real = (cell >= 0) & (cell < windows.size)
-    return real.reshape([-1 if a == axis else 1 for a in range(4)])
+def _held(windows: Axis, pads: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """Which cells (window, outputs) lie in the image, or within so many pixels around it."""
+    start = np.arange(windows.outputs) * windows.stride - windows.pads[0]
+    cell = start + windows.dilation * np.arange(windows.window)[:, None]
+    return (cell >= -pads[0]) & (cell < windows.size + pads[1])
 
 
 def _route(dy: Array, place: Array, axis: int, windows: Axis) -> Array:
@@ -318,11 +355,8 @@ def _route(dy: Array, place: Array, axis: int, windows: Axis) -> Array:
     return _spread(parts, axis, windows)
 
 
-def _counts(rows: Axis, columns: Axis, dtype: Any) -> Array:
-    """How many cells of each window are not padding, (1, oh, ow, 1)."""
-    along = []
-    for windows in (rows, columns):
-        start = np.arange(windows.outputs) * windows.stride - windows.pads[0]
-        end = np.minimum(start + windows.window, windows.size)
-        along.append(end - np.maximum(start, 0))
+def _counts(geometry: Geometry, count_include_pad: bool, dtype: Any) -> Array:
+    """How many cells of each window are averaged, (1, oh, ow, 1)."""
+    around = geometry.pads if count_include_pad else ((0, 0), (0, 0))
+    along = [_held(*pair).sum(0) for pair in zip(geometry.axes, around, strict=True)]
     return jnp.asarray(np.outer(*along)[None, :, :, None], dtype)

@@ -29,6 +29,8 @@ from funcnet.nets._blocks import (
     avg_pool,
     batch_norm,
     conv,
+    conv1d,
+    conv_transpose,
     dropout,
     elu,
     example_shape,
@@ -58,6 +60,8 @@ __all__ = [
     "avg_pool",
     "batch_norm",
     "conv",
+    "conv1d",
+    "conv_transpose",
     "dropout",
     "elu",
     "flatten",
@@ -135,7 +139,7 @@ def serial(*blocks: Net, fuse: bool = True) -> Net:
             params[name], state[name] = p, s
         return without_empty(params), without_empty(state)
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         for tree, what in ((params, "params"), (state, "state")):
             if unknown := set(tree) - set(names):
                 raise ValueError(
@@ -193,7 +197,7 @@ def residual(block: Net, shortcut: Net | None = None) -> Net:
             )
         return without_empty(params), without_empty(state)
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         ends: dict[str, Array] = {"input": x}
         updated: dict[str, Any] = {}
         for index, (name, way) in enumerate(ways.items()):
@@ -224,8 +228,8 @@ def remat(block: Net) -> Net:
     (3, 4)
     """
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
-        def run(params: Any, state: Any, x: Array) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
+        def run(params: Any, state: Any, x: Any) -> Any:
             return block.apply(params, state, x, train=train, key=key)
 
         return jax.checkpoint(run)(params, state, x)
@@ -272,7 +276,7 @@ def fully_connected_net(
     hidden: Sequence[int],
     classes: int,
     norm: Literal["batch", "layer"] | None = None,
-    dropout: float = 0.0,
+    dropout: int | float = 0.0,
     activation: str = "relu",
     weight_scale: Any = "he",
 ) -> Net:

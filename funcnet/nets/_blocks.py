@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,7 +22,9 @@ class Net(NamedTuple):
     batch. `apply(params, state, x, *, train=False, key=None)` returns `(output, state)`: `params`
     are what gradients are taken for, `state` what the net observes (running statistics), and `key`
     feeds dropout. What has no parameters or no state has `()` there. Anybody's `Net(init, apply)`
-    is a full member: the fields behind are for names and summaries, and have defaults.
+    is a full member: the fields behind are for names and summaries, and have defaults. Nets are
+    equal where their functions are the same objects (methods: of the same object), so that methods
+    of objects that have no hash will do.
 
     Args:
       init: the initialiser, traceable by JAX.
@@ -43,6 +46,25 @@ class Net(NamedTuple):
     kind: str = "net"
     children: tuple[Net, ...] = ()
     config: tuple[tuple[str, Any], ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Net)
+            and all(map(operator.eq, map(_identity, self[:2]), map(_identity, other[:2])))
+            and self[2:] == other[2:]
+        )
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(tuple(map(_identity, self[:2])))
+
+
+def _identity(function: Any) -> Any:
+    """What tells a function from others; a method is made anew each time that it is asked for."""
+    owner, method = (getattr(function, name, None) for name in ("__self__", "__func__"))
+    return id(function) if owner is None or method is None else (id(owner), id(method))
 
 
 def example_shape(function: str, value: Any) -> tuple[int, ...]:
@@ -85,22 +107,23 @@ def _plain(kind: str, function: Callable[[Array], Array], **config: Any) -> Net:
         example_shape(f"nets.{kind}", input_shape)
         return (), ()
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         del params, train, key
         return function(x), state
 
     return Net(init, apply, kind, config=tuple(config.items()))
 
 
-def affine(units: int, scale: Any = "he") -> Net:
+def affine(units: int, scale: Any = "he", bias: bool = True) -> Net:
     r"""An affine layer: $y = x w + b$, x flattened to rows.
 
     Args:
       units: the number of outputs m; x (n, ...) becomes y (n, m).
       scale: the initial standard deviation of w, or `"he"` for $\sqrt{2/d}$.
+      bias: whether there is a b; before a normalisation it does nothing.
 
     Returns:
-      The block; params `AffineParams(w, b)`: (d, m), (m,).
+      The block; params `AffineParams(w, b)`: (d, m), (m,) or None.
 
     Raises:
       TypeError: `units` is not an int.
@@ -117,9 +140,9 @@ def affine(units: int, scale: Any = "he") -> Net:
 
     def init(key: Array, input_shape: Any) -> tuple[Any, Any]:
         d = math.prod(example_shape("nets.affine", input_shape))
-        return layers.affine_init(key, d, units, scale), ()
+        return layers.affine_init(key, d, units, scale, bias=bias), ()
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         del train, key
         return layers.affine(params, x), state
 
@@ -132,6 +155,9 @@ def conv(
     stride: int | tuple[int, int] = 1,
     padding: Any = "SAME",
     scale: Any = "he",
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    bias: bool = True,
 ) -> Net:
     r"""A convolution (cross-correlation) of images (n, h, w, cin) to `channels` channels.
 
@@ -139,11 +165,15 @@ def conv(
       channels: the number of output channels.
       size: the kernel's size in pixels, one int or (height, width).
       stride: the step of the kernel in pixels.
-      padding: "SAME", "VALID" or a number of pixels.
-      scale: the initial standard deviation, or `"he"` for $\sqrt{2/(k_h k_w c_{in})}$.
+      padding: "SAME", "VALID" or in pixels, as in `layers.conv2d`.
+      scale: the initial standard deviation, or `"he"` for
+        $\sqrt{2/(k_h k_w c_{in}/\text{groups})}$.
+      dilation: the step between the kernel's taps in pixels.
+      groups: a divisor of both numbers of channels; cin itself makes it depthwise.
+      bias: whether there is a b; before a normalisation it does nothing.
 
     Returns:
-      The block; params `ConvParams(w, b)`: (kh, kw, cin, cout), (cout,).
+      The block; params `ConvParams(w, b)`: (kh, kw, cin // groups, cout), (cout,) or None.
 
     Raises:
       TypeError: a size is not an int.
@@ -156,24 +186,145 @@ def conv(
     >>> params.w.shape
     (5, 5, 3, 8)
     """
-    channels = _validate.count("nets.conv", "channels", channels)
     size = _validate.pair("nets.conv", "size", size)
-    stride = _validate.pair("nets.conv", "stride", stride)
+    config = {
+        "stride": _validate.pair("nets.conv", "stride", stride),
+        "padding": padding,
+        "dilation": _validate.pair("nets.conv", "dilation", dilation),
+        "groups": _validate.count("nets.conv", "groups", groups),
+    }
+    made = layers.conv_init, size, channels, scale, bias
+    return _convolution("conv", "(height, width, channels)", layers.conv2d, config, *made)
+
+
+def conv1d(
+    channels: int,
+    size: int = 3,
+    stride: int = 1,
+    padding: Any = "SAME",
+    scale: Any = "he",
+    dilation: int = 1,
+    groups: int = 1,
+    bias: bool = True,
+) -> Net:
+    r"""A convolution (cross-correlation) of sequences (n, l, cin) to `channels` channels.
+
+    Args:
+      channels: the number of output channels.
+      size: the kernel's length.
+      stride: the step of the kernel.
+      padding: "SAME", "VALID", a number of steps or (before, after), as in `layers.conv1d`.
+      scale: the initial standard deviation, or `"he"` for $\sqrt{2/(k c_{in}/\text{groups})}$.
+      dilation: the step between the kernel's taps.
+      groups: a divisor of both numbers of channels; cin itself makes it depthwise.
+      bias: whether there is a b; before a normalisation it does nothing.
+
+    Returns:
+      The block; params `ConvParams(w, b)`: (k, cin // groups, cout), (cout,) or None.
+
+    Raises:
+      TypeError: a size is not an int.
+      ValueError: a size is below 1; at init: the example is not a sequence (l, channels).
+
+    Source: `layers.conv1d`.
+
+    >>> from funcnet import nets
+    >>> params, _ = nets.conv1d(8).init(jax.random.key(0), (100, 3))
+    >>> params.w.shape
+    (3, 3, 8)
+    """
+    size, stride, dilation, groups = (
+        _validate.count("nets.conv1d", name, value)
+        for name, value in {
+            "size": size, "stride": stride, "dilation": dilation, "groups": groups
+        }.items()
+    )  # fmt: skip
+    config = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    made = layers.conv1d_init, size, channels, scale, bias
+    return _convolution("conv1d", "(length, channels)", layers.conv1d, config, *made)
+
+
+def conv_transpose(
+    channels: int,
+    size: int | tuple[int, int] = 3,
+    stride: int | tuple[int, int] = 1,
+    padding: Any = "SAME",
+    scale: Any = "he",
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    bias: bool = True,
+) -> Net:
+    r"""A transposed convolution of images (n, h, w, cin), which enlarges them by `stride`.
+
+    Args:
+      channels: the number of output channels.
+      size: the kernel's size in pixels, one int or (height, width).
+      stride: so many pixels of output for a pixel of input.
+      padding: "SAME" (h * stride rows), "VALID" or in pixels, as in `layers.conv2d_transpose`.
+      scale: the initial standard deviation, or `"he"` for
+        $\sqrt{2/(k_h k_w c_{in}/\text{groups})}$.
+      dilation: the step between the kernel's taps in pixels.
+      groups: a divisor of both numbers of channels.
+      bias: whether there is a b; before a normalisation it does nothing.
+
+    Returns:
+      The block; params `ConvParams(w, b)`: (kh, kw, cout // groups, cin), (cout,) or None.
+
+    Raises:
+      TypeError: a size is not an int.
+      ValueError: a size is below 1; at init: the example is not an image (h, w, channels).
+
+    Source: `layers.conv2d_transpose`.
+
+    >>> from funcnet import nets
+    >>> net = nets.conv_transpose(4, stride=2)
+    >>> params, _ = net.init(jax.random.key(0), (8, 8, 3))
+    >>> net.apply(params, (), jnp.ones((1, 8, 8, 3), jnp.float32))[0].shape
+    (1, 16, 16, 4)
+    """
+    name = "nets.conv_transpose"
+    size = _validate.pair(name, "size", size)
+    config = {
+        "stride": _validate.pair(name, "stride", stride),
+        "padding": padding,
+        "dilation": _validate.pair(name, "dilation", dilation),
+        "groups": _validate.count(name, "groups", groups),
+    }
+    made = layers.conv2d_transpose_init, size, channels, scale, bias
+    example = "(height, width, channels)"
+    return _convolution("conv_transpose", example, layers.conv2d_transpose, config, *made)
+
+
+def _convolution(
+    kind: str,
+    example: str,
+    layer: Callable[..., Array],
+    config: dict[str, Any],
+    draw: Callable[..., Any],
+    size: Any,
+    channels: int,
+    scale: Any,
+    bias: bool,
+) -> Net:
+    """A block of a convolution whose examples have the axes that `example` names."""
+    channels = _validate.count(f"nets.{kind}", "channels", channels)
 
     def init(key: Array, input_shape: Any) -> tuple[Any, Any]:
-        shape = example_shape("nets.conv", input_shape)
-        if len(shape) != 3:
+        shape = example_shape(f"nets.{kind}", input_shape)
+        if len(shape) != example.count(",") + 1:
             raise ValueError(
-                f"nets.conv: one example has shape {shape}, expected (height, width, channels); "
+                f"nets.{kind}: one example has shape {shape}, expected {example}; "
                 "a convolution comes before flatten, and grey images need a channel axis."
             )
-        return layers.conv_init(key, size, shape[-1], channels, scale), ()
+        groups = config["groups"]
+        params = draw(key, size, shape[-1], channels, scale, groups=groups, bias=bias)
+        return params, ()
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         del train, key
-        return layers.conv2d(params, x, stride, padding), state
+        return layer(params, x, **config), state
 
-    return Net(init, apply, "conv", config=(("stride", stride), ("padding", padding)))
+    return Net(init, apply, kind, config=tuple(config.items()))
 
 
 def relu() -> Net:
@@ -188,7 +339,7 @@ def relu() -> Net:
     return _plain("relu", layers.relu)
 
 
-def leaky_relu(negative_slope: float = 0.01) -> Net:
+def leaky_relu(negative_slope: int | float = 0.01) -> Net:
     r"""Leaky rectified linear unit, $a x$ left of 0: see `layers.leaky_relu`.
 
     Args:
@@ -203,7 +354,7 @@ def leaky_relu(negative_slope: float = 0.01) -> Net:
     return _plain("leaky_relu", lambda x: layers.leaky_relu(x, negative_slope))
 
 
-def elu(alpha: float = 1.0) -> Net:
+def elu(alpha: int | float = 1.0) -> Net:
     r"""Exponential linear unit, $\alpha(e^x - 1)$ left of 0: see `layers.elu`.
 
     Args:
@@ -294,7 +445,7 @@ ACTIVATIONS: dict[str, Callable[[], Net]] = {
 }
 
 
-def running_statistics(running: BatchStats, batch: BatchStats, momentum: float) -> BatchStats:
+def running_statistics(running: BatchStats, batch: BatchStats, momentum: int | float) -> BatchStats:
     r"""Returns $m\,\text{running} + (1 - m)\,\text{batch}$ in the dtype of `running`."""
     return jax.tree.map(
         lambda old, new: momentum * old + (1.0 - momentum) * new.astype(old.dtype), running, batch
@@ -302,7 +453,7 @@ def running_statistics(running: BatchStats, batch: BatchStats, momentum: float) 
 
 
 def batch_norm(
-    momentum: float = 0.9, eps: float = 1e-5, *, gain: bool = True, bias: bool = True
+    momentum: int | float = 0.9, eps: int | float = 1e-5, *, gain: bool = True, bias: bool = True
 ) -> Net:
     r"""Batch normalisation over all axes but the last, with running statistics in `state`.
 
@@ -343,7 +494,7 @@ def batch_norm(
         mean, var = jnp.zeros((channels,), jnp.float32), jnp.ones((channels,), jnp.float32)
         return _norm_init(channels, gain, bias), BatchStats(mean, var)
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         del key
         params = params or NO_NORM_PARAMS
         if not train:
@@ -368,14 +519,14 @@ def _norm(kind: str, function: Callable[[Any, Array], Array], gain: bool, bias: 
         params = _norm_init(_channels(f"nets.{kind}", input_shape), gain, bias)
         return (params.gamma if kind == "rms_norm" and gain else params), ()
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         del train, key
         return function(params, x), state
 
     return Net(init, apply, kind)
 
 
-def layer_norm(eps: float = 1e-5, *, gain: bool = True, bias: bool = True) -> Net:
+def layer_norm(eps: int | float = 1e-5, *, gain: bool = True, bias: bool = True) -> Net:
     r"""Layer normalisation over the last axis: see `layers.layer_norm`.
 
     Args:
@@ -400,7 +551,9 @@ def layer_norm(eps: float = 1e-5, *, gain: bool = True, bias: bool = True) -> Ne
     return _norm("layer_norm", apply, gain, bias)
 
 
-def group_norm(groups: int, eps: float = 1e-5, *, gain: bool = True, bias: bool = True) -> Net:
+def group_norm(
+    groups: int, eps: int | float = 1e-5, *, gain: bool = True, bias: bool = True
+) -> Net:
     r"""Group normalisation, within each group of channels of each example: `layers.group_norm`.
 
     Args:
@@ -431,7 +584,7 @@ def group_norm(groups: int, eps: float = 1e-5, *, gain: bool = True, bias: bool 
     return _norm("group_norm", apply, gain, bias)
 
 
-def rms_norm(eps: float = 1e-6, *, gain: bool = True) -> Net:
+def rms_norm(eps: int | float = 1e-6, *, gain: bool = True) -> Net:
     r"""Normalisation by the root mean square over the last axis: see `layers.rms_norm`.
 
     Args:
@@ -455,7 +608,7 @@ def rms_norm(eps: float = 1e-6, *, gain: bool = True) -> Net:
     return _norm("rms_norm", apply, gain, False)
 
 
-def dropout(rate: float) -> Net:
+def dropout(rate: int | float) -> Net:
     r"""Dropout: in training each value is zeroed with probability `rate`, the rest scaled up.
 
     Inside `serial` each block gets a key of its own, `fold_in(key, position)`, so that the masks of
@@ -486,7 +639,7 @@ def dropout(rate: float) -> Net:
         example_shape("nets.dropout", input_shape)
         return (), ()
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         del params
         if not train or rate == 0.0:
             return x, state
@@ -500,13 +653,21 @@ def dropout(rate: float) -> Net:
     return Net(init, apply, "dropout", config=(("rate", rate),))
 
 
-def max_pool(window: Any = 2, stride: Any = None, padding: Any = "VALID") -> Net:
+def max_pool(
+    window: Any = 2,
+    stride: Any = None,
+    padding: Any = "VALID",
+    ceil_mode: bool = False,
+    dilation: Any = 1,
+) -> Net:
     r"""The maximum of each window: see `layers.max_pool`.
 
     Args:
-      window: the window's size in pixels, one int or (height, width).
+      window: the window's size in cells, one int or (height, width).
       stride: the step of the window in pixels; None for the window's size.
-      padding: "SAME", "VALID" or a number of pixels.
+      padding: "SAME", "VALID", a number of pixels or ((top, bottom), (left, right)).
+      ceil_mode: whether rows left over make a window.
+      dilation: the step from cell to cell within a window in pixels.
 
     Raises:
       TypeError: a size is not an int.
@@ -519,22 +680,33 @@ def max_pool(window: Any = 2, stride: Any = None, padding: Any = "VALID") -> Net
     Array([3.], dtype=float64)
     """
     window, stride = _window("nets.max_pool", window, stride)
+    dilation = _validate.pair("nets.max_pool", "dilation", dilation)
     return _plain(
         "max_pool",
-        lambda x: layers.max_pool(x, window, stride, padding),
+        lambda x: layers.max_pool(x, window, stride, padding, ceil_mode, dilation),
         window=window,
         stride=stride,
         padding=padding,
+        ceil_mode=ceil_mode,
+        dilation=dilation,
     )
 
 
-def avg_pool(window: Any = 2, stride: Any = None, padding: Any = "VALID") -> Net:
+def avg_pool(
+    window: Any = 2,
+    stride: Any = None,
+    padding: Any = "VALID",
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
+) -> Net:
     r"""The mean of each window: see `layers.avg_pool`.
 
     Args:
       window: the window's size in pixels, one int or (height, width).
       stride: the step of the window in pixels; None for the window's size.
-      padding: "SAME", "VALID" or a number of pixels.
+      padding: "SAME", "VALID", a number of pixels or ((top, bottom), (left, right)).
+      ceil_mode: whether rows left over make a window.
+      count_include_pad: whether padding is averaged too, as zeros.
 
     Raises:
       TypeError: a size is not an int.
@@ -547,7 +719,10 @@ def avg_pool(window: Any = 2, stride: Any = None, padding: Any = "VALID") -> Net
     Array([1.5], dtype=float64)
     """
     window, stride = _window("nets.avg_pool", window, stride)
-    return _plain("avg_pool", lambda x: layers.avg_pool(x, window, stride, padding))
+    return _plain(
+        "avg_pool",
+        lambda x: layers.avg_pool(x, window, stride, padding, ceil_mode, count_include_pad),
+    )
 
 
 def _window(function: str, window: Any, stride: Any) -> tuple[tuple[int, int], tuple[int, int]]:

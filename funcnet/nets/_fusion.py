@@ -35,11 +35,11 @@ def _affine_batch_norm_relu(configs, params, state, x):
 
 
 def _conv_relu_pool(configs, params, state, x):
-    return layers.conv_relu_pool(params[0], x, configs[0]["stride"], configs[0]["padding"]), state
+    return layers.conv_relu_pool(params[0], x, **configs[0]), state
 
 
 def _conv_relu(configs, params, state, x):
-    return layers.conv_relu(params[0], x, configs[0]["stride"], configs[0]["padding"]), state
+    return layers.conv_relu(params[0], x, **configs[0]), state
 
 
 def _affine_relu(configs, params, state, x):
@@ -49,7 +49,8 @@ def _affine_relu(configs, params, state, x):
 
 def _pools_tiles(configs):
     pool = configs[2]
-    return pool["window"] == pool["stride"] == (2, 2) and pool["padding"] in ("VALID", 0)
+    usual = {"window": (2, 2), "stride": (2, 2), "ceil_mode": False, "dilation": (1, 1)}
+    return pool.items() >= usual.items() and pool["padding"] in ("VALID", 0, ((0, 0), (0, 0)))
 
 
 # The first that fits wins, so the longer ones stand first.
@@ -70,7 +71,7 @@ class Stage(NamedTuple):
     fusion: Fusion | None
 
     def run(
-        self, params: Any, state: Any, x: Array, *, train: bool, key: Any
+        self, params: Any, state: Any, x: Any, *, train: bool, key: Any
     ) -> tuple[Array, dict[str, Any]]:
         """Applies the blocks to x; `params` and `state` are those of the whole `serial`."""
         p = [child(params, name) for name in self.names]

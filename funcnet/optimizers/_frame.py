@@ -253,7 +253,7 @@ def make_optimizer(
         def leaf_of(dtype: np.dtype, tiny: float) -> Leaf:
             return rule(count.astype(dtype), tiny, **{k: _cast(v, dtype) for k, v in now.items()})
 
-        rows = []
+        rows: list[tuple[Any, ...]] = []
         for g, target, kw, *olds in zip(leaves, targets, own, *columns, strict=True):
             dtypes = [_real(x.dtype) for x in (g, *olds) if hasattr(x, "dtype")]
             dtype = max([np.dtype(np.float32), *dtypes], key=lambda d: d.itemsize)

@@ -176,7 +176,7 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def grid(**columns: ArrayLike) -> dict[str, np.ndarray]:
+def grid(**columns: ArrayLike | Sequence[Any]) -> dict[str, np.ndarray]:
     r"""Every combination of some values, as columns for `run`: $\prod_i k_i$ rows.
 
     Args:
@@ -194,7 +194,9 @@ def grid(**columns: ArrayLike) -> dict[str, np.ndarray]:
     return dict(zip(columns, product, strict=True))
 
 
-def log_uniform(rng: np.random.Generator, low: float, high: float, size: int) -> np.ndarray:
+def log_uniform(
+    rng: np.random.Generator, low: int | float, high: int | float, size: int
+) -> np.ndarray:
     r"""Draws $e^u$ with $u$ uniform in $[\ln \text{low}, \ln \text{high})$: as many in each decade.
 
     `rng.uniform(low, high, size)` draws evenly where there are no decades.
@@ -226,7 +228,7 @@ def log_uniform(rng: np.random.Generator, low: float, high: float, size: int) ->
 def run(
     make: Callable[..., Trial],
     dataset: data.Dataset,
-    values: Mapping[str, ArrayLike] | None = None,
+    values: Mapping[str, ArrayLike | Sequence[Any]] | None = None,
     seeds: Sequence[int] = (0,),
     epochs: int = 10,
     batch_size: int = 100,
@@ -272,7 +274,8 @@ def run(
       batch_size: rows in a step of one member; with sampling "full" it has no meaning.
       how: "vmap", "map", "loop", or "measure" to take the fastest of a second's measurement. That
         compiles all three; so "loop" is taken at once where it needs less than ten seconds for all,
-        and for convolutions that a CPU runs badly inside a program's loop.
+        and for convolutions that a CPU runs badly inside a program's loop. With keys that are not
+        `threefry2x32` it is "loop" alone: under `jax.vmap` they draw other numbers.
       folder: where members are saved, a new or empty folder, or this sweep's own; None for nowhere.
       keep: which states to keep, in the folder and the result; () for large sweeps.
       members_at_once: how many members "vmap" and "map" hold in memory and finish together; None
@@ -294,7 +297,8 @@ def run(
       TypeError: an argument is of the wrong kind; `make` does not take the columns, or needs to
         know one of them before there is a program.
       ValueError: columns of different lengths, values that are not numbers, a folder of another
-        sweep, or what `train.fit` refuses. All before the first step.
+        sweep, "map" or "vmap" with keys that are not `threefry2x32`, or what `train.fit` refuses.
+        All before the first step.
       LockedError: another process has the folder.
 
     Source: courses.md rows 0-19, 1-17 and 2-20.
@@ -309,7 +313,7 @@ def run(
     """
     began = time.perf_counter()
     members = _members(make, {} if values is None else dict(values), seeds)
-    _fit.check_arguments(
+    dataset = _fit.check_arguments(
         dataset,
         sampling,
         epochs=epochs,
@@ -326,6 +330,15 @@ def run(
     ):
         if not set(value) <= set(allowed):
             raise ValueError(f"sweep.run: {name} is {value!r}, expected of {allowed}.")
+    impl = str(jax.random.key_impl(jax.random.key(0)))
+    if impl != "threefry2x32":
+        if how in ("map", "vmap"):
+            raise ValueError(
+                f"sweep.run: how is {how!r} and jax_default_prng_impl {impl!r}, whose keys draw "
+                'other numbers under jax.vmap than each by itself; expected how="loop", or '
+                '"threefry2x32".'
+            )
+        how = "loop"
     preprocessing = _fit.fitted(preprocessing, dataset)
 
     n, full = len(dataset.train.labels), sampling == "full"

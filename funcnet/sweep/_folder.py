@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +21,10 @@ import numpy as np
 
 from funcnet import checkpoint
 from funcnet._files import replacing
-from funcnet._machine import device, versions
+from funcnet._machine import changed, device, settings, versions
 
 T = TypeVar("T")
-_ABOUT = ("versions", "device")  # said in the configuration, and not a part of it
+_ABOUT = ("versions", "device", "settings")  # said in the configuration, and not a part of it
 
 
 def digest(*parts: Any) -> str:
@@ -71,7 +72,7 @@ class Folder:
                 "config.json; name another folder."
             )
         else:
-            about = dict(zip(_ABOUT, (versions(), device()), strict=True))
+            about = dict(zip(_ABOUT, (versions(), device(), settings()), strict=True))
             _write(file, config | about)
 
     def _compare(self, stored: dict[str, Any], config: dict[str, Any]) -> None:
@@ -87,6 +88,11 @@ class Folder:
                 "step, and the versions of JAX and funcnet that traced it; `data` the images, "
                 "labels and preprocessing.)"
             )
+        then = stored.get("settings")  # an earlier version did not keep them
+        others = changed("settings", then, settings()) if isinstance(then, dict) else []
+        if others:
+            text = f"{self.path}: {'; '.join(others)}: members' bits may differ"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def load(self, index: int, template: Any, make: Callable[[dict[str, Any], Any], T]) -> T | None:
         """What `make` makes of a member's numbers and of its arrays in the structure of `template`.

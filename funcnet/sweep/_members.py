@@ -138,14 +138,17 @@ class Trainer:
         train_accuracy_rows: int | None,
         evaluation_batch_size: int,
     ):
-        self.plan, self.preprocessing, self.epochs, self.keep = plan, preprocessing, epochs, keep
-        self.split = _on_device(dataset.train)
+        self.plan, self.epochs, self.keep = plan, epochs, keep
+        self.split, self.preprocessing = data.on_device(
+            dataset.train, preprocessing, raw=plan.augment is not None
+        )
         self._rows, self._batch = train_accuracy_rows, evaluation_batch_size
         self._counts = len(self._some(0)), 0
         self._val: Any = None
         if _fit.has_rows(dataset.val):
             self._counts = self._counts[0], len(dataset.val.labels)
-            self._val = _on_device(dataset.val), *self._batched(np.arange(self._counts[1]))
+            val = data.on_device(dataset.val, preprocessing)
+            self._val = val, *self._batched(np.arange(self._counts[1]))
 
     def train(
         self, programs: Programs, members: Members, count: int, report: Report
@@ -158,7 +161,7 @@ class Trainer:
         best = Best(kept, jnp.full((len(keys),), -1, jnp.int32))
         batches = [self._batched(self._some(seed)) for seed in seeds.tolist()]
         rows, counted = np.stack([batch[0] for batch in batches]), batches[0][1]
-        splits = (self.split, counted), self._val
+        splits = ((self.split, self.preprocessing), counted), self._val
 
         accuracies = np.full((2, len(keys), self.epochs + 1), np.nan)
         losses = np.full((len(keys), self.epochs * steps), np.nan, at.losses.dtype)
@@ -169,10 +172,11 @@ class Trainer:
                 report.skip(count * steps * (self.epochs - epoch))
                 break
             own = values, at, rows
-            best, *right = programs.evaluate(best, own, splits, self.preprocessing)
+            best, *right = programs.evaluate(best, own, splits)
             for kind, found in enumerate(right):
                 if self._counts[kind]:
-                    fractions = np.array(found) / self._counts[kind]
+                    right_rows, counted = np.array(found).T
+                    fractions = right_rows / np.where(counted, counted, np.nan)
                     accuracies[kind, :, epoch] = np.where(alive, fractions, np.nan)
             if epoch == self.epochs:
                 break
@@ -248,13 +252,6 @@ class Trainer:
 def keyless(state: Any) -> Any:
     """A state without its key, which follows from the seed and has no place in NumPy."""
     return state._replace(key=None)
-
-
-def _on_device(split: data.Split) -> data.Split:
-    # Copies, because on a CPU JAX may read the caller's own arrays as long as they live.
-    images: Any = jnp.array(np.asarray(split.images), copy=True)
-    labels: Any = jnp.array(np.asarray(split.labels), jnp.int32, copy=True)
-    return data.Split(images, labels)
 
 
 # --- Members in files

@@ -17,7 +17,7 @@ from jax import Array, lax
 from funcnet import data, losses, train
 from funcnet.kernels import wide, wide_dtype
 from funcnet.nets._blocks import Net, float_dtype
-from funcnet.train import _fit
+from funcnet.train import _fit, _step
 
 How = Literal["vmap", "map", "loop"]
 HOWS: tuple[How, ...] = ("loop", "map", "vmap")
@@ -37,7 +37,7 @@ class Trial(NamedTuple):
     optimizer: optax.GradientTransformation
     reg: Any = 0.0
     loss: Callable[..., Array] = losses.softmax_cross_entropy
-    label_smoothing: float = 0.0
+    label_smoothing: int | float = 0.0
     compute_dtype: Any = None
 
 
@@ -131,34 +131,39 @@ class Plan(NamedTuple):
         """Whether the run has not ended, as `train.fit` ends one that is not finite."""
         return at.streak < self.max_nonfinite
 
-    def evaluate(self, best: Best, own: Any, splits: Any, preprocessing: Any) -> Any:
-        """The best state with this one counted in, and the right answers in each split.
+    def evaluate(self, best: Best, own: Any, splits: Any) -> Any:
+        """The best state with this one counted in, and each split's (right answers, rows counted).
 
         `own` holds the values, the `Training`, and rows of the training split; `splits` are
-        training and validation, each with the rows to evaluate, the latter perhaps None.
+        training and validation, each with its preprocessing and which rows of it to evaluate or
+        to count, the latter perhaps None.
         """
         values, at, rows = own
-        net, (on_train, counted), on_val = self.trial(values).net, splits[0], splits[1]
+        now: Any = _step.evaluated(at.now)
+        trial, (on_train, own_rows), on_val = self.trial(values), splits[0], splits[1]
+        ignore_index = _step.ignored_label(trial.loss)
 
-        def right(split: Any, rows: Array, counted: Array) -> Array:
+        def right(held: Any, rows: Array, own_rows: Array) -> Array:
+            split, preprocessing = held
+
             def of_batch(batch: Any) -> Array:
-                rows, counted = batch
+                rows, own_rows = batch
                 images, labels = (a[rows] for a in split)
                 x = data.preprocess(preprocessing, images, float_dtype(at.now.params))
-                output = wide(net.apply(at.now.params, at.now.state, x, train=False)[0])
-                found = jnp.argmax(output, -1).astype(jnp.int32)
-                return (counted & (found == labels)).sum(dtype=jnp.int32)
+                output = wide(trial.net.apply(now.params, now.state, x, train=False)[0])
+                found = jnp.stack(_step.answers(output, labels, ignore_index))
+                return (own_rows[None] & found).sum(1, dtype=jnp.int32)
 
-            return lax.map(of_batch, (rows, counted)).sum(dtype=jnp.int32)
+            return lax.map(of_batch, (rows, own_rows)).sum(0, dtype=jnp.int32)
 
-        train_right = right(on_train, rows, counted)
+        train_right = right(on_train, rows, own_rows)
         if on_val is None:
-            return best, train_right, jnp.zeros((), jnp.int32)
+            return best, train_right, jnp.zeros((2,), jnp.int32)
         val_right = right(*on_val)
-        better = self.is_alive(at) & (val_right > best.right)
-        kept = () if best.state == () else at.now._replace(key=None)
+        better = self.is_alive(at) & (val_right[0] > best.right)
+        kept = () if best.state == () else now._replace(key=None)
         state = jax.tree.map(partial(jnp.where, better), kept, best.state)
-        return Best(state, jnp.where(better, val_right, best.right)), train_right, val_right
+        return Best(state, jnp.where(better, val_right[0], best.right)), train_right, val_right
 
 
 class Programs:

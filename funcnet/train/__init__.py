@@ -11,7 +11,7 @@ and the number of the step.
 >>> run = train.fit(net, dataset, optimizers.adam(1e-2), epochs=3, batch_size=20)
 >>> [row["epoch"] for row in run.history], len(run.losses)
 ([0, 1, 2, 3], 30)
->>> result = train.evaluate(net, run.best, dataset.val, run.preprocessing)
+>>> result = train.evaluate(net, run, dataset.val)
 >>> result["accuracy"] == max(run.history["val_accuracy"])
 True
 """
@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 
 from funcnet import _validate, data, losses
 from funcnet.nets._blocks import Net, float_dtype
@@ -37,7 +38,16 @@ from funcnet.train._diagnosis import Diagnosis, LayerSizes, Sizes, diagnose
 from funcnet.train._evaluation import EVALUATION_ROWS, evaluate, evaluate_rows
 from funcnet.train._fit import History, Progress, Run, Sampling
 from funcnet.train._interrupts import Interrupts, Terminated, terminate
-from funcnet.train._step import ORDER, TrainState, check_parts, copied, init_state, make_step
+from funcnet.train._step import (
+    ORDER,
+    TrainState,
+    check_parts,
+    copied,
+    evaluated,
+    ignored_label,
+    init_state,
+    make_step,
+)
 
 __all__ = [
     "Diagnosis",
@@ -58,6 +68,12 @@ __all__ = [
     "steps_per_epoch",
     "terminate",
 ]
+
+
+_ENDED = (
+    "; training ended there, and run.final holds the parameters from before. A lower learning "
+    "rate, clipping (optax.clip_by_global_norm) or preprocessing of the images may help."
+)
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
@@ -85,7 +101,9 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
     return n // batch_size
 
 
-def decay_per_epoch(learning_rate: float, decay: float, steps_per_epoch: int) -> optax.Schedule:
+def decay_per_epoch(
+    learning_rate: ArrayLike, decay: ArrayLike, steps_per_epoch: int
+) -> optax.Schedule:
     r"""The courses' `lr_decay`: $\eta_t = \eta_0\, d^{\lfloor t / s \rfloor}$.
 
     Args:
@@ -160,8 +178,8 @@ def fit(
     seed: int = 0,
     *,
     loss: Callable[..., Array] = losses.softmax_cross_entropy,
-    reg: float = 0.0,
-    label_smoothing: float = 0.0,
+    reg: int | float = 0.0,
+    label_smoothing: int | float = 0.0,
     sampling: Sampling = "permutation",
     preprocessing: str | data.Preprocessing | None = "standardised",
     augment: Callable[[Array, Array], Array] | None = None,
@@ -173,6 +191,7 @@ def fit(
     max_nonfinite: int = 3,
     chunk_steps: int | None = None,
     evaluation_batch_size: int = EVALUATION_ROWS,
+    evaluation_params: Callable[[Any, Any], Any] | None = None,
     on_progress: Callable[[Progress], Any] | None = None,
     on_epoch: Callable[[dict[str, Any]], Any] | None = None,
     on_chunk: Callable[[Run], Any] | None = None,
@@ -196,7 +215,8 @@ def fit(
     A step whose loss or gradient is not finite changes nothing but the counter, and a warning names
     it; `run.nonfinite` lists these steps. After `max_nonfinite` in a row the run ends: it warns and
     says in `run.stopped` which step was the first, and in which layer and tensor it began, as
-    `diagnose` finds it; `run.final` holds the parameters from before.
+    `diagnose` finds it; `run.final` holds the parameters from before. Under `jax_debug_nans` or
+    `jax_debug_infs` the first such step raises FloatingPointError, with the same words.
 
     Ctrl-C ends a run after the chunk at hand (`run.stopped` is "interrupted"), and so does a
     KeyboardInterrupt from a callback; SIGTERM does ("terminated") where its handler is
@@ -211,11 +231,12 @@ def fit(
     Args:
       net: the net.
       dataset: `train` and `val` splits, and `classes`; `val` may be None or empty.
-      optimizer: any optimizer of `optimizers` or optax.
+      optimizer: any optimizer of `optimizers` or optax: see `make_step` for what it is given.
       epochs: the number of passes; 0 evaluates only.
       batch_size: rows in a step; with sampling "full" it has no meaning.
       seed: all randomness of the run follows from it; an int of 0 to 2^32 - 1.
-      loss: `loss(output, labels)`, a mean over rows.
+      loss: `loss(output, labels)`, a mean over rows; options by `functools.partial`, of which an
+        `ignore_index` is also a label that the data may have, and that no accuracy counts.
       reg: the strength of the L2 penalty on weights.
       label_smoothing: passed to the loss, where it is not 0.
       sampling: "permutation", "replacement" or "full": see `batch_order`.
@@ -232,6 +253,10 @@ def fit(
       max_nonfinite: so many steps in a row that are not finite end the run.
       chunk_steps: steps between two questions of the host; None for about two seconds'.
       evaluation_batch_size: rows at a time in evaluation.
+      evaluation_params: `evaluation_params(opt_state, params)`, the parameters to evaluate and to
+        deliver, where they are not those that the steps go on from: an average that the optimizer
+        keeps. The history is theirs and `best.params` are they; `final` holds what to go on from.
+        None takes the parameters themselves, and those of `optax.contrib.schedule_free` from it.
       on_progress: called with a `Progress` after each chunk.
       on_epoch: called with each new row of the history.
       on_chunk: called after each chunk with the `Run` so far, whose `final` is good until it
@@ -242,6 +267,7 @@ def fit(
 
     Raises:
       TypeError: an argument is of the wrong kind.
+      FloatingPointError: a step is not finite, under `jax_debug_nans` or `jax_debug_infs`.
       LabelError: labels are out of range, or not integers.
       ValueError: the data are empty, `batch_size` is larger than the data or 1 with batch norm, or
         the net's output is not one number for each class, or `resume` is of other epochs. All
@@ -258,7 +284,7 @@ def fit(
     """
     check_parts("fit", net, optimizer)
     seed = _validate.seed("fit", "seed", seed)
-    _fit.check_arguments(
+    dataset = _fit.check_arguments(
         dataset,
         sampling,
         epochs=epochs,
@@ -267,7 +293,11 @@ def fit(
         max_nonfinite=max_nonfinite,
         chunk_steps=chunk_steps,
         evaluation_batch_size=evaluation_batch_size,
+        ignore_index=ignored_label(loss),
     )
+    searching = _fit.is_searching()
+    if searching:
+        max_nonfinite = 1
     n, input_shape = len(dataset.train.labels), dataset.train.images.shape[1:]
     rows_per_step = n if sampling == "full" else batch_size
     steps = 1 if sampling == "full" else steps_per_epoch(n, batch_size)
@@ -275,36 +305,37 @@ def fit(
         _fit.check_resumed(resume, state, steps)
         preprocessing = resume.preprocessing
     preprocessing = _fit.fitted(preprocessing, dataset)
-    train = _on_device(dataset.train)
-    val = _on_device(dataset.val) if _fit.has_rows(dataset.val) else None
+    train, left = data.on_device(dataset.train, preprocessing, raw=augment is not None)
+    val = data.on_device(dataset.val, preprocessing) if _fit.has_rows(dataset.val) else None
 
     start = state if resume is None else resume.final
     if start is None:
         now = init_state(net, optimizer, jax.random.key(seed), input_shape, dtype)
     else:
         now = copied(start)
-    _check_output(net, now, input_shape, _fit.class_count(dataset))
+    deliver = partial(evaluated, evaluation_params=evaluation_params)
+    _check_output(net, deliver(now), input_shape, _fit.class_count(dataset))
 
     # Compiled before anything runs: what does not fit is refused here, and no epoch's time is it.
     step = make_step(net, optimizer, loss, reg, label_smoothing, compute_dtype)
     batch_of = _fit.batch_maker(sampling != "full", augment, float_dtype(now.params))
     order = partial(batch_order, n=n, batch_size=rows_per_step, sampling=sampling)
     carry = _fit.first_carry(now, 0, steps)
-    inputs = train, preprocessing
+    inputs = train, left
     program = _fit.compile_epoch(
         _fit.step_of_epoch(step, batch_of), max_nonfinite, carry, order(now.key, 0), *inputs
     )
-    measure = partial(
-        evaluate_rows, net, preprocessing=preprocessing, loss=loss, batch_size=evaluation_batch_size
-    )
+    measure = partial(evaluate_rows, net, loss=loss, batch_size=evaluation_batch_size)
     some = np.random.default_rng(seed).permutation(n)[:train_accuracy_rows]
     began = time.perf_counter() - (0.0 if resume is None else resume.seconds)
 
     def row(now: TrainState, **measured: Any) -> dict[str, Any]:
-        on_train = measure(now, train, some)
+        at = deliver(now)
+        on_train = measure(at, train, some, preprocessing=left, accuracy_only=True)
         on_val: dict[str, Any] = {"accuracy": None, "loss": None}
         if val is not None:
-            on_val = measure(now, val, np.arange(len(val.labels)))
+            rows = np.arange(len(dataset.val.labels))
+            on_val = measure(at, val[0], rows, preprocessing=val[1])
         return {
             "epoch": int(now.step) // steps,
             "step": int(now.step),
@@ -320,7 +351,7 @@ def fit(
     meter = _fit.Meter(rows_per_step, steps, epochs, int(now.step), resume)
     streak = 0
     if resume is None:
-        history, best = History([row(now)]), copied(now)
+        history, best = History([row(now)]), copied(deliver(now))
         best_row = history[0]
     else:
         history, best = History(resume.history), copied(resume.best)
@@ -332,7 +363,7 @@ def fit(
         with interrupts.at_once():
             history.append(row(now, **meter.end_epoch(int(now.step))))
         if val is not None and history[-1]["val_accuracy"] > best_row["val_accuracy"]:
-            best, best_row = copied(now), history[-1]
+            best, best_row = copied(deliver(now)), history[-1]
         if on_epoch is not None:
             on_epoch(history[-1])
 
@@ -349,13 +380,16 @@ def fit(
             time.perf_counter() - began,
         )
 
+    @_fit.unsearched()
     def why_not_finite(streak: int) -> str:
         first = int(now.step) - streak
         before = now._replace(step=jnp.asarray(first, jnp.int32))
         epoch, position = divmod(first, steps)
         batch = batch_of(before, order(now.key, epoch), position, *inputs)
         options = {"reg": reg, "label_smoothing": label_smoothing, "compute_dtype": compute_dtype}
-        return _explained(meter, first, steps, streak, _where(net, before, batch, loss, **options))
+        where = _where(net, before, batch, loss, **options)
+        several = f" and at the {streak - 1} after it" if streak > 1 else ""
+        return f"{_odd(meter, first, steps)}{several}: {where}"
 
     stopped = None
     with Interrupts() as interrupts:
@@ -374,7 +408,10 @@ def fit(
                 if on_progress is not None:
                     on_progress(progress)
                 if chunk.streak >= max_nonfinite:
-                    stopped = why_not_finite(chunk.streak)
+                    why = why_not_finite(chunk.streak)
+                    if searching:
+                        raise FloatingPointError(f"fit: {why}")
+                    stopped = why + _ENDED
                     warnings.warn(stopped, RuntimeWarning, stacklevel=2)
                     break
                 if not chunk.finite.all():
@@ -382,7 +419,7 @@ def fit(
                 if chunk.position == steps:
                     end_epoch()
                 if on_chunk is not None:
-                    on_chunk(so_far(best if val is not None else now))
+                    on_chunk(so_far(best if val is not None else deliver(now)))
                 interrupts.check()
         except KeyboardInterrupt as press:
             if len(interrupts.presses) > 1 or _is_donated(now):
@@ -390,7 +427,7 @@ def fit(
             stopped = "terminated" if isinstance(press, Terminated) else "interrupted"
     if on_epoch is not None and len(history) == 1 and history[0]["loss"] is None:
         on_epoch(history[0])
-    return so_far(best if val is not None else copied(now), stopped)
+    return so_far(best if val is not None else copied(deliver(now)), stopped)
 
 
 def _is_donated(state: TrainState) -> bool:
@@ -413,27 +450,11 @@ def _odd(meter: _fit.Meter, step: int, steps: int) -> str:
     return f"{what} at step {step + 1} (epoch {step // steps + 1})"
 
 
-def _explained(meter: _fit.Meter, first: int, steps: int, streak: int, where: str) -> str:
-    several = f" and at the {streak - 1} after it" if streak > 1 else ""
-    return (
-        f"{_odd(meter, first, steps)}{several}: {where}; training ended there, and run.final holds "
-        "the parameters from before. A lower learning rate, clipping (optax.clip_by_global_norm) "
-        "or preprocessing of the images may help."
-    )
-
-
 def _warn_of_skipped(meter: _fit.Meter, count: int, steps: int) -> None:
     several = f" and at {count - 1} after it" if count > 1 else ""
     said = _odd(meter, meter.nonfinite[-count] - 1, steps)
     text = f"{said}{several}: skipped, and nothing was changed"
     warnings.warn(text, RuntimeWarning, stacklevel=3)
-
-
-def _on_device(split: data.Split) -> data.Split:
-    # Copies, because on a CPU JAX may read the caller's own arrays as long as they live.
-    images: Any = jnp.array(np.asarray(split.images), copy=True)
-    labels: Any = jnp.array(np.asarray(split.labels), jnp.int32, copy=True)
-    return data.Split(images, labels)
 
 
 def _check_output(net: Net, now: TrainState, input_shape: tuple[int, ...], classes: int) -> None:

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from funcnet import losses, nets
 from funcnet.kernels import wide
 from funcnet.nets import Net
+from funcnet.train._fit import unsearched
 from funcnet.train._step import TrainState, make_objective, norm
 
 
@@ -76,6 +78,7 @@ def _cell(sizes: Sizes | None) -> str:
     return f"{sizes.rms:.2e} {sizes.max_abs:.2e}{bad}"
 
 
+@unsearched()
 def diagnose(
     net: Net,
     state: TrainState,
@@ -83,7 +86,7 @@ def diagnose(
     loss: Callable[..., Array] = losses.softmax_cross_entropy,
     *,
     reg: Any = 0.0,
-    label_smoothing: float = 0.0,
+    label_smoothing: int | float = 0.0,
     compute_dtype: Any = None,
 ) -> Diagnosis:
     r"""Measures activations and gradients of a step, layer by layer, and finds what is not finite.
@@ -124,25 +127,25 @@ def diagnose(
     """
     if not isinstance(net, Net):
         raise TypeError(f"diagnose: net is {net!r}, expected a nets.Net(init, apply).")
-    outputs: dict[str, Array] = {}
-    probes: dict[str, Array] = {}
-
-    def visit(name: str, y: Array) -> Array:
-        outputs[name] = y
-        return y + probes[name] if name in probes else y
-
-    seen = _seen(net, "", visit)
-    objective = make_objective("diagnose", seen, loss, reg, label_smoothing, compute_dtype)
+    # Whatever NumPy makes an array of, such as lists and tensors, as `fit` takes it.
+    x, y = (jnp.asarray(a if isinstance(a, Array) else np.asarray(a)) for a in batch)
+    batch = x, y
+    names: list[str] = []  # in the order of the forward pass
 
     def forward(params: Any, added: dict[str, Array]) -> Any:
-        outputs.clear()
-        probes.clear()
-        probes.update(added)
+        outputs: dict[str, Array] = {}  # of this trace alone, as tracers may not outlive theirs
+
+        def visit(name: str, y: Array) -> Array:
+            outputs[name] = y
+            return y + added[name] if name in added else y
+
+        seen = _seen(net, "", visit)
+        objective = make_objective("diagnose", seen, loss, reg, label_smoothing, compute_dtype)
         value, _ = objective(params, state, batch)
-        return value, dict(outputs)
+        names[:] = outputs
+        return value, outputs
 
     shapes = jax.eval_shape(forward, state.params, {})[1]
-    names = list(outputs)  # in the order of the forward pass
 
     @jax.jit
     def measured(params: Any, x: Any) -> Any:
@@ -178,7 +181,7 @@ def _seen(net: Net, name: str, visit: Callable[[str, Array], Array]) -> Net:
     if net.kind == "remat" and net.children:
         return _seen(net.children[0], name, visit)._replace(kind="remat")
 
-    def apply(params: Any, state: Any, x: Array, *, train: bool = False, key: Any = None) -> Any:
+    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
         y, state = net.apply(params, state, x, train=train, key=key)
         return visit(name or net.kind, y), state
 

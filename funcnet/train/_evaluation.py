@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ from jax import Array
 from funcnet import data, losses
 from funcnet.kernels import wide
 from funcnet.nets._blocks import Net, float_dtype
-from funcnet.train._fit import check_split
+from funcnet.train._fit import Run, as_split, check_split
+from funcnet.train._step import TrainState, answers, ignored_label
 
 EVALUATION_ROWS = 250
 
@@ -23,30 +25,40 @@ def evaluate(
     net: Net,
     trained: Any,
     split: data.Split,
-    preprocessing: data.Preprocessing | None = None,
+    preprocessing: data.Preprocessing | Literal["own"] | None = "own",
     *,
     loss: Callable[..., Array] = losses.softmax_cross_entropy,
     batch_size: int = EVALUATION_ROWS,
 ) -> dict[str, float]:
-    r"""Mean loss and accuracy of a net on a split, in inference mode, each example counted once.
+    r"""Loss and accuracy of a net on a split, in inference mode, each example counted once.
 
-    The last batch is filled up and the filling masked, so that there is one program for splits of
-    any size. `fit` logs the numbers of this function: for its `best` and `preprocessing` it gives
-    the best accuracy logged, exactly.
+    The net runs batch by batch, the last one filled up and the filling left out; the loss is taken
+    of all its outputs at once, so that what weighs or ignores rows does so over the whole split. A
+    row with a NaN in its output is wrong. `fit` logs the numbers of this function: of a `Run` it
+    measures the best state, with the run's preprocessing, and gives the best accuracy logged,
+    exactly.
+
+    What is compiled for a net or a loss is kept for the next evaluation, and freed with it.
 
     Args:
       net: the net.
-      trained: a `TrainState`, or a pair (params, state).
-      split: images (n, ...) and integer labels (n,).
-      preprocessing: the run's, from `data.fit_preprocessing`; None for none.
-      loss: `loss(output, labels)`, a mean over rows; no penalty is added.
+      trained: a `Run`, of which the best state is taken; what `checkpoint.load_params` returns; a
+        `TrainState`; or a pair (params, state).
+      split: images (n, ...) and integer labels (n,), raw, as `fit` had them.
+      preprocessing: the run's, from `data.fit_preprocessing`; None for none; "own" for what
+        `trained` brings along. A pair (params, state) brings nothing, and images of floats stay as
+        they are.
+      loss: `loss(output, labels)` of the whole split, (n, classes) and (n,); no penalty is added.
+        Options come by `functools.partial`: an `ignore_index` given so may be among the labels, and
+        the accuracy does not count its rows.
       batch_size: rows at a time; another number may round differently.
 
     Returns:
-      "loss" and "accuracy", floats; the accuracy is a fraction of 1.
+      "loss" and "accuracy", floats; the accuracy is a fraction of 1, NaN where no row counts.
 
     Raises:
       LabelError: labels are out of range, or not integers.
+      TypeError: the split does not become arrays, or nothing says what to preprocess it by.
       ValueError: the split is empty, or has more labels than images.
 
     Source: courses.md 2.1 and rows 0-20, 1-35, 2-13.
@@ -58,13 +70,14 @@ def evaluate(
     >>> round(evaluate(net, (params, ()), split)["accuracy"], 4)
     0.6667
     """
-    params, state = (trained.params, trained.state) if hasattr(trained, "params") else trained
-    if preprocessing is None:
-        preprocessing = _no_preprocessing(split)
+    split = as_split(split, "split")
+    best: Any = trained.best if isinstance(trained, Run) else trained
+    params, state = (best.params, best.state) if hasattr(best, "params") else best
     shape = (1, *split.images.shape[1:])
     x = jax.ShapeDtypeStruct(shape, float_dtype(params))
     classes = jax.eval_shape(partial(net.apply, train=False), params, state, x)[0].shape[-1]
-    check_split(split, classes, "split")
+    split = check_split(split, classes, "split", ignored_label(loss))
+    preprocessing = _preprocessing_of(trained, split, preprocessing)
     rows = np.arange(len(split.labels))
     return evaluate_rows(
         net,
@@ -77,7 +90,24 @@ def evaluate(
     )
 
 
-def _no_preprocessing(split: data.Split) -> data.Preprocessing:
+def _preprocessing_of(trained: Any, split: data.Split, given: Any) -> data.Preprocessing:
+    """What is given, or what `trained` brings along; TypeError where raw images would go in."""
+    if isinstance(given, str) and given != "own":
+        raise TypeError(
+            f"evaluate: preprocessing is {given!r}, expected what the run fitted by that name: "
+            "run.preprocessing, or evaluate(net, run, split)."
+        )
+    if isinstance(given, str):
+        given = getattr(trained, "preprocessing", None)
+        floats = jnp.issubdtype(split.images.dtype, jnp.floating)
+        if given is None and (isinstance(trained, TrainState) or not floats):
+            raise TypeError(
+                "evaluate: preprocessing is not given, and a net that was trained on preprocessed "
+                "images is wrong on raw ones; pass the run itself, evaluate(net, run, split), or "
+                "its preprocessing=run.preprocessing, or preprocessing=None where there was none."
+            )
+    if given is not None:
+        return given
     ones = (1,) * (split.images.ndim - 1)
     return data.Preprocessing(np.zeros(ones), np.ones(ones))
 
@@ -91,37 +121,62 @@ def evaluate_rows(
     preprocessing: data.Preprocessing,
     loss: Callable[..., Array],
     batch_size: int,
+    accuracy_only: bool = False,
 ) -> dict[str, float]:
-    """What `evaluate` returns, of these rows of a checked split."""
-    sums = []
+    """What `evaluate` returns, of these rows of a checked split; the loss only if asked for."""
+    forward = _compiled(net.apply, _forward, ignored_label(loss))
+    outputs, sums = [], []
     for first in range(0, len(rows), batch_size):
         batch = rows[first : first + batch_size]
-        counted = np.arange(batch_size) < len(batch)
+        own = np.arange(batch_size) < len(batch)
         batch = np.pad(batch, (0, batch_size - len(batch)), mode="edge")
         images, labels = (a[batch] for a in split)
-        sums.append(
-            _evaluate_batch(net, loss, *trained[:2], preprocessing, images, labels, counted)
-        )
-    total, right = np.array(jax.device_get(sums), np.float64).sum(0)
-    return {"loss": float(total / len(rows)), "accuracy": float(right / len(rows))}
+        images, left = data.for_device(preprocessing, images)
+        output, *found = forward(*trained[:2], left, images, labels, own)
+        sums.append(found)
+        if not accuracy_only:
+            outputs.append(output)
+    right, counted = np.array(jax.device_get(sums)).sum(0)
+    measured = {"accuracy": float(right / counted) if counted else float("nan")}
+    if not accuracy_only:
+        measured["loss"] = float(_compiled(loss, _measure)(outputs, split.labels[rows]))
+    return measured
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _evaluate_batch(
-    net: Net,
-    loss: Callable[..., Array],
+def _forward(
+    apply: Callable[..., Any],
+    ignore_index: int | None,
     params: Any,
     state: Any,
     preprocessing: data.Preprocessing,
     images: Array,
     labels: Array,
-    counted: Array,
-) -> tuple[Array, Array]:
-    """The sum of the losses, and the number of right answers, of the rows that are counted."""
+    own: Array,
+) -> tuple[Array, Array, Array]:
+    """The net's output, and how many rows of the batch's own are right and how many count."""
     x = data.preprocess(preprocessing, images, float_dtype(params))
-    output = wide(net.apply(params, state, x, train=False)[0])
-    labels = labels.astype(jnp.int32)
-    # A loss is a mean over rows: row by row, as means over one, it can be masked.
-    values = jax.vmap(lambda z, y: loss(z[None], y[None]))(output, labels)
-    right = counted & (jnp.argmax(output, -1).astype(jnp.int32) == labels)
-    return jnp.where(counted, values, jnp.zeros_like(values)).sum(), right.sum()
+    output = wide(apply(params, state, x, train=False)[0])
+    right, counted = answers(output, labels, ignore_index)
+    return output, (own & right).sum(), (own & counted).sum()
+
+
+def _measure(loss: Callable[..., Array], outputs: list[Array], labels: Array) -> Array:
+    """The loss of all rows at once, which only the loss itself knows how to make of its rows.
+
+    In the widest floats at hand: a split may be long.
+    """
+    output = jnp.concatenate(outputs)[: len(labels)]
+    return loss(output.astype(jnp.result_type(float)), labels)
+
+
+_PROGRAMS: dict[Any, Callable[..., Any]] = {}
+
+
+def _compiled(owner: Any, body: Callable[..., Any], *static: Any) -> Callable[..., Any]:
+    """`body(owner, *static, ...)` compiled, once while its owner lives, and freed with it."""
+    key = id(owner), body, static
+    if key not in _PROGRAMS:
+        alive = weakref.ref(owner, lambda _: _PROGRAMS.pop(key, None))
+        # No program holds its owner: it would keep alive what it is to be freed with.
+        _PROGRAMS[key] = jax.jit(lambda *arguments: body(alive(), *static, *arguments))
+    return _PROGRAMS[key]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ Sampling = Literal["permutation", "replacement", "full"]
 # XLA asks for a program's scratch memory anew at every call, and the system hands it over page by
 # page: a convolutional net of 150 ms a step spends a fifth of it there when each step is a call.
 SECONDS_A_CHUNK = 2.0
+_config: Any = jax.config  # whose options mypy does not know
 SAMPLINGS = ("permutation", "replacement", "full")
 
 
@@ -61,7 +63,9 @@ class Run(NamedTuple):
     """A run, ended or not: what `fit` returns, and what `fit` can go on from.
 
     `best` is the whole `TrainState` of the highest validation accuracy (the first, where several
-    are equal; without a validation split the final one), `final` the last one. `losses` holds every
+    are equal; without a validation split the final one), `final` the last one. `best` is what was
+    evaluated, `final` what to go on from: their parameters differ where `evaluation_params` or
+    schedule_free tells them apart. `losses` holds every
     step's loss, penalty included. `stopped` is None, "interrupted" (Ctrl-C), "terminated"
     (SIGTERM), or says which step was not finite and where that began. `nonfinite` holds the numbers
     (from 1) of the steps whose loss or gradient was not finite, and which changed nothing.
@@ -118,6 +122,21 @@ class Chunk(NamedTuple):
     seconds: float
 
 
+def is_searching() -> bool:
+    """Whether JAX raises where a number is not finite."""
+    return bool(_config.jax_debug_nans or _config.jax_debug_infs)
+
+
+@contextmanager
+def unsearched() -> Iterator[None]:
+    """Turns off `jax_debug_nans` and `jax_debug_infs`, for what looks for such numbers itself.
+
+    JAX donates nothing where it searches, and a compiled program says not even what it found.
+    """
+    with jax.debug_nans(False), jax.debug_infs(False):
+        yield
+
+
 def batch_maker(
     gathers: bool, augment: Callable[[Array, Array], Array] | None, dtype: Any
 ) -> Callable[..., tuple[Array, Array]]:
@@ -165,6 +184,7 @@ def step_of_epoch(
     return advance
 
 
+@unsearched()
 def compile_epoch(
     advance: Callable[..., Carry], max_nonfinite: int, carry: Carry, order: Array, *inputs: Any
 ) -> Callable[[Carry, int, Array], Carry]:
@@ -172,8 +192,22 @@ def compile_epoch(
 
     The program runs steps until `stop` of the epoch are done, or until `max_nonfinite` in a row
     were not finite. `stop` is traced, so that chunks of every length are one program. Where XLA
-    would run the step many times slower inside a loop, the host does the loop.
+    would run the step many times slower inside a loop, the host does the loop; under `disable_jit`
+    too, operation by operation.
     """
+
+    def on_host(step: Callable[..., Carry]) -> Callable[[Carry, int, Array], Carry]:
+        def host_loop(carry: Carry, stop: int, order: Array) -> Carry:
+            for _ in range(int(carry.position), stop):
+                carry = step(carry, order, *inputs)
+                if int(carry.streak) >= max_nonfinite:
+                    break
+            return carry
+
+        return host_loop
+
+    if _config.jax_disable_jit:
+        return on_host(advance)
     traced, shapes = jax.make_jaxpr(advance, return_shape=True)(carry, order, *inputs)
     states = carry.train_state, shapes.train_state
     contract.require("fit", contract.of_trace(traced, *states))
@@ -187,15 +221,7 @@ def compile_epoch(
         jitted = jax.jit(once, donate_argnums=0, keep_unused=True)
         step = jitted.lower(carry, order, *inputs).compile()
         contract.require("fit", contract.of_program(step, *states))
-
-        def host_loop(carry: Carry, stop: int, order: Array) -> Carry:
-            for _ in range(int(carry.position), stop):
-                carry = step(carry, order, *inputs)
-                if int(carry.streak) >= max_nonfinite:
-                    break
-            return carry
-
-        return host_loop
+        return on_host(step)
 
     def loop(carry: Carry, stop: Array, *arguments: Any) -> Carry:
         return lax.while_loop(
@@ -249,7 +275,8 @@ def chunks(
         carry = first_carry(train_state, position, steps, streak)
         while position < steps:
             began = time.perf_counter()
-            carry = program(carry, min(position + length, steps), rows)
+            with unsearched():
+                carry = program(carry, min(position + length, steps), rows)
             done, streak = int(carry.position), int(carry.streak)
             seconds = time.perf_counter() - began
             losses, accuracies, finite = (np.array(a)[position:done] for a in carry[3:])
@@ -338,8 +365,17 @@ def _mean(losses: np.ndarray) -> float:
     return float(finite.mean(dtype=np.float64)) if len(finite) else float("nan")
 
 
-def check_arguments(dataset: Any, sampling: str, batch_size: int, **counts: int | None) -> None:
-    """Raises TypeError or ValueError where `fit` cannot begin; counts may be None, if not these."""
+def check_arguments(
+    dataset: Any,
+    sampling: str,
+    batch_size: int,
+    ignore_index: int | None = None,
+    **counts: int | None,
+) -> data.Dataset:
+    """The data set, training and validation as arrays; an error where `fit` cannot begin.
+
+    Counts may be None, if not batch_size, epochs and evaluation_batch_size.
+    """
     given: dict[str, Any] = {"batch_size": batch_size, **counts}
     for name, value in given.items():
         low = 0 if name == "epochs" else 1
@@ -348,21 +384,30 @@ def check_arguments(dataset: Any, sampling: str, batch_size: int, **counts: int 
         _validate.count("fit", name, value, low=low)
     if sampling not in SAMPLINGS:
         raise ValueError(f"fit: sampling is {sampling!r}, expected one of {', '.join(SAMPLINGS)}.")
+    if not all(hasattr(dataset, name) for name in ("train", "val", "classes")):
+        raise TypeError(
+            f"fit: dataset is a {type(dataset).__name__}, expected a data.Dataset with its splits "
+            "train and val, and its classes."
+        )
     classes = class_count(dataset)
-    check_split(dataset.train, classes, "dataset.train")
-    n = len(dataset.train.labels)
+    split = check_split(dataset.train, classes, "dataset.train", ignore_index)
+    n = len(split.labels)
     if sampling != "full" and batch_size > n:
         raise ValueError(
             f"fit: batch_size is {batch_size}, but dataset.train has {n} rows; use a batch_size of "
             f'at most {n}, or sampling="full".'
         )
-    if has_rows(dataset.val):
-        check_split(dataset.val, classes, "dataset.val")
-        if dataset.val.images.shape[1:] != dataset.train.images.shape[1:]:
-            raise ValueError(
-                f"fit: examples have shape {dataset.train.images.shape[1:]} in dataset.train but "
-                f"{dataset.val.images.shape[1:]} in dataset.val."
-            )
+    val: Any = None
+    if dataset.val is not None:
+        val = labelled(dataset.val, classes, "dataset.val", ignore_index)
+    if has_rows(val) and val.images.shape[1:] != split.images.shape[1:]:
+        raise ValueError(
+            f"fit: examples have shape {split.images.shape[1:]} in dataset.train but "
+            f"{val.images.shape[1:]} in dataset.val."
+        )
+    test: Any = getattr(dataset, "test", None)
+    scale = getattr(dataset, "full_scale", 255.0)
+    return data.Dataset(split, val, test, dataset.classes, full_scale=scale)
 
 
 def fitted(
@@ -372,8 +417,7 @@ def fitted(
     if isinstance(preprocessing, data.Preprocessing):
         return preprocessing
     kind: Any = "none" if preprocessing is None else preprocessing
-    scale = getattr(dataset, "full_scale", 255.0)
-    return data.fit_preprocessing(dataset.train.images, kind, scale)
+    return data.fit_preprocessing(dataset.train.images, kind, dataset.full_scale)
 
 
 def check_resumed(resume: Any, state: Any, steps: int) -> None:
@@ -401,13 +445,48 @@ def has_rows(split: Any) -> bool:
     return split is not None and len(split.labels) > 0
 
 
-def check_split(split: Any, classes: int, name: str) -> None:
-    """Raises ValueError for an empty or ragged split, LabelError for labels that are no classes."""
+def as_split(split: Any, name: str) -> data.Split:
+    """The split with its images as an array, of whatever NumPy makes one of, or TypeError."""
+    if not (hasattr(split, "images") and hasattr(split, "labels")):
+        kind = type(split).__name__
+        raise TypeError(f"{name} is a {kind}, expected a data.Split(images, labels).")
+    images = split.images
+    if not isinstance(images, np.ndarray | Array):
+        try:
+            images = np.asarray(images)
+        except Exception as error:
+            raise TypeError(
+                f"{name}.images is a {type(split.images).__name__} that does not become an array "
+                f"({error}); expected numbers, (n, ...)."
+            ) from None
+    if not any(jnp.issubdtype(images.dtype, kind) for kind in (np.integer, np.floating, np.bool_)):
+        raise TypeError(
+            f"{name}.images has dtype {images.dtype}, expected integers or floats; convert it with "
+            "numpy.asarray(images, dtype=numpy.float32)."
+        )
+    if not images.ndim:
+        raise TypeError(f"{name}.images is one number, expected an array (n, ...).")
+    return data.Split(images, split.labels)
+
+
+def labelled(split: Any, classes: int, name: str, ignore_index: int | None = None) -> data.Split:
+    """The split as arrays, its labels int32; TypeError, ValueError or LabelError where it is none.
+
+    It may be empty.
+    """
+    images = as_split(split, name).images
+    labels = data.check_labels(split.labels, classes, f"{name}.labels", ignore_index)
+    if len(images) != len(labels):
+        raise ValueError(
+            f"{name} has {len(images)} images but {len(labels)} labels; expected one label for "
+            "each image."
+        )
+    return data.Split(images, labels)
+
+
+def check_split(split: Any, classes: int, name: str, ignore_index: int | None = None) -> data.Split:
+    """What `labelled` returns, or ValueError where there is not one image."""
+    split = labelled(split, classes, name, ignore_index)
     if not has_rows(split):
         raise ValueError(f"{name} is empty, expected at least one image.")
-    if len(split.images) != len(split.labels):
-        raise ValueError(
-            f"{name} has {len(split.images)} images but {len(split.labels)} labels; expected one "
-            "label for each image."
-        )
-    data.check_labels(split.labels, classes, f"{name}.labels")
+    return split

@@ -97,7 +97,7 @@ def make_step(
     optimizer: optax.GradientTransformation,
     loss: Callable[..., Array] = losses.softmax_cross_entropy,
     reg: Any = 0.0,
-    label_smoothing: float = 0.0,
+    label_smoothing: int | float = 0.0,
     compute_dtype: Any = None,
 ) -> Callable[[TrainState, tuple[Any, Any]], tuple[TrainState, dict[str, Array]]]:
     r"""Makes the pure train step (TrainState, (x, y)) -> (TrainState, metrics).
@@ -111,7 +111,10 @@ def make_step(
 
     Args:
       net: the net.
-      optimizer: any optimizer of `optimizers` or optax.
+      optimizer: any optimizer of `optimizers` or optax. Its update is given `value`, `grad` and
+        `value_fn` (sophia's `obj_fn` too), of the objective with its penalty on this batch, where
+        it takes them: line searches and rates that follow the loss work. What asks for more (the
+        gradients of single examples in `dpsgd`, `grad_fn` in an opaque `sam`) is refused.
       loss: `loss(output, labels)`, a mean over rows; low-precision outputs are cast to float32.
       reg: the strength of the L2 penalty, a number or a traced scalar.
       label_smoothing: passed to the loss, where it is not 0.
@@ -122,7 +125,8 @@ def make_step(
 
     Returns:
       The step. Its metrics are scalars: "loss" (before the update, penalty included), "finite",
-      "grad_norm", and "accuracy" where the labels are integers, one for each row.
+      "grad_norm", and "accuracy" where the labels are integers, one for each row: of the rows that
+      count, where `functools.partial` has given the loss an `ignore_index`.
 
     Raises:
       TypeError: `net` is not a net, `optimizer` not an optimizer, or `compute_dtype` not a floating
@@ -149,12 +153,18 @@ def make_step(
     ) -> tuple[TrainState, dict[str, Array]]:
         differentiate = jax.value_and_grad(objective, has_aux=True)
         (value, (output, state)), grads = differentiate(train_state.params, train_state, batch)
+        # JAX's gradient of a real loss by a complex number is the conjugate of where it grows.
+        grads = jax.tree.map(lambda g: g.conj() if jnp.iscomplexobj(g) else g, grads)
         grad_norm = norm(grads, value.dtype)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
 
+        def objective_of(params: Any, obj_fn: Any = None) -> Array:
+            del obj_fn  # optax's line searches refuse arguments that value_fn does not name
+            return objective(params, train_state, batch)[0]
+
         def update(old: Any, grads: Any, state: Any) -> Any:
             params, _, opt_state = old
-            updates, opt_state = optimizer.update(grads, opt_state, params)
+            updates, opt_state = _updated(optimizer, objective_of, value, grads, opt_state, params)
             return optax.apply_updates(params, updates), state, opt_state
 
         old = tuple(train_state[:3])
@@ -163,12 +173,67 @@ def make_step(
         metrics = {"loss": value, "finite": finite, "grad_norm": grad_norm}
         y = batch[1]
         if _are_classes(output, y):
-            right = jnp.argmax(output, -1).astype(jnp.int32) == jnp.asarray(y).astype(jnp.int32)
-            metrics["accuracy"] = right.mean(dtype=jnp.float32)
+            right, counted = answers(output, y, ignored_label(loss))
+            metrics["accuracy"] = right.mean(dtype=jnp.float32, where=counted)
         params, state, opt_state = kept
         return TrainState(params, state, opt_state, train_state.step + 1, train_state.key), metrics
 
     return step
+
+
+def _updated(
+    optimizer: optax.GradientTransformation,
+    value_fn: Callable[[Any], Array],
+    value: Array,
+    grads: Any,
+    opt_state: Any,
+    params: Any,
+) -> tuple[Any, Any]:
+    """The optimizer's update, given all that optax's optimizers ask for by name."""
+    extra = {"value": value, "grad": grads, "value_fn": value_fn, "obj_fn": value_fn}
+    takes = inspect.signature(optimizer.update).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+        extra = {name: given for name, given in extra.items() if name in takes}
+    try:
+        return optimizer.update(grads, opt_state, params, **extra)
+    except Exception as error:
+        error.add_note(
+            "make_step: it was the optimizer's update that failed. It was given grads (of the "
+            f"mean over the batch), state, params, {', '.join(extra) or 'and no more'}; an "
+            "optimizer that needs anything else needs a step of its own."
+        )
+        raise
+
+
+def evaluated(
+    train_state: TrainState, evaluation_params: Callable[[Any, Any], Any] | None = None
+) -> TrainState:
+    """The state with the parameters to evaluate and to deliver, in place of those to go on from."""
+    choose = _chosen if evaluation_params is None else evaluation_params
+    params = choose(train_state.opt_state, train_state.params)
+    before, after = {"params": train_state.params}, {"params": params}
+    contract.require("evaluation_params", contract.of_leaves(before, after))
+    return train_state._replace(params=params)
+
+
+def _chosen(opt_state: Any, params: Any) -> Any:
+    """The parameters themselves, but schedule_free's average where that is the optimizer."""
+
+    def is_free(state: Any) -> bool:
+        return isinstance(state, optax.contrib.ScheduleFreeState)
+
+    found = [state for state in jax.tree.leaves(opt_state, is_leaf=is_free) if is_free(state)]
+    if not found:
+        return params
+    structure: Any = jax.tree.structure(params)
+    if len(found) > 1 or structure != jax.tree.structure(found[0].z):
+        raise ValueError(
+            "fit: optax.contrib.schedule_free moves only some of the parameters; say which are to "
+            "be evaluated with evaluation_params=function(opt_state, params) -> params."
+        )
+    with jax.numpy_dtype_promotion("standard"):  # optax needs it
+        averaged = optax.contrib.schedule_free_eval_params(found[0], params)
+    return jax.tree.map(lambda x, p: x.astype(p.dtype), averaged, params)
 
 
 def _refuse_changed(old: Any, new: Any) -> None:
@@ -198,7 +263,12 @@ def _guarded(update: Callable[..., Any], finite: Array, old: Any, *others: Any) 
 
 def norm(tree: Any, dtype: Any) -> Array:
     """The square root of the sum of the squares of all leaves."""
-    squares = (jnp.square(wide(leaf)).sum().astype(dtype) for leaf in jax.tree.leaves(tree))
+    parts = (
+        part
+        for leaf in jax.tree.leaves(tree)
+        for part in ((leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,))
+    )
+    squares = (jnp.square(wide(part)).sum().astype(dtype) for part in parts)
     return jnp.sqrt(sum(squares, jnp.zeros((), dtype)))
 
 
@@ -219,12 +289,29 @@ def _are_classes(output: Array, labels: Any) -> bool:
     )
 
 
+def ignored_label(loss: Callable[..., Array]) -> int | None:
+    """The label whose rows no accuracy counts: the `ignore_index` that `functools.partial` gave."""
+    return loss.keywords.get("ignore_index") if isinstance(loss, partial) else None
+
+
+def answers(output: Array, labels: Any, ignore_index: int | None) -> tuple[Array, Array]:
+    """Whether a row counts and its largest output is its label's, and whether it counts at all.
+
+    A row with a NaN has no largest output, and is wrong.
+    """
+    rows = losses.rows_of(labels, output.shape[-1], ignore_index)
+    found = jnp.argmax(output, -1).astype(jnp.int32)
+    right = rows.valid & (found == rows.class_index) & ~jnp.isnan(output).any(-1)
+    counted = jnp.ones_like(right) if rows.counted is None else rows.counted
+    return right & counted, counted
+
+
 def make_objective(
     function: str,
     net: Net,
     loss: Callable[..., Array],
     reg: Any,
-    label_smoothing: float,
+    label_smoothing: int | float,
     compute_dtype: Any,
 ) -> Callable[[Any, TrainState, tuple[Any, Any]], tuple[Array, tuple[Array, Any]]]:
     """Makes what a step differentiates: (params, rest, batch) -> (loss, (output, net's state)).
@@ -255,7 +342,7 @@ def make_objective(
 
 
 def _with_smoothing(
-    function: str, loss: Callable[..., Array], label_smoothing: float
+    function: str, loss: Callable[..., Array], label_smoothing: int | float
 ) -> Callable[..., Array]:
     if label_smoothing == 0.0:
         return loss
