@@ -170,3 +170,21 @@ def enabled(variable: str, default: bool = True) -> bool:
             f"{', '.join(_WORDS)}; unset it for {'on' if default else 'off'}."
         )
     return _WORDS[word.lower()]
+
+
+def example_shape(function: str, value: Any) -> tuple[int, ...]:
+    """Returns the shape of one example as a tuple of ints, or raises TypeError or ValueError."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(
+            f"{function}: input_shape is {value!r}, expected the shape of one example without the "
+            "batch, such as (3072,) or (32, 32, 3)."
+        )
+    return tuple(count(function, f"input_shape[{i}]", v) for i, v in enumerate(value))
+
+
+def float_dtype(tree: Any) -> Any:
+    """The dtype of the first floating leaf; float32 where there is none."""
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf.dtype
+    return jnp.dtype(jnp.float32)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from funcnet.layers._params import BatchStats, NormParams
+from funcnet.layers import BatchStats, NormParams
 
 relu = jax.nn.relu
 sigmoid = jax.nn.sigmoid

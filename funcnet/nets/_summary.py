@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from funcnet import kernels
-from funcnet.nets._blocks import Net, example_shape, float_dtype
+from funcnet._validate import example_shape, float_dtype
+from funcnet.nets._blocks import Net
 from funcnet.nets._fusion import Stage, child
 
 

@@ -14,8 +14,9 @@ import optax
 from jax import Array, lax
 
 from funcnet import losses
+from funcnet._validate import example_shape
 from funcnet.kernels import wide, wide_dtype
-from funcnet.nets._blocks import Net, example_shape
+from funcnet.nets import Net
 from funcnet.train import contract
 
 # A step's own randomness is fold_in(key, step), and steps stay below 2^31: the upper half of the

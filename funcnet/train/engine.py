@@ -1,4 +1,4 @@
-"""The parts that `train.fit` is made of: the compiled epoch, its records, and its manners."""
+"""What `train.fit` and `sweep.run` are made of: the compiled epoch, its records, its manners."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from jax.extend.core import jaxpr_as_fun
 
 from funcnet import _validate, data
 from funcnet._jaxprs import equations
+from funcnet._validate import float_dtype
 from funcnet.kernels import wide_dtype
-from funcnet.nets._blocks import float_dtype
 from funcnet.train import contract
 from funcnet.train._step import AUGMENT, TrainState
+from funcnet.train._step import answers as answers
+from funcnet.train._step import evaluated as evaluated
+from funcnet.train._step import ignored_label as ignored_label
 
 Sampling = Literal["permutation", "replacement", "full"]
 # XLA asks for a program's scratch memory anew at every call, and the system hands it over page by
 # page: a convolutional net of 150 ms a step spends a fifth of it there when each step is a call.
 SECONDS_A_CHUNK = 2.0
 _config: Any = jax.config  # whose options mypy does not know
+EVALUATION_ROWS = 250  # at a time
 SAMPLINGS = ("permutation", "replacement", "full")
 
 
