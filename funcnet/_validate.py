@@ -44,7 +44,13 @@ def integers(function: str, name: str, value: ArrayLike) -> Array:
     return array
 
 
-def rank(function: str, name: str, array: Array, ranks: tuple[int, ...], meaning: str) -> None:
+def rank(
+    function: str,
+    name: str,
+    array: Array | jax.ShapeDtypeStruct,
+    ranks: tuple[int, ...],
+    meaning: str,
+) -> None:
     """Raises ValueError unless `array` has one of `ranks` axes."""
     if array.ndim not in ranks:
         expected = " or ".join(str(r) for r in ranks)
@@ -71,7 +77,7 @@ def number(
     include_low: bool = True,
     include_high: bool = False,
     hint: str = "",
-) -> float:
+) -> int | float:
     """Returns a static number within its interval, or raises TypeError or ValueError."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         try:

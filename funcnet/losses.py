@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import ArrayLike
 from jaxtyping import Float, Integer
 
 from funcnet import _validate
@@ -475,7 +476,7 @@ class Rows(NamedTuple):
     counted: Array | None
 
 
-def rows_of(labels: Array, classes: int, ignore_index: int | None = None) -> Rows:
+def rows_of(labels: ArrayLike, classes: int, ignore_index: int | None = None) -> Rows:
     """Reads integer labels of any dtype, none of which is to become another on the way to int32."""
     labels, counted = jnp.asarray(labels), None
     if jnp.iinfo(labels.dtype).bits < 32:

@@ -396,12 +396,12 @@ def test_an_evaluation_is_compiled_once_and_freed_with_its_net():
     state = train.init_state(net, optimizers.sgd(0.1), KEY, (2, 2, 1))
     trained, first = state[:2], {}
     for split in (DATA.val, DATA.test, DATA.val):
-        found = train.evaluate(net, trained, split, batch_size=10)
+        found = train.evaluate(net, trained, split, None, batch_size=10)
         assert first.setdefault(len(split.labels), found) == found
     assert traces.count((10, 2, 2, 1)) == 1
     loss = functools.partial(softmax_cross_entropy, label_smoothing=0.1)
     kept = len(train._evaluation._PROGRAMS)
-    train.evaluate(net, trained, DATA.val, loss=loss, batch_size=10)
+    train.evaluate(net, trained, DATA.val, None, loss=loss, batch_size=10)
     assert traces.count((10, 2, 2, 1)) == 1
     assert len(train._evaluation._PROGRAMS) == kept + 1
     gone = [weakref.ref(owner) for owner in (net.apply, loss)]

@@ -45,7 +45,7 @@ import funcnet
 for module in pkgutil.walk_packages(funcnet.__path__, "funcnet."):
     if not module.name.endswith(("__main__", "_torch_worker")):
         importlib.import_module(module.name)
-from funcnet import checks, cli, data, kernels, nets, optimizers, train
+from funcnet import checks, cli, data, kernels, layers, nets, optimizers, train
 from funcnet.catalogue import ROWS
 import jax.numpy as jnp
 from rules import problem_of
@@ -61,6 +61,12 @@ for row in ROWS.values():
         if row.function.__module__.endswith(TAKE_NUMPY):  # traced, an array would be JAX's
             jax.eval_shape(lambda: row.function.fun(*sample.args, **sample.static))
         count += 1
+for name in ("affine", "affine_relu", "conv2d", "conv1d", "conv2d_transpose", "conv_relu_pool"):
+    (params, x), static = ROWS[name].samples(np.random.default_rng(0))[0]
+    for args in ((params, x), jax.tree.map(jnp.asarray, (params, x))):  # NumPy's arrays and JAX's
+        y, pull = jax.vjp(lambda *args: ROWS[name].function(*args, **static), *args)
+        pull(y)
+kernels.wide_dtype(jnp.float32), layers.conv_init(jax.random.key(0), 3, 1, 1, scale=1)
 for name, shapes in [("matmul", ((2, 3), (4, 5))), ("conv", ((1, 4, 4, 2), (3, 3, 1, 1)))]:
     try:
         rest = ((1, 1), ((0, 0), (0, 0))) if name == "conv" else ()

@@ -142,6 +142,16 @@ FUSED = {
         (6, 7, 2),
         ["conv1", "relu1"],
     ),
+    "conv_relu of groups": (
+        [nets.conv(4, padding=((1, 0), (0, 2)), dilation=2, groups=2, bias=False), nets.relu()],
+        (6, 7, 2),
+        ["conv1", "relu1"],
+    ),
+    "affine_batch_norm_relu without bias": (
+        [nets.affine(5, bias=False), nets.batch_norm(), nets.relu()],
+        (3,),
+        ["affine1", "batch_norm1", "relu1"],
+    ),
     "conv_relu_pool": (
         [nets.conv(3, size=3), nets.relu(), nets.max_pool(2), nets.affine(2)],
         (6, 8, 2),
@@ -181,6 +191,59 @@ def test_pools_that_overlap_are_not_taken_for_tiles():
     for pool in (nets.max_pool(3), nets.max_pool(2, stride=1), nets.max_pool(2, padding="SAME")):
         stages = dict(nets.serial(nets.conv(2), nets.relu(), pool).config)["stages"]
         assert [stage.names for stage in stages] == [("conv1", "relu1"), ("max_pool1",)]
+
+
+# --- Convolutions of other kinds
+
+
+def test_an_encoder_and_a_decoder_of_images(rng):
+    """Depthwise, dilated and enlarging blocks, without bias; the summary counts their products."""
+    net = nets.serial(
+        nets.conv(6, groups=3, bias=False),
+        nets.conv(4, dilation=2, padding=(2, 2), bias=False),
+        nets.conv_transpose(2, size=4, stride=2, bias=False),
+    )
+    params, state = initialised(net, (6, 8, 3))
+    shapes = [params[name].w.shape for name in ("conv1", "conv2", "conv_transpose1")]
+    assert shapes == [(3, 3, 1, 6), (3, 3, 6, 4), (4, 4, 2, 4)]
+    assert all(p.b is None for p in params.values())
+    x = jnp.asarray(rng.normal(size=(2, 6, 8, 3)))
+    y, _ = applied(net, params, state, x)
+    assert y.shape == (2, 12, 16, 2)
+    grads = jax.grad(lambda p: (net.apply(p, state, x)[0] ** 2).sum())(params)
+    assert jax.tree.structure(grads) == jax.tree.structure(params)
+    products = 6 * 8 * (9 * 6 + 9 * 6 * 4 + 16 * 2 * 4)
+    assert nets.summary(net, (6, 8, 3)).flops == 2 * products
+
+
+def test_a_net_of_sequences(rng):
+    net = nets.serial(nets.conv1d(4, padding=(2, 0)), nets.conv1d(2, size=2, stride=2, groups=2))
+    params, state = initialised(net, (10, 3))
+    assert [p.w.shape for p in params.values()] == [(3, 3, 4), (2, 2, 2)]
+    x = jnp.asarray(rng.normal(size=(2, 10, 3)))
+    y, _ = applied(net, params, state, x)
+    assert y.shape == (2, 5, 2)
+    later, _ = applied(net, params, state, x.at[:, 6:].set(0))  # padding before alone is causal
+    np.testing.assert_array_equal(y[:, :3], later[:, :3])
+    assert not np.array_equal(y[:, 3:], later[:, 3:])
+
+
+@pytest.mark.parametrize(
+    ("init", "size", "fan_in"),
+    [
+        (layers.conv_init, (5, 4), 5 * 4 * 16),
+        (layers.conv1d_init, 5, 5 * 16),
+        (layers.conv2d_transpose_init, (5, 4), 5 * 4 * 16),
+    ],
+)
+def test_he_counts_the_inputs_of_a_group(init, size, fan_in):
+    params = init(KEY, size, 64, 128, groups=4, bias=False)
+    assert params.b is None
+    w = np.asarray(params.w)
+    spread = w.std() / np.sqrt(2 / fan_in)
+    assert abs(spread - 1) < 4 / np.sqrt(2 * w.size)
+    with pytest.raises(ValueError, match="groups is 3, expected a divisor of cin 64 and cout 128"):
+        init(KEY, size, 64, 128, groups=3)
 
 
 # --- Batch norm's state

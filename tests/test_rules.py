@@ -389,6 +389,25 @@ def test_checkify_finds_nothing(name, index):
     assert error.get() is None
 
 
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_transposed_convolutions_are_as_jax_has_them(padding, stride, rng):
+    x = jnp.asarray(rng.normal(size=(2, 4, 3, 3)))
+    for k, dilation in ((1, 1), (2, 1), (3, 2), (4, 1)):
+        w = jnp.asarray(rng.normal(size=(k, k, 2, 3)))
+        want = jax.lax.conv_transpose(
+            x, w, (stride,) * 2, padding, (dilation,) * 2, ("NHWC", "HWIO", "NHWC"), True
+        )
+        params = layers.ConvParams(w, None)
+        got = layers.conv2d_transpose(params, x, stride, padding, dilation)
+        assert worst([got], [want], EPS) <= 8 * k * k
+        if padding == "VALID":  # torch's sizes: (h - 1) s - 2 p + d (k - 1) + output_padding + 1
+            more = stride - 1
+            pads = ((1, 1 - more),) * 2
+            size = layers.conv2d_transpose(params, x, stride, pads, dilation).shape[1]
+            assert size == 3 * stride - 2 + dilation * (k - 1) + more + 1
+
+
 def custom_rules():
     found = {}
     for module in pkgutil.walk_packages(funcnet.__path__, "funcnet."):

@@ -92,8 +92,8 @@ def rows() -> list[Row]:
             lambda rng: [
                 Sample(labelled(rng, 4, 5)),
                 Sample(labelled(rng, 3, 4), {"label_smoothing": 0.1}),
-                Sample(labelled(rng, 2, 3, 4)),
-                Sample((*labelled(rng, 4, 5), 0.1, weights(rng, 5)), {"ignore_index": 2}),
+                Sample(labelled(rng, 2, 3, 4), {"label_smoothing": 0.2, "reduction": "none"}),
+                Sample((*labelled(rng, 2, 3, 5), 0.1, weights(rng, 5)), {"ignore_index": 2}),
                 Sample((*labelled(rng, 4, 3), 0.0, weights(rng, 3)), {"reduction": "none"}),
                 Sample((*labelled(rng, 3, 4), 0.2, weights(rng, 4)), {"reduction": "sum"}),
                 Sample(

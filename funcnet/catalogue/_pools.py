@@ -53,7 +53,7 @@ def rows() -> list[Row]:
         value_error(
             "padding behind", x, padding=((0, 0), (0, 2)), match="expected less than the window"
         ),
-        value_error("padding -1", x, padding=((0, -1), (0, 0)), match="padding is .0, -1"),
+        value_error("padding -1", x, padding=((0, -1), (0, 0)), match="padding is .+0, -1"),
         type_error("padding 0.5", x, padding=0.5, match=r"or \(\(top, bottom\), \(left, right\)\)"),
         value_error(
             "no window even of what is left over",
@@ -147,7 +147,7 @@ def rows() -> list[Row]:
         ),
         Case(
             "cells of a dilated window, the first of its maxima",
-            Sample((square([[1, 9, 7], [9, 9, 9], [7, 9, 7]]),), {"dilation": 2, "stride": 1}),
+            Sample((square([[1, 9, 7], [9, 9, 9], [7, 9, 7]]),), {"dilation": 2}),
             square([[7]]),
             (square([[0, 0, 1], [0, 0, 0], [0, 0, 0]]),),
         ),
@@ -165,7 +165,7 @@ def rows() -> list[Row]:
             "selection",
             samples(
                 distinct,
-                ((1, 5, 3, 1), left_over),
+                ((1, 5, 3, 1), {"window": (3, 2), "stride": 2, **left_over}),
                 ((1, 6, 7, 1), {**corner, "dilation": (2, 1)}),
                 ((1, 7, 6, 2), {"window": (2, 3), "stride": 1, "dilation": 2}),
                 ((1, 4, 3, 1), uneven),
@@ -176,7 +176,13 @@ def rows() -> list[Row]:
             refusals=(
                 *refusals,
                 value_error("dilation 0", x, dilation=0, match="dilation is 0"),
-                value_error("dilated", x, window=3, dilation=2, match="a window of 5 does not fit"),
+                value_error(
+                    "dilated",
+                    x,
+                    window=3,
+                    dilation=2,
+                    match="a window of 3, 5 pixels",
+                ),
                 value_error(
                     "a hole of padding",
                     x[:, :1],
@@ -192,9 +198,9 @@ def rows() -> list[Row]:
             "reduction",
             samples(
                 lambda rng, *shape: rng.normal(size=shape),
-                ((1, 5, 3, 1), left_over),
+                ((1, 5, 3, 1), {"window": (3, 2), "stride": 2, **left_over}),
                 ((1, 6, 7, 1), {**corner, "count_include_pad": True}),
-                ((1, 4, 3, 1), uneven),
+                ((1, 4, 3, 1), {**uneven, "count_include_pad": True}),
             ),
             lambda sample: 25,
             batch=(0,),

@@ -47,6 +47,9 @@ class Stdout(io.TextIOBase):
             with self._losing():
                 self.stream.flush()
 
+    def close(self) -> None:
+        """Leaves the stream open: it is somebody else's."""
+
     def isatty(self) -> bool:
         """Whether the stream is a terminal."""
         return self.stream.isatty()

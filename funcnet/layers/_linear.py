@@ -99,6 +99,7 @@ def _affine_bwd(residuals, dy):
 
 
 def affine_cotangents(params, x, dy, bias=True):
+    params, x = jax.tree.map(jnp.asarray, (params, x))  # what was given may have been NumPy's
     rows = x.reshape(x.shape[0], params.w.shape[0])
     dx = kernels.matmul_nt(dy, params.w)
     dw = kernels.matmul_tn(rows, dy)
@@ -409,13 +410,12 @@ def _conv1d_fwd(params, x, *options):
 
 def _conv1d_bwd(stride, padding, dilation, groups, residuals, dy):
     params, x = residuals  # (k, cin // groups, cout) and (cout,) or None, (n, l, cin)
-    like = params.w.dtype, x.dtype
     options = stride, padding, dilation, groups
     params, x, where, _ = _conv1d_arguments(params, x, *options)
     dw = kernels.conv_kernel_gradient(x, dy[:, :, None], params.w.shape[:2], **where)
     dx = kernels.conv_input_gradient(dy[:, :, None], params.w, x.shape[1:3], **where)
-    dparams = ConvParams(dw[:, 0].astype(like[0]), _bias_cotangent(params.b, dy))
-    return dparams, dx[:, :, 0].astype(like[1])
+    dparams = ConvParams(dw[:, 0].astype(params.w.dtype), _bias_cotangent(params.b, dy))
+    return dparams, dx[:, :, 0].astype(x.dtype)
 
 
 conv1d.defvjp(_conv1d_fwd, _conv1d_bwd)

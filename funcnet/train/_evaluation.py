@@ -160,12 +160,8 @@ def _forward(
 
 
 def _measure(loss: Callable[..., Array], outputs: list[Array], labels: Array) -> Array:
-    """The loss of all rows at once, which only the loss itself knows how to make of its rows.
-
-    In the widest floats at hand: a split may be long.
-    """
-    output = jnp.concatenate(outputs)[: len(labels)]
-    return loss(output.astype(jnp.result_type(float)), labels)
+    """The loss of all rows at once, which only the loss itself knows how to make of its rows."""
+    return loss(jnp.concatenate(outputs)[: len(labels)], labels)
 
 
 _PROGRAMS: dict[Any, Callable[..., Any]] = {}
