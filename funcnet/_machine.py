@@ -87,13 +87,14 @@ _SETTINGS = (
 )
 
 
-def settings() -> dict[str, bool | str | None]:
-    """What else decides about a program's numbers: JAX's settings, the kernels, XLA's flags."""
-    from funcnet import kernels
+def settings(native_status: str) -> dict[str, bool | str | None]:
+    """What else decides about a program's numbers: JAX's settings, the kernels, XLA's flags.
 
+    Args:
+      native_status: what `kernels.native_status` says.
+    """
     found = {name: getattr(jax.config, name) for name in _SETTINGS}
-    native = kernels.native_status()
-    found["kernels"] = "XLA" if native.startswith("XLA") else native
+    found["kernels"] = "XLA" if native_status.startswith("XLA") else native_status
     return found | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
 
 

@@ -26,7 +26,7 @@ BELOW = {
     "catalogue": "layers losses plain",
     "nets": "kernels layers",
     "train": "kernels losses nets augment data optimizers",
-    "checkpoint": "augment train",
+    "checkpoint": "kernels augment train",
     "sweep": "kernels losses nets data optimizers train checkpoint",
     "checks": "kernels train checkpoint",
     "bench": "kernels layers losses plain catalogue nets optimizers data train checks",

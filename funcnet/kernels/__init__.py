@@ -17,6 +17,24 @@ from funcnet.kernels import _conv, _entries, _lowering, _native, _products
 from funcnet.kernels._conv import Pads, Pair
 from funcnet.kernels._flops import flops as flops
 
+__all__ = [
+    "conv",
+    "conv_bias",
+    "conv_input_gradient",
+    "conv_kernel_gradient",
+    "flops",
+    "matmul",
+    "matmul_bias",
+    "matmul_nt",
+    "matmul_tn",
+    "native_status",
+    "once",
+    "use_native",
+    "wide",
+    "wide_dtype",
+    "with_entries",
+]
+
 
 def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
     """The dtype that sums over `dtype` are taken in: float64 for itself, float32 for the rest.
