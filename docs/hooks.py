@@ -16,6 +16,8 @@ CITATION = re.compile(r"courses\.md((?:(?!\.\s|\.?</|;).)*)", re.DOTALL)  # to t
 ROW = re.compile(r"(?<![\w.#-])([0-4]-\d{1,2}|[12]\.\d)(?![\w-])")
 ANCHORS = set(re.findall(r'<a id="([\d.-]+)">', (ROOT / "docs" / "courses.md").read_text()))
 
+sys.path.insert(0, str(ROOT))
+
 
 def on_pre_build(config):
     """The front page is the README, with its links to files turned to the repository's own."""
@@ -42,6 +44,22 @@ def on_page_content(content, page, config, files):
     return CITATION.sub(lambda match: cited(match.group(), f"{to_root}courses/"), content)
 
 
+def on_post_build(config):
+    """Fails where a public name has no place on its room's page, or a page shows a private one."""
+    import funcnet
+
+    for room in set(funcnet.__all__) - {"__version__"}:
+        page = pathlib.Path(config["site_dir"], "api", room, "index.html").read_text()
+        shown = set(re.findall(rf'id="funcnet\.{room}\.([\w.]+)"', page))
+        public = set(getattr(funcnet, room).__all__)
+        private = {name for name in shown if name.split(".")[0] not in public}
+        if public - shown or private:
+            raise ValueError(
+                f"docs/api/{room}.md lacks {sorted(public - shown)} and shows {sorted(private)}, "
+                f"which funcnet.{room} does not name in __all__."
+            )
+
+
 def cited(citation: str, page: str) -> str:
     """A citation with a link at each row, such as 1-4, and each section, such as 1.6."""
 
@@ -55,7 +73,6 @@ def cited(citation: str, page: str) -> str:
 
 def rules() -> str:
     """Every rule of the catalogue: what it says on the left, how it is written on the right."""
-    sys.path.insert(0, str(ROOT))
     from funcnet.catalogue import ROWS
 
     return "\n\n".join(_rule(row) for row in ROWS.values())

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+VERSION = "0.1.0"  # funcnet's own, as in pyproject.toml
 CORE = ("jax", "jaxlib", "optax", "jaxtyping", "numpy")
 
 # Options for programs that are compiled once and run once or twice: XLA then takes a fifth of the
@@ -68,9 +69,7 @@ def device() -> dict[str, str | int]:
 
 def versions(*packages: str) -> dict[str, str]:
     """The versions of funcnet, Python, and those of `packages` (or the core's) that are there."""
-    import funcnet
-
-    found = {"funcnet": funcnet.__version__, "python": platform.python_version()}
+    found = {"funcnet": VERSION, "python": platform.python_version()}
     for package in packages or CORE:
         try:
             found[package] = metadata.version(package)
@@ -88,13 +87,14 @@ _SETTINGS = (
 )
 
 
-def settings() -> dict[str, bool | str | None]:
-    """What else decides about a program's numbers: JAX's settings, the kernels, XLA's flags."""
-    from funcnet import kernels
+def settings(native_status: str) -> dict[str, bool | str | None]:
+    """What else decides about a program's numbers: JAX's settings, the kernels, XLA's flags.
 
+    Args:
+      native_status: what `kernels.native_status` says.
+    """
     found = {name: getattr(jax.config, name) for name in _SETTINGS}
-    native = kernels.native_status()
-    found["kernels"] = "XLA" if native.startswith("XLA") else native
+    found["kernels"] = "XLA" if native_status.startswith("XLA") else native_status
     return found | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
 
 

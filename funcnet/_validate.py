@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import re
 from typing import Any
 
 import jax
@@ -143,6 +144,27 @@ def pair(function: str, name: str, value: Any, *, low: int = 1) -> tuple[int, in
     return ints[0], ints[1]
 
 
+def leaf_name(path: Any, root: str = "") -> str:
+    """The name of a leaf in messages, as in `opt_state[0].mu.affine1.w`, from its path in a tree.
+
+    >>> ((path, _),) = jax.tree.leaves_with_path({"affine1": [1.0]})
+    >>> leaf_name(path), leaf_name(path, "params")
+    ('affine1[0]', 'params.affine1[0]')
+    """
+    name = root + plain_path(jax.tree_util.keystr(path))
+    return name if root else name.removeprefix(".")
+
+
+def leaf_names(tree: Any, root: str = "") -> list[str]:
+    """The names of a tree's leaves, in order; a tree that is a leaf has the root's alone."""
+    return [leaf_name(path, root) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def plain_path(text: str) -> str:
+    """Text with `['affine1']` as `.affine1` in it."""
+    return re.sub(r"\['([^']+)'\]", r".\1", text)
+
+
 def enabled(variable: str, default: bool = True) -> bool:
     """Whether a variable of the environment says yes, in any case; `default` if unset or empty."""
     word = os.environ.get(variable, "").strip()
@@ -154,3 +176,21 @@ def enabled(variable: str, default: bool = True) -> bool:
             f"{', '.join(_WORDS)}; unset it for {'on' if default else 'off'}."
         )
     return _WORDS[word.lower()]
+
+
+def example_shape(function: str, value: Any) -> tuple[int, ...]:
+    """Returns the shape of one example as a tuple of ints, or raises TypeError or ValueError."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(
+            f"{function}: input_shape is {value!r}, expected the shape of one example without the "
+            "batch, such as (3072,) or (32, 32, 3)."
+        )
+    return tuple(count(function, f"input_shape[{i}]", v) for i, v in enumerate(value))
+
+
+def float_dtype(tree: Any) -> Any:
+    """The dtype of the first floating leaf; float32 where there is none."""
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf.dtype
+    return jnp.dtype(jnp.float32)

@@ -11,7 +11,41 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from funcnet.layers._params import BatchStats, NormParams
+from funcnet.layers import BatchStats, NormParams
+
+__all__ = [
+    "affine",
+    "affine_batch_norm_relu",
+    "affine_relu",
+    "avg_pool",
+    "batch_norm",
+    "batch_norm_inference",
+    "conv1d",
+    "conv2d",
+    "conv2d_transpose",
+    "conv_relu",
+    "conv_relu_pool",
+    "dropout",
+    "elu",
+    "flatten",
+    "gelu",
+    "global_avg_pool",
+    "group_norm",
+    "l2_penalty",
+    "layer_norm",
+    "leaky_relu",
+    "max_pool",
+    "mean_squared_error",
+    "multiclass_hinge",
+    "relu",
+    "rms_norm",
+    "sigmoid",
+    "silu",
+    "softmax_cross_entropy",
+    "softplus",
+    "tanh",
+]
+
 
 relu = jax.nn.relu
 sigmoid = jax.nn.sigmoid

@@ -22,9 +22,9 @@ from mutation_optimizers import optimizer_subject
 from rules import cotangents, is_float, problem_of, worst
 from test_optimizers import TABLE
 
-from funcnet._certificate import certify
 from funcnet.catalogue import ROWS, Case, Refusal, Row, Sample
 from funcnet.checks._rules import raw_rules
+from funcnet.cli._certificate import certify
 from funcnet.kernels import _conv, _products
 from funcnet.layers import AffineParams, BatchStats, ConvParams, NormParams
 

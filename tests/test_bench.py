@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from funcnet import bench, catalogue, cli, layers, plain
-from funcnet.bench import _cases, _peers, _programs, _steps, _tables, _torch
+from funcnet.bench import _cases, _programs, _steps, _torch, peers, tables
 from funcnet.bench._timing import interleaved
 from funcnet.cli import _bench_command
 
@@ -197,7 +197,7 @@ def test_variants_are_traced_each_in_its_own_context(monkeypatch):
 @pytest.mark.parametrize("peer", ["flax", "equinox"])
 def test_jax_peers_compute_the_same(peer):
     pytest.importorskip(peer)
-    having = [n for n in bench.CASES if _peers.JAX_PEERS[peer](n, bench.CASES[n][0].static)]
+    having = [n for n in bench.CASES if peers.JAX_PEERS[peer](n, bench.CASES[n][0].static)]
     assert len(having) >= 12
     # Those that are made differently: the rest are one call each, compared when they are measured.
     names = {"affine_batch_norm_relu", "conv_relu_pool", "avg_pool", "group_norm", "rms_norm"}
@@ -260,7 +260,7 @@ def test_torch_computes_the_same(torch, name):
         return
     contender, answers = found
     assert set(contender.timings) == {"forward", "forward_backward"}
-    in_layouts = name in _peers.OF_IMAGES and case.arguments()[-1].ndim == 4
+    in_layouts = name in peers.OF_IMAGES and case.arguments()[-1].ndim == 4
     assert (contender.detail in ("contiguous", "channels_last")) == in_layouts
     if name == "dropout":
         return  # other random numbers
@@ -303,9 +303,9 @@ def test_missing_peers_are_named(monkeypatch):
 
 def test_a_peer_that_fails_is_no_reason_to_stop(monkeypatch):
     def broken(name, static):
-        return _peers.Peer(lambda x: x.no_such_thing)
+        return peers.Peer(lambda x: x.no_such_thing)
 
-    monkeypatch.setitem(_peers.JAX_PEERS, "flax", broken)
+    monkeypatch.setitem(peers.JAX_PEERS, "flax", broken)
     monkeypatch.setattr("funcnet.bench._rules.choose", lambda peers: (("flax",), ()))
     (result,) = measured(["relu"]).results
     assert len(result.contenders) == 2
@@ -501,7 +501,7 @@ def test_markdown(report):
 
 
 def test_shares_of_the_ceilings(report):
-    first = _tables.sheets(report)[0].rows[0]
+    first = tables.sheets(report)[0].rows[0]
     # 30 FLOPs and bytes in a millisecond.
     assert first[-2:] == (f"{30 / 1e-3 / 1e11:.0%}", f"{30 / 1e-3 / 1e10:.0%}")
 
@@ -643,7 +643,7 @@ def test_the_command_finds_what_became_slower(report, tmp_path, monkeypatch, cap
 
 @pytest.mark.parametrize("width", [80, 200])
 def test_tables_fit_the_terminal(report, width):
-    for sheet in _tables.sheets(report):
+    for sheet in tables.sheets(report):
         fitting, left_out = _bench_command._fitting(sheet, width)
         assert [c for c in sheet.columns if c not in left_out] == list(fitting.columns)
         if width == 200:

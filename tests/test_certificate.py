@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from funcnet import checks, cli
-from funcnet._certificate import certify
 from funcnet.catalogue import ROWS
+from funcnet.cli._certificate import certify
 from tests import power
 
 # Checks that do not apply to a rule, and why; every other pair of rule and check is run.

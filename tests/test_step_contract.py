@@ -13,7 +13,7 @@ import pytest
 from jax.experimental import io_callback
 
 from funcnet import checks, losses, nets, optimizers, train
-from funcnet.checks import _step_contract as contract
+from funcnet.train import contract
 
 KEY = jax.random.key(0)
 NET = nets.serial(nets.affine(3))

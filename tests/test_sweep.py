@@ -168,7 +168,7 @@ def test_loss_and_schedule_may_be_members_own():
 
 
 def test_convolutions_that_loops_spoil_are_called_one_by_one(monkeypatch):
-    monkeypatch.setattr(_programs._fit, "slow_in_loops", lambda jaxpr: True)
+    monkeypatch.setattr(_programs.engine, "slow_in_loops", lambda jaxpr: True)
     result = run(how="measure", dtype=jnp.float64)
     assert (result.how, result.step_seconds) == ("loop", {})
     monkeypatch.undo()

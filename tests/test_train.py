@@ -9,7 +9,7 @@ import pytest
 
 from funcnet import data, layers, nets, optimizers, train
 from funcnet.layers import AffineParams
-from funcnet.train import _fit
+from funcnet.train import engine
 from tests.small_runs import (
     DATA,
     DROPOUT_NET,
@@ -76,10 +76,10 @@ def test_convolutions_that_a_loop_would_spoil_are_called_one_by_one():
     def forward(params):
         return net.apply(params, (), x)[0].sum()
 
-    assert not _fit.slow_in_loops(jax.make_jaxpr(forward)(params).jaxpr)
-    assert _fit.slow_in_loops(jax.make_jaxpr(jax.grad(forward))(params).jaxpr)
+    assert not engine.slow_in_loops(jax.make_jaxpr(forward)(params).jaxpr)
+    assert engine.slow_in_loops(jax.make_jaxpr(jax.grad(forward))(params).jaxpr)
     inside = jax.make_jaxpr(lambda p: jax.lax.map(lambda _: jax.grad(forward)(p), x))(params)
-    assert _fit.slow_in_loops(inside.jaxpr)
+    assert engine.slow_in_loops(inside.jaxpr)
 
     counted, optimizer = Counted(net), optimizers.momentum(0.1)
     run = fit(counted.net, optimizer=optimizer, chunk_steps=3, dtype=jnp.float64)
@@ -102,10 +102,10 @@ def test_row_35_the_compiled_epoch_works_in_place():
     optimizer = optimizers.adam(1e-2)
     state = train.init_state(NET, optimizer, KEY, (4, 4, 1))
     split = data.Split(*map(jnp.asarray, DATA.train))
-    batch_of = _fit.batch_maker(True, None, jnp.float32)
-    advance = _fit.step_of_epoch(train.make_step(NET, optimizer), batch_of)
-    order, carry = train.batch_order(KEY, 0, 103, 10), _fit.first_carry(state, 0, 10)
-    program = _fit.compile_epoch(
+    batch_of = engine.batch_maker(True, None, jnp.float32)
+    advance = engine.step_of_epoch(train.make_step(NET, optimizer), batch_of)
+    order, carry = train.batch_order(KEY, 0, 103, 10), engine.first_carry(state, 0, 10)
+    program = engine.compile_epoch(
         advance, 3, carry, order, split, data.fit_preprocessing(DATA.train.images)
     )
     before = pointers(carry.train_state)

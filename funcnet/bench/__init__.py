@@ -15,12 +15,12 @@ quartiles.
 
 from funcnet.bench._cases import CASES, STEPS, Case, Step
 from funcnet.bench._programs import Comparison, Variant, compare, environment
-from funcnet.bench._results import Ceilings, Contender, Machine, Report, Result
 from funcnet.bench._rules import rules
 from funcnet.bench._settings import ceilings
 from funcnet.bench._steps import runs, steps
-from funcnet.bench._tables import Slower, figure, slower, to_markdown
 from funcnet.bench._timing import Timing
+from funcnet.bench.results import Ceilings, Contender, Machine, Report, Result
+from funcnet.bench.tables import Slower, figure, slower, to_markdown
 
 __all__ = [
     "CASES",

@@ -7,17 +7,15 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcnet import _jaxprs, kernels
 from funcnet.bench._cases import KEY
 from funcnet.bench._timing import Timing, interleaved
-from funcnet.checks import _rule_checks
-from funcnet.nets import _summary
 
 PASSES = ("forward", "forward_backward")
 
@@ -174,13 +172,10 @@ def temporary_bytes(compiled: Any) -> int | None:
 
 def residual_bytes(function: Callable[..., Any], arguments: Arguments) -> int:
     """Bytes kept between the passes beside the arguments, as `checks.check_rule` counts them."""
-
-    def call(function: Any, diff: Any, rest: Any) -> Any:
-        return floats(function, arguments)(diff, rest), []
-
-    # All that the check asks of its problem.
-    problem: Any = SimpleNamespace(call=call, original=arguments.diff, original_rest=arguments.rest)
-    return _rule_checks.residual_bytes(problem, function)[0]
+    call = floats(function, arguments)
+    return _jaxprs.residual_bytes(
+        lambda diff, rest: (call(diff, rest), []), arguments.diff, arguments.rest
+    )[0]
 
 
 def work(function: Callable[..., Any], arguments: Arguments) -> tuple[dict, dict]:
@@ -189,7 +184,7 @@ def work(function: Callable[..., Any], arguments: Arguments) -> tuple[dict, dict
     A product has two gradients that are as large, where both of its factors are differentiated.
     """
     call = floats(function, arguments)
-    flops = _summary._flops(jax.make_jaxpr(call)(arguments.diff, arguments.rest).jaxpr)
+    flops = kernels.flops(jax.make_jaxpr(call)(arguments.diff, arguments.rest))
     outputs = jax.eval_shape(call, arguments.diff, arguments.rest)
 
     def size(leaves: Any) -> int:

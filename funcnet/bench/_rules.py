@@ -11,12 +11,12 @@ import numpy as np
 
 from funcnet.bench import _programs
 from funcnet.bench._cases import CASES, Case
-from funcnet.bench._peers import JAX_PEERS, Layout, Peer, choose
 from funcnet.bench._programs import DEFAULT_VARIANTS, PASSES, Arguments, Program, Variant
-from funcnet.bench._results import Ceilings, Contender, Report, Result, report
 from funcnet.bench._settings import Budget, Progress, ceilings, selection, silent, torch_if
 from funcnet.bench._timing import Timing, interleaved
 from funcnet.bench._torch import Torch, TorchError
+from funcnet.bench.peers import JAX_PEERS, Layout, Peer, choose
+from funcnet.bench.results import Ceilings, Contender, Report, Result, report
 from funcnet.catalogue import ROWS
 
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet.bench import _torch
-from funcnet.bench._results import Ceilings
 from funcnet.bench._timing import interleaved
+from funcnet.bench.results import Ceilings
 
 Progress = Callable[[int, int, str], Any]
 

@@ -15,12 +15,12 @@ from funcnet import data, nets, optimizers, plain, train
 from funcnet.bench import _programs
 from funcnet.bench._cases import BATCH, RUN, STEPS, Step
 from funcnet.bench._numpy import NumpyNet
-from funcnet.bench._peers import choose
 from funcnet.bench._programs import DEFAULT_VARIANTS, Variant
-from funcnet.bench._results import Ceilings, Contender, Report, Result, report
 from funcnet.bench._settings import Budget, Progress, ceilings, selection, silent, torch_if
 from funcnet.bench._timing import Timing, interleaved
 from funcnet.bench._torch import Torch, TorchError
+from funcnet.bench.peers import choose
+from funcnet.bench.results import Ceilings, Contender, Report, Result, report
 
 LOSSES = 3  # compared before the clock starts: the first tells of the net, the others of updates
 

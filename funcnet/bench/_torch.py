@@ -17,9 +17,9 @@ import numpy as np
 
 from funcnet import _machine
 from funcnet.bench._cases import KEY, Case, Step
-from funcnet.bench._peers import Layout
-from funcnet.bench._results import Contender
 from funcnet.bench._timing import Timing
+from funcnet.bench.peers import Layout
+from funcnet.bench.results import Contender
 
 
 class TorchError(Exception):

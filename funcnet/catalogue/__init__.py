@@ -13,3 +13,4 @@ ROWS: dict[str, Row] = {
     for family in (_activations, _linear, _pools, _norms, _losses)
     for row in family.rows()
 }
+"""The rows of all rules, by name."""

@@ -20,7 +20,7 @@ True
 ['mean', 'var']
 """
 
-from funcnet.checkpoint._arrays import CheckpointError
+from funcnet.checkpoint._arrays import CheckpointError, read_npz
 from funcnet.checkpoint._checkpoints import Checkpoints
 from funcnet.checkpoint._lock import LockedError, locked
 from funcnet.checkpoint._params import Loaded, load_params, save_params
@@ -32,5 +32,6 @@ __all__ = [
     "LockedError",
     "load_params",
     "locked",
+    "read_npz",
     "save_params",
 ]

@@ -145,7 +145,17 @@ def write_npz(
 
 
 def read_npz(path: Path) -> Arrays:
-    """Reads every array of a file, or raises CheckpointError."""
+    """Reads every array of an `.npz` file, and executes nothing.
+
+    Args:
+      path: the file.
+
+    Returns:
+      The arrays by name.
+
+    Raises:
+      CheckpointError: the file is damaged, or is none of these.
+    """
     try:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             file.seek(-22, os.SEEK_END)

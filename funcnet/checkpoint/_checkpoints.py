@@ -40,6 +40,7 @@ from funcnet.checkpoint._arrays import (
     stored,
     write_npz,
 )
+from funcnet.kernels import native_status
 from funcnet.train import History, Run, TrainState
 
 _NAME = re.compile(r"step_(\d{8,})(\.old)?")
@@ -293,7 +294,7 @@ def _rest_of(run: Run, config: Any) -> dict[str, Any]:
         "seconds": run.seconds,
         "config": config,
         "versions": versions(),
-        "settings": settings(),
+        "settings": settings(native_status()),
     }
 
 
@@ -402,4 +403,6 @@ def _read(folder: Path, template: TrainState, config: dict[str, Any]) -> tuple[R
         rest["seconds"],
     )
     # A checkpoint of an earlier version does not say under which settings it was saved.
-    return run, changed("settings", rest["settings"], settings()) if "settings" in rest else []
+    return run, changed(
+        "settings", rest["settings"], settings(native_status())
+    ) if "settings" in rest else []

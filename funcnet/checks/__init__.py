@@ -31,6 +31,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from funcnet._reports import Check, RuleError, sentence
 from funcnet.checks import _rule_checks, _rule_inputs, _rule_transforms, _rules
 from funcnet.checks._detection import Detection, threshold
 from funcnet.checks._numerical import (
@@ -44,17 +45,11 @@ from funcnet.checks._numerical import (
 from funcnet.checks._optimizer_checks import CHECKS as _OPTIMIZER_CHECKS
 from funcnet.checks._optimizer_checks import Comparison, EagerOptimizer, run_checks, torch_optimizer
 from funcnet.checks._problem import NotApplicableError, Problem
-from funcnet.checks._reports import (
-    Check,
-    OptimizerReport,
-    ResumeReport,
-    RuleError,
-    RuleReport,
-    StepReport,
-)
+from funcnet.checks._reports import OptimizerReport, ResumeReport, RuleReport, StepReport
 from funcnet.checks._resume import check_resume
 from funcnet.checks._sharding_checks import sharding_checks
-from funcnet.checks._step_contract import STEP_CHECKS, StepError, check_step
+from funcnet.checks._step import STEP_CHECKS, check_step
+from funcnet.train.contract import StepError
 
 __all__ = [
     "OPTIMIZER_CHECKS",
@@ -315,7 +310,7 @@ def _run_rule_checks(p: Problem, names: Sequence[str], reasons: Mapping[str, str
         except NotApplicableError as reason:
             check = Check(name, None, str(reason))
         except Exception as error:
-            check = Check(name, False, f"raised {_rules.sentence(error)}")
+            check = Check(name, False, f"raised {sentence(error)}")
         found.append(check)
         wrong = wrong or (name == "cotangent" and check.passed is False)
     return found

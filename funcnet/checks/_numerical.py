@@ -13,9 +13,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from funcnet import _validate
+from funcnet._reports import Check
 from funcnet.checks import _comparison as cmp
 from funcnet.checks._problem import Problem, cast, is_floating
-from funcnet.checks._reports import Check
 from funcnet.checks._rules import is_array
 
 FIVE_POINT_STEP = 7e-4  # balances h⁴·f⁽⁵⁾/30 against eps·f/h in float64

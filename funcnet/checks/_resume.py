@@ -17,7 +17,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from funcnet.checks._reports import Check, ResumeReport
+from funcnet import train
+from funcnet._reports import Check
+from funcnet.checkpoint import Checkpoints, read_npz
+from funcnet.checks._reports import ResumeReport
 
 # What a clock has put into the rows of a history.
 _TIMES = ("seconds", "images_per_second")
@@ -122,9 +125,6 @@ def _number(path: Path) -> int:
 
 def _saved(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the other facts of the newest checkpoint in a folder."""
-    from funcnet.checkpoint import Checkpoints
-    from funcnet.checkpoint._arrays import read_npz
-
     path = Checkpoints(folder).paths()[0]
     rest = json.loads((path / "run.json").read_bytes())
     facts = {key: rest[key] for key in ("step", "leaves", "best_epoch", "nonfinite", "stopped")}
@@ -173,9 +173,6 @@ def _made(target: str) -> tuple[Any, Any, Any, dict[str, Any]]:
 
 
 def _work(role: str, target: str, folder: str, chosen: str) -> None:
-    from funcnet import train
-    from funcnet.checkpoint import Checkpoints
-
     net, dataset, optimizer, options = _made(target)
 
     def fit(**more: Any) -> train.Run:

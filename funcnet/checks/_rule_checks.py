@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcnet._jaxprs import residual_bytes
+from funcnet._reports import Check, sentence
 from funcnet.checks import _comparison as cmp
 from funcnet.checks import _diagnosis as diag
 from funcnet.checks import _rules
 from funcnet.checks._problem import Analysis, NotApplicableError, Problem, cast
-from funcnet.checks._reports import Check
 
 
 def entry(name: str, index: Sequence[int]) -> str:
@@ -122,12 +123,12 @@ def _structure_of(
     try:
         found = _rules.raw_rules(run, *diff, *rest)
     except Exception as error:
-        found = f"the raw rule could not be called by itself ({_rules.sentence(error)})"
+        found = f"the raw rule could not be called by itself ({sentence(error)})"
     try:
         p.gradient_shapes(diff, rest)
     except Exception as error:
         p.raises = p.raises or diff is p.original
-        return found, [f"jax.vjp raised {_rules.sentence(error)}"]
+        return found, [f"jax.vjp raised {sentence(error)}"]
     return found, None
 
 
@@ -452,35 +453,12 @@ def recompile(p: Problem) -> Check:
 # Memory ------------------------------------------------------------------------------------
 
 
-def residual_bytes(p: Any, fun: Callable) -> tuple[int, int]:
-    """Bytes that `jax.vjp` keeps beside the arguments, and how many of them are its outputs.
-
-    An output is alive anyway where the next function takes it as its argument. `p` is a `Problem`,
-    or has what is asked of one here.
-    """
-
-    def run(diff: Any, rest: Any) -> Any:
-        outputs, pullback, _ = jax.vjp(lambda *d: p.call(fun, d, rest), *diff, has_aux=True)
-        return outputs, jax.tree.leaves(pullback)
-
-    jaxpr, shapes = jax.make_jaxpr(run, return_shape=True)(p.original, p.original_rest)
-    jaxpr, count = jaxpr.jaxpr, len(shapes[0])
-
-    def variables(atoms: Iterable[Any]) -> set[Any]:
-        return {v for v in atoms if not hasattr(v, "val")}  # a literal is no array
-
-    outputs = variables(jaxpr.outvars[:count])
-    kept = variables(jaxpr.outvars[count:]) - {*jaxpr.invars, *jaxpr.constvars}
-
-    def size(some: set[Any]) -> int:
-        return sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in some)
-
-    return size(kept), size(kept & outputs)
-
-
 def residuals(p: Problem) -> Check:
     """The rule keeps at most what autodiff of the plain function keeps, and what it declares."""
-    (mine, shared), (plain, plain_shared) = residual_bytes(p, p.f), residual_bytes(p, p.plain)
+    (mine, shared), (plain, plain_shared) = (
+        residual_bytes(functools.partial(p.call, fun), p.original, p.original_rest)
+        for fun in (p.f, p.plain)
+    )
     declared = p.options.get("residual_bytes")
     p.residual_bytes = (mine, plain)
     if declared is not None:

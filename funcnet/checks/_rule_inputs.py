@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcnet._reports import Check, sentence
 from funcnet.checks import _comparison as cmp
-from funcnet.checks import _rules
 from funcnet.checks._problem import NotApplicableError, Problem, cast, is_floating, quick_jit
-from funcnet.checks._reports import Check
 from funcnet.checks._rule_checks import compared, entry, units, worst_of
 
 # Precision ---------------------------------------------------------------------------------
@@ -29,7 +28,7 @@ def precision(p: Problem, dtype: Any) -> Check:
     try:
         shapes = p.abstract(p.f, dtype)
     except (TypeError, ValueError, NotImplementedError) as error:
-        raise NotApplicableError(f"refuses {name}: {_rules.sentence(error, 120)}") from None
+        raise NotApplicableError(f"refuses {name}: {sentence(error, 120)}") from None
     cts = [cast(ct, dtype).astype(ct.dtype) for ct in p.cotangents]
     got = p.run_rule(diff, rest, cts)
     wide, wide_rest = p.wide(diff), [cast(x, p.truth) for x in rest]
@@ -119,15 +118,15 @@ def batch(p: Problem, name: str, size: int) -> Check:
         mine = jax.eval_shape(functools.partial(run, p.f), diff, rest)
     except (ValueError, TypeError) as error:
         if isinstance(shapes, Exception) and not p.given_plain:
-            raise NotApplicableError(f"refuses it: {_rules.sentence(error, 120)}") from None
-        return Check(name, bool(str(error).strip()), f"refuses it: {_rules.sentence(error, 120)}")
+            raise NotApplicableError(f"refuses it: {sentence(error, 120)}") from None
+        return Check(name, bool(str(error).strip()), f"refuses it: {sentence(error, 120)}")
     except Exception as error:
         if isinstance(shapes, Exception):
-            raise NotApplicableError(f"refuses it: {_rules.sentence(error, 120)}") from None
-        message = f"raised {_rules.sentence(error)}, expected a result, a ValueError or a TypeError"
+            raise NotApplicableError(f"refuses it: {sentence(error, 120)}") from None
+        message = f"raised {sentence(error)}, expected a result, a ValueError or a TypeError"
         return Check(name, False, message)
     if isinstance(shapes, Exception):
-        raise NotApplicableError(f"the plain function refuses it: {_rules.sentence(shapes, 120)}")
+        raise NotApplicableError(f"the plain function refuses it: {sentence(shapes, 120)}")
     if [x.shape for x in jax.tree.leaves(mine)] != [x.shape for x in jax.tree.leaves(shapes)]:
         got, want = ([x.shape for x in jax.tree.leaves(y)] for y in (mine, shapes))
         return Check(name, False, f"shapes {got}, expected {want} as the plain function")
@@ -161,7 +160,7 @@ def _refused_by_compiler(plain: Callable, diff: Any, rest: Any) -> None:
     try:
         quick_jit(plain)(diff, rest)
     except Exception as error:
-        reason = f"the plain function does not compile: {_rules.sentence(error, 120)}"
+        reason = f"the plain function does not compile: {sentence(error, 120)}"
         raise NotApplicableError(reason) from None
 
 

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcnet._reports import Check, sentence
 from funcnet.checks import _comparison as cmp
 from funcnet.checks import _rules
 from funcnet.checks._diagnosis import explains
 from funcnet.checks._problem import NotApplicableError, Problem, cast, quick_jit
-from funcnet.checks._reports import Check
 from funcnet.checks._rule_checks import compared, units, worst_of
 
 Bank = list[Any]  # one leaf of the arguments at two samples, stacked
@@ -101,7 +101,7 @@ class Transforms:
         try:
             jax.make_jaxpr(without)(self.diff, self.rest, self.cts)
         except Exception:
-            reason = f"the plain function cannot either: {_rules.sentence(found, 120)}"
+            reason = f"the plain function cannot either: {sentence(found, 120)}"
             raise NotApplicableError(reason) from None
         raise found
 
@@ -247,7 +247,7 @@ def vmap(t: Transforms) -> Check:
             except NotApplicableError:
                 raise
             except Exception as error:
-                return Check("vmap", False, what + f"raised {_rules.sentence(error)}")
+                return Check("vmap", False, what + f"raised {sentence(error)}")
             if any(np.shape(x) != np.shape(y) for x, y in zip(got, want, strict=True)):
                 shapes = [np.shape(x) for x in got], [np.shape(x) for x in want]
                 return Check("vmap", False, what + f"gradient shapes {shapes[0]}, not {shapes[1]}")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import custom_derivatives
 from jax.tree_util import keystr, tree_flatten_with_path
+
+from funcnet._jaxprs import equations, is_jaxpr, opened, sub_jaxprs
+from funcnet._reports import sentence
 
 RULE_PRIMITIVES = ("custom_vjp_call", "custom_vjp_call_jaxpr")
 CALL_PRIMITIVES = ("pjit", "jit", "closed_call", "core_call", "eval_jaxpr")
@@ -26,35 +29,21 @@ def is_rule(f: Any) -> bool:
     return all(hasattr(f, name) for name in ("fun", "fwd", "bwd", "nondiff_argnums"))
 
 
-def _open(jaxpr: Any) -> Any:
-    return getattr(jaxpr, "jaxpr", jaxpr)  # jax 0.11 has one class for open and closed
-
-
-def _sub_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
-    for value in params.values():
-        for item in value if isinstance(value, (tuple, list)) else (value,):
-            if hasattr(_open(item), "eqns"):
-                yield item
-
-
 def contains_rule(jaxpr: Any) -> bool:
     """Whether a `custom_vjp` is called anywhere in a jaxpr."""
-    return any(
-        eqn.primitive.name in RULE_PRIMITIVES or any(map(contains_rule, _sub_jaxprs(eqn.params)))
-        for eqn in _open(jaxpr).eqns
-    )
+    return any(equation.primitive.name in RULE_PRIMITIVES for equation in equations(jaxpr))
 
 
 def _evaluate(jaxpr: Any, consts: Sequence[Any], *args: Any) -> list[Any]:
     """Evaluates a jaxpr with every `custom_vjp` replaced by the function it decorates."""
-    jaxpr = _open(jaxpr)
+    jaxpr = opened(jaxpr)
     env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     env.update(zip(jaxpr.invars, args, strict=True))
     for eqn in jaxpr.eqns:
         inputs = [v.val if hasattr(v, "val") else env[v] for v in eqn.invars]
         name = eqn.primitive.name
         if name in RULE_PRIMITIVES or (name in CALL_PRIMITIVES and _holds_rule(eqn)):
-            (inner,) = _sub_jaxprs({k: v for k, v in eqn.params.items() if "jaxpr" in k})
+            (inner,) = sub_jaxprs({k: v for k, v in eqn.params.items() if "jaxpr" in k})
             outputs = _evaluate(inner, getattr(inner, "consts", ()), *inputs)
         else:
             params = _without_rules_in(eqn) if _holds_rule(eqn) else eqn.params
@@ -65,7 +54,7 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], *args: Any) -> list[Any]:
 
 
 def _holds_rule(eqn: Any) -> bool:
-    return any(map(contains_rule, _sub_jaxprs(eqn.params)))
+    return any(map(contains_rule, sub_jaxprs(eqn.params)))
 
 
 def _without_rules_in(eqn: Any) -> dict[str, Any]:
@@ -73,13 +62,13 @@ def _without_rules_in(eqn: Any) -> dict[str, Any]:
         return eqn.params  # its own derivative is given apart, and is not a custom_vjp
 
     def rewrite(item: Any) -> Any:
-        if not hasattr(_open(item), "eqns") or not contains_rule(item):
+        if not is_jaxpr(item) or not contains_rule(item):
             return item
         closed = hasattr(item, "consts")
         evaluate = functools.partial(_evaluate, item, item.consts if closed else ())
         avals = [
             jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype, weak_type=v.aval.weak_type)
-            for v in _open(item).invars
+            for v in opened(item).invars
         ]
         traced = jax.make_jaxpr(evaluate)(*avals)
         if closed:
@@ -272,10 +261,3 @@ def argument_names(fun: Callable, count: int) -> list[str]:
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), "args")
     return names[:count] + [f"{rest}[{i}]" for i in range(count - len(names))]
-
-
-def sentence(error: BaseException, limit: int = 300) -> str:
-    """An exception as one line of bounded length."""
-    text = " ".join(str(error).split())
-    text = text if len(text) <= limit else text[: limit - 1] + "…"
-    return f"{type(error).__name__}: {text}"

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from funcnet._reports import Check, sentence
 from funcnet.checks._problem import Problem
-from funcnet.checks._reports import Check
 from funcnet.checks._rule_checks import compared, units
 from funcnet.checks._rule_inputs import batch_arguments
-from funcnet.checks._rules import sentence
 
 
 def sharding_checks(p: Problem, devices: int) -> tuple[list[Check], list[str]]:

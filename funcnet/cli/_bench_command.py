@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from funcnet import _files, bench
-from funcnet.bench import _peers, _results, _tables
+from funcnet.bench import peers as other_libraries
+from funcnet.bench import results, tables
 from funcnet.catalogue import ROWS
 from funcnet.cli._command import (
     CommandError,
@@ -54,7 +55,7 @@ class BenchCommand:
         None
     )
     """How long to time each side of each comparison."""
-    peers: Annotated[tuple[str, ...], option("flax equinox torch")] = _peers.NAMES
+    peers: Annotated[tuple[str, ...], option("flax equinox torch")] = other_libraries.NAMES
     """Libraries to compare with; none for none."""
     variants: Annotated[tuple[str, ...], option("funcnet")] = ()
     """Ways to run funcnet, each NAME or NAME:VARIABLE=VALUE[,VARIABLE=VALUE] with environment
@@ -104,15 +105,15 @@ slower.
                 file.write(bench.to_markdown(report).encode())
         if not out.file.isatty():
             out.width = max(out.width, 160)  # a file has room
-        for sheet in _tables.sheets(report):
+        for sheet in tables.sheets(report):
             shown, left_out = _fitting(sheet, out.width)
             out.print(_drawn(shown))
             if left_out:
                 out.print(f"(--markdown has room for {', '.join(left_out)} as well)")
             out.print()
-        for line in _tables.remarks(report):
+        for line in tables.remarks(report):
             out.print(line)
-        out.print(_tables.heading(report))
+        out.print(tables.heading(report))
         if self.load is None:
             count, seconds = len(report.results), time.perf_counter() - began
             out.print(f"{count} comparisons in {seconds:.0f} s")
@@ -137,7 +138,7 @@ slower.
                 )
         peers = () if self.peers == ("none",) else self.peers
         with expected_errors():
-            _peers.choose(peers)
+            other_libraries.choose(peers)
             variants = _variants(self.variants)
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise CommandError(f"--seconds is {self.seconds}, expected a number above 0.")
@@ -167,7 +168,7 @@ def _shown(status: Any, section: str) -> Callable[[int, int, str], None]:
     return show
 
 
-def _fitting(sheet: _tables.Sheet, width: int) -> tuple[_tables.Sheet, list[str]]:
+def _fitting(sheet: tables.Sheet, width: int) -> tuple[tables.Sheet, list[str]]:
     """The table without the columns that a narrow terminal has no room for, and their names."""
     left_out: list[str] = []
     for name in LEAST_WANTED:
@@ -180,7 +181,7 @@ def _fitting(sheet: _tables.Sheet, width: int) -> tuple[_tables.Sheet, list[str]
     return sheet, left_out
 
 
-def _drawn(sheet: _tables.Sheet) -> Table:
+def _drawn(sheet: tables.Sheet) -> Table:
     table = Table(
         title=sheet.title,
         title_justify="left",
@@ -209,7 +210,7 @@ def _variants(words: tuple[str, ...]) -> tuple[bench.Variant, ...]:
                     f"--variants {word}: {setting} is no VARIABLE=VALUE, such as FUNCNET_NATIVE=0."
                 )
             variables[found[1]] = found[2]
-        if not name or name in _tables.OTHERS or name in [v.name for v in made]:
+        if not name or name in tables.OTHERS or name in [v.name for v in made]:
             raise ValueError(f"--variants {word}: {name!r} is no name, or another side's.")
         made.append(bench.Variant(name, bench.environment(**variables)))
     return tuple(made)
@@ -219,12 +220,12 @@ def _earlier(name: str, path: str) -> bench.Report:
     """The report in a file, which is drawn once to see that it can be: a file may hold anything."""
     try:
         report = bench.Report.load(path)
-        for sheet in _tables.sheets(report):
+        for sheet in tables.sheets(report):
             _drawn(sheet)
-        _tables.remarks(report)
-        _tables.heading(report)
+        tables.remarks(report)
+        tables.heading(report)
         bench.slower(report, report)
-        if unknown := {r.section for r in report.results} - set(_results.SECTIONS):
+        if unknown := {r.section for r in report.results} - set(results.SECTIONS):
             raise ValueError(f"there is no section {unknown.pop()!r}")
     except OSError as error:
         raise CommandError(f"{name}: cannot read {path}: {error.strerror or error}.") from error

@@ -149,8 +149,8 @@ funcnet.checks.assert_rule(my_norm, x, gain).
         return tuple(given), {}
 
     def _catalogue(self, out: Any) -> list[checks.RuleReport]:
-        from funcnet._certificate import certify
         from funcnet.catalogue import ROWS
+        from funcnet.cli._certificate import certify
 
         if self.target is not None and self.target not in ROWS:
             raise CommandError(

@@ -21,6 +21,7 @@ from funcnet._machine import changed, device, settings, versions
 from funcnet.cli import _train_options
 from funcnet.cli._command import CommandError
 from funcnet.cli._train_options import Options
+from funcnet.kernels import native_status
 
 CONFIG, HISTORY = "config.json", "history.jsonl"
 
@@ -118,7 +119,7 @@ def configuration(options: Options, dataset: data.Dataset) -> dict[str, Any]:
         "data_sha256": _digest(dataset),
         "versions": versions(),
         "device": device(),
-        "settings": settings(),
+        "settings": settings(native_status()),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 

@@ -16,8 +16,8 @@ import tyro
 
 from funcnet import data, losses, nets, optimizers, train
 from funcnet.cli._command import CommandError, choice, option
-from funcnet.nets._blocks import ACTIVATIONS
-from funcnet.train._fit import SAMPLINGS
+from funcnet.nets import ACTIVATIONS
+from funcnet.train.engine import SAMPLINGS
 
 NETS: dict[str, Callable[..., nets.Net]] = {
     "softmax": nets.softmax_classifier,

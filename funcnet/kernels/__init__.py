@@ -15,6 +15,25 @@ from jaxtyping import Float, Int32
 
 from funcnet.kernels import _conv, _entries, _lowering, _native, _products
 from funcnet.kernels._conv import Pads, Pair
+from funcnet.kernels._flops import flops as flops
+
+__all__ = [
+    "conv",
+    "conv_bias",
+    "conv_input_gradient",
+    "conv_kernel_gradient",
+    "flops",
+    "matmul",
+    "matmul_bias",
+    "matmul_nt",
+    "matmul_tn",
+    "native_status",
+    "once",
+    "use_native",
+    "wide",
+    "wide_dtype",
+    "with_entries",
+]
 
 
 def wide_dtype(dtype: DTypeLike) -> jnp.dtype:

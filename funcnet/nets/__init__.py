@@ -21,6 +21,7 @@ import jax
 from jax import Array
 
 from funcnet import _validate
+from funcnet._validate import example_shape
 from funcnet.nets import _blocks
 from funcnet.nets._blocks import (
     ACTIVATIONS,
@@ -33,7 +34,6 @@ from funcnet.nets._blocks import (
     conv_transpose,
     dropout,
     elu,
-    example_shape,
     flatten,
     gelu,
     global_avg_pool,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from funcnet import _validate, layers
+from funcnet._validate import example_shape, float_dtype
 from funcnet.layers import BatchStats, NormParams
 
 
@@ -67,29 +68,11 @@ def _identity(function: Any) -> Any:
     return id(function) if owner is None or method is None else (id(owner), id(method))
 
 
-def example_shape(function: str, value: Any) -> tuple[int, ...]:
-    """Returns the shape of one example as a tuple of ints, or raises TypeError or ValueError."""
-    if not isinstance(value, (tuple, list)):
-        raise TypeError(
-            f"{function}: input_shape is {value!r}, expected the shape of one example without the "
-            "batch, such as (3072,) or (32, 32, 3)."
-        )
-    return tuple(_validate.count(function, f"input_shape[{i}]", v) for i, v in enumerate(value))
-
-
 def _channels(function: str, input_shape: Any) -> int:
     shape = example_shape(function, input_shape)
     if not shape:
         raise ValueError(f"{function}: input_shape is (), expected at least the channels' axis.")
     return shape[-1]
-
-
-def float_dtype(tree: Any) -> Any:
-    """The dtype of the first floating leaf; float32 where there is none."""
-    for leaf in jax.tree.leaves(tree):
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
-            return leaf.dtype
-    return jnp.dtype(jnp.float32)
 
 
 def output_shape(net: Net, params: Any, state: Any, input_shape: tuple[int, ...]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from funcnet.kernels._conv import conv_bias_p, conv_p, input_gradient_p
-from funcnet.kernels._products import AXES, product_bias_p, product_p
-from funcnet.nets._blocks import Net, example_shape, float_dtype
+from funcnet import kernels
+from funcnet._validate import example_shape, float_dtype
+from funcnet.nets._blocks import Net
 from funcnet.nets._fusion import Stage, child
 
 
@@ -130,7 +129,7 @@ def _rows(net: Net, shape: tuple[int, ...], batch: int) -> list[Row]:
             kept.update(new)
             residual_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in new.values())
             parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-            flops = _flops(jax.make_jaxpr(apply)(params, x).jaxpr)
+            flops = kernels.flops(jax.make_jaxpr(apply)(params, x))
             rows.append(Row(name, y.shape[1:], parameters, flops, residual_bytes))
             return y
 
@@ -170,36 +169,3 @@ def _walk(
 
 def _of_stage(stage: Stage, state: Any) -> Callable[..., Array]:
     return lambda params, x: stage.run(params, state, x, train=True, key=None)[0]
-
-
-def _flops(jaxpr: Any) -> int:
-    """Two for each multiply-add of the products and convolutions in a program."""
-    total = 0
-    for equation in jaxpr.eqns:
-        name, options = equation.primitive.name, equation.params
-        if name == "dot_general":
-            (contracted, _), _ = options["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            terms = math.prod(shape[axis] for axis in contracted)
-            total += 2 * equation.outvars[0].aval.size * terms
-        elif name == "conv_general_dilated":
-            spec, kernel = options["dimension_numbers"].rhs_spec, equation.invars[1].aval
-            terms = kernel.size // kernel.shape[spec[0]]
-            total += 2 * equation.outvars[0].aval.size * terms
-        elif name in (product_p.name, product_bias_p.name):
-            axis, _ = AXES[options.get("form", "nn")]
-            terms = equation.invars[0].aval.shape[axis]
-            total += 2 * equation.outvars[0].aval.size * terms
-        elif name in (conv_p.name, conv_bias_p.name):
-            kernel = equation.invars[1].aval
-            total += 2 * equation.outvars[0].aval.size * (kernel.size // kernel.shape[-1])
-        elif name == input_gradient_p.name:  # of a transposed convolution's images
-            images, kernel = (v.aval for v in equation.invars)
-            total += 2 * images.size * (kernel.size // kernel.shape[-1])
-        elif name == "cond":  # a choice, by platform for instance: they compute the same
-            total += max(_flops(branch.jaxpr) for branch in options["branches"])
-        else:
-            times = options.get("length", 1) if name == "scan" else 1
-            inner = (getattr(value, "jaxpr", value) for value in options.values())
-            total += times * sum(_flops(value) for value in inner if hasattr(value, "eqns"))
-    return total

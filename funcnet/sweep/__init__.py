@@ -54,8 +54,8 @@ from funcnet.sweep._members import (
     template,
 )
 from funcnet.sweep._programs import HOWS, How, Plan, Programs, Traced, Trial, trace
-from funcnet.train import _fit
-from funcnet.train._evaluation import EVALUATION_ROWS
+from funcnet.train import engine
+from funcnet.train.engine import EVALUATION_ROWS
 
 __all__ = ["HOWS", "Member", "Progress", "Result", "Trial", "grid", "log_uniform", "run"]
 
@@ -237,7 +237,7 @@ def run(
     folder: str | os.PathLike[str] | None = None,
     keep: Sequence[Keep] = ("best", "final"),
     members_at_once: int | None = None,
-    sampling: _fit.Sampling = "permutation",
+    sampling: engine.Sampling = "permutation",
     preprocessing: str | data.Preprocessing | None = "standardised",
     augment: Callable[[Array, Array], Array] | None = None,
     train_accuracy_rows: int | None = 1000,
@@ -313,7 +313,7 @@ def run(
     """
     began = time.perf_counter()
     members = _members(make, {} if values is None else dict(values), seeds)
-    dataset = _fit.check_arguments(
+    dataset = engine.check_arguments(
         dataset,
         sampling,
         epochs=epochs,
@@ -339,7 +339,7 @@ def run(
                 '"threefry2x32".'
             )
         how = "loop"
-    preprocessing = _fit.fitted(preprocessing, dataset)
+    preprocessing = engine.fitted(preprocessing, dataset)
 
     n, full = len(dataset.train.labels), sampling == "full"
     plan = Plan(
@@ -357,7 +357,7 @@ def run(
     trainer = Trainer(
         plan, dataset, preprocessing, epochs, kept, train_accuracy_rows, evaluation_batch_size
     )
-    traced = _traced(plan, members, trainer, _fit.class_count(dataset))
+    traced = _traced(plan, members, trainer, engine.class_count(dataset))
 
     finished: dict[int, Member] = {}
 
@@ -497,7 +497,7 @@ def _chosen(
 
 def _arrays(dataset: data.Dataset) -> Iterator[Any]:
     for split in (dataset.train, dataset.val):
-        if _fit.has_rows(split):
+        if engine.has_rows(split):
             yield from split
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from funcnet import checkpoint
 from funcnet._files import replacing
 from funcnet._machine import changed, device, settings, versions
+from funcnet.kernels import native_status
 
 T = TypeVar("T")
 _ABOUT = ("versions", "device", "settings")  # said in the configuration, and not a part of it
@@ -72,7 +73,9 @@ class Folder:
                 "config.json; name another folder."
             )
         else:
-            about = dict(zip(_ABOUT, (versions(), device(), settings()), strict=True))
+            about = dict(
+                zip(_ABOUT, (versions(), device(), settings(native_status())), strict=True)
+            )
             _write(file, config | about)
 
     def _compare(self, stored: dict[str, Any], config: dict[str, Any]) -> None:
@@ -89,7 +92,9 @@ class Folder:
                 "labels and preprocessing.)"
             )
         then = stored.get("settings")  # an earlier version did not keep them
-        others = changed("settings", then, settings()) if isinstance(then, dict) else []
+        others = (
+            changed("settings", then, settings(native_status())) if isinstance(then, dict) else []
+        )
         if others:
             text = f"{self.path}: {'; '.join(others)}: members' bits may differ"
             warnings.warn(text, RuntimeWarning, stacklevel=2)

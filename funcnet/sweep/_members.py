@@ -13,7 +13,7 @@ from jax import Array
 
 from funcnet import data, train
 from funcnet.sweep._programs import Best, Plan, Programs
-from funcnet.train import _fit
+from funcnet.train import engine
 
 _MEASURED_SECONDS = 0.3
 
@@ -145,7 +145,7 @@ class Trainer:
         self._rows, self._batch = train_accuracy_rows, evaluation_batch_size
         self._counts = len(self._some(0)), 0
         self._val: Any = None
-        if _fit.has_rows(dataset.val):
+        if engine.has_rows(dataset.val):
             self._counts = self._counts[0], len(dataset.val.labels)
             val = data.on_device(dataset.val, preprocessing)
             self._val = val, *self._batched(np.arange(self._counts[1]))
@@ -190,7 +190,7 @@ class Trainer:
                 )
                 seconds = time.perf_counter() - began
                 report.add(epoch, count * (stop - begin), seconds)
-                wanted = int(_fit.SECONDS_A_CHUNK * (stop - begin) / seconds)
+                wanted = int(engine.SECONDS_A_CHUNK * (stop - begin) / seconds)
                 length = min(max(wanted, 1), 10 * length)
                 begin = stop
             losses[:, epoch * steps : (epoch + 1) * steps] = at.losses

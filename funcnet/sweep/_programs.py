@@ -15,9 +15,10 @@ import optax
 from jax import Array, lax
 
 from funcnet import data, losses, train
+from funcnet._validate import float_dtype
 from funcnet.kernels import wide, wide_dtype
-from funcnet.nets._blocks import Net, float_dtype
-from funcnet.train import _fit, _step
+from funcnet.nets import Net
+from funcnet.train import engine
 
 How = Literal["vmap", "map", "loop"]
 HOWS: tuple[How, ...] = ("loop", "map", "vmap")
@@ -69,7 +70,7 @@ class Plan(NamedTuple):
     n: int
     batch_size: int
     steps: int
-    sampling: _fit.Sampling
+    sampling: engine.Sampling
     max_nonfinite: int
 
     def trial(self, values: Any) -> Trial:
@@ -108,7 +109,7 @@ class Plan(NamedTuple):
 
         step = train.make_step(**trial._replace(loss=loss)._asdict())
         gathers = self.sampling != "full"
-        batch_of = _fit.batch_maker(gathers, self.augment, float_dtype(at.now.params))
+        batch_of = engine.batch_maker(gathers, self.augment, float_dtype(at.now.params))
         now, metrics = step(at.now, batch_of(at.now, rows, position, *inputs))
         streak = jnp.where(metrics["finite"], 0, at.streak + 1)
         return Training(
@@ -139,9 +140,9 @@ class Plan(NamedTuple):
         to count, the latter perhaps None.
         """
         values, at, rows = own
-        now: Any = _step.evaluated(at.now)
+        now: Any = engine.evaluated(at.now)
         trial, (on_train, own_rows), on_val = self.trial(values), splits[0], splits[1]
-        ignore_index = _step.ignored_label(trial.loss)
+        ignore_index = engine.ignored_label(trial.loss)
 
         def right(held: Any, rows: Array, own_rows: Array) -> Array:
             split, preprocessing = held
@@ -151,7 +152,7 @@ class Plan(NamedTuple):
                 images, labels = (a[rows] for a in split)
                 x = data.preprocess(preprocessing, images, float_dtype(at.now.params))
                 output = wide(trial.net.apply(now.params, now.state, x, train=False)[0])
-                found = jnp.stack(_step.answers(output, labels, ignore_index))
+                found = jnp.stack(engine.answers(output, labels, ignore_index))
                 return (own_rows[None] & found).sum(1, dtype=jnp.int32)
 
             return lax.map(of_batch, (rows, own_rows)).sum(0, dtype=jnp.int32)
@@ -234,5 +235,5 @@ def trace(plan: Plan, values: Any, split: Any, preprocessing: Any) -> Traced:
         training,
         jax.eval_shape(output, values, training.now).shape,
         (text, *begin.consts, *step.consts),
-        jax.default_backend() == "cpu" and _fit.slow_in_loops(step.jaxpr),
+        jax.default_backend() == "cpu" and engine.slow_in_loops(step.jaxpr),
     )

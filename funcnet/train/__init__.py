@@ -32,11 +32,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from funcnet import _validate, data, losses
-from funcnet.nets._blocks import Net, float_dtype
-from funcnet.train import _fit
+from funcnet._validate import float_dtype
+from funcnet.nets import Net
+from funcnet.train import engine
 from funcnet.train._diagnosis import Diagnosis, LayerSizes, Sizes, diagnose
-from funcnet.train._evaluation import EVALUATION_ROWS, evaluate, evaluate_rows
-from funcnet.train._fit import History, Progress, Run, Sampling
+from funcnet.train._evaluation import evaluate, evaluate_rows
 from funcnet.train._interrupts import Interrupts, Terminated, terminate
 from funcnet.train._step import (
     ORDER,
@@ -48,6 +48,7 @@ from funcnet.train._step import (
     init_state,
     make_step,
 )
+from funcnet.train.engine import EVALUATION_ROWS, History, Progress, Run, Sampling
 
 __all__ = [
     "Diagnosis",
@@ -157,8 +158,10 @@ def batch_order(
     >>> order.shape, len(set(order.ravel().tolist()))
     ((2, 3), 6)
     """
-    if sampling not in _fit.SAMPLINGS:
-        raise ValueError(f"batch_order: sampling is {sampling!r}, expected one of {_fit.SAMPLINGS}")
+    if sampling not in engine.SAMPLINGS:
+        raise ValueError(
+            f"batch_order: sampling is {sampling!r}, expected one of {engine.SAMPLINGS}"
+        )
     if sampling == "full":
         return jnp.arange(n, dtype=jnp.int32)[None]
     shape = steps_per_epoch(n, batch_size), batch_size
@@ -284,7 +287,7 @@ def fit(
     """
     check_parts("fit", net, optimizer)
     seed = _validate.seed("fit", "seed", seed)
-    dataset = _fit.check_arguments(
+    dataset = engine.check_arguments(
         dataset,
         sampling,
         epochs=epochs,
@@ -295,18 +298,18 @@ def fit(
         evaluation_batch_size=evaluation_batch_size,
         ignore_index=ignored_label(loss),
     )
-    searching = _fit.is_searching()
+    searching = engine.is_searching()
     if searching:
         max_nonfinite = 1
     n, input_shape = len(dataset.train.labels), dataset.train.images.shape[1:]
     rows_per_step = n if sampling == "full" else batch_size
     steps = 1 if sampling == "full" else steps_per_epoch(n, batch_size)
     if resume is not None:
-        _fit.check_resumed(resume, state, steps)
+        engine.check_resumed(resume, state, steps)
         preprocessing = resume.preprocessing
-    preprocessing = _fit.fitted(preprocessing, dataset)
+    preprocessing = engine.fitted(preprocessing, dataset)
     train, left = data.on_device(dataset.train, preprocessing, raw=augment is not None)
-    val = data.on_device(dataset.val, preprocessing) if _fit.has_rows(dataset.val) else None
+    val = data.on_device(dataset.val, preprocessing) if engine.has_rows(dataset.val) else None
 
     start = state if resume is None else resume.final
     if start is None:
@@ -314,16 +317,16 @@ def fit(
     else:
         now = copied(start)
     deliver = partial(evaluated, evaluation_params=evaluation_params)
-    _check_output(net, deliver(now), input_shape, _fit.class_count(dataset))
+    _check_output(net, deliver(now), input_shape, engine.class_count(dataset))
 
     # Compiled before anything runs: what does not fit is refused here, and no epoch's time is it.
     step = make_step(net, optimizer, loss, reg, label_smoothing, compute_dtype)
-    batch_of = _fit.batch_maker(sampling != "full", augment, float_dtype(now.params))
+    batch_of = engine.batch_maker(sampling != "full", augment, float_dtype(now.params))
     order = partial(batch_order, n=n, batch_size=rows_per_step, sampling=sampling)
-    carry = _fit.first_carry(now, 0, steps)
+    carry = engine.first_carry(now, 0, steps)
     inputs = train, left
-    program = _fit.compile_epoch(
-        _fit.step_of_epoch(step, batch_of), max_nonfinite, carry, order(now.key, 0), *inputs
+    program = engine.compile_epoch(
+        engine.step_of_epoch(step, batch_of), max_nonfinite, carry, order(now.key, 0), *inputs
     )
     measure = partial(evaluate_rows, net, loss=loss, batch_size=evaluation_batch_size)
     some = np.random.default_rng(seed).permutation(n)[:train_accuracy_rows]
@@ -348,7 +351,7 @@ def fit(
             "images_per_second": measured.get("images_per_second"),
         }
 
-    meter = _fit.Meter(rows_per_step, steps, epochs, int(now.step), resume)
+    meter = engine.Meter(rows_per_step, steps, epochs, int(now.step), resume)
     streak = 0
     if resume is None:
         history, best = History([row(now)]), copied(deliver(now))
@@ -380,7 +383,7 @@ def fit(
             time.perf_counter() - began,
         )
 
-    @_fit.unsearched()
+    @engine.unsearched()
     def why_not_finite(streak: int) -> str:
         first = int(now.step) - streak
         before = now._replace(step=jnp.asarray(first, jnp.int32))
@@ -396,7 +399,7 @@ def fit(
         try:
             if int(now.step) > history[-1]["step"] and int(now.step) % steps == 0:
                 end_epoch()  # it was stopped between the last step of an epoch and its row
-            for chunk in _fit.chunks(
+            for chunk in engine.chunks(
                 program, order, now, steps, epochs, chunk_steps, streak, max_nonfinite
             ):
                 now = chunk.train_state
@@ -443,14 +446,14 @@ def _where(*arguments: Any, **options: Any) -> str:
     return f"it starts in {found.what}" if found.where else "layer by layer all is finite"
 
 
-def _odd(meter: _fit.Meter, step: int, steps: int) -> str:
+def _odd(meter: engine.Meter, step: int, steps: int) -> str:
     """What was not finite at a step, which is counted from 0, and when that was."""
     value = meter.all_losses()[step - meter.first]
     what = "the gradient is not finite" if np.isfinite(value) else f"the loss is {value}"
     return f"{what} at step {step + 1} (epoch {step // steps + 1})"
 
 
-def _warn_of_skipped(meter: _fit.Meter, count: int, steps: int) -> None:
+def _warn_of_skipped(meter: engine.Meter, count: int, steps: int) -> None:
     several = f" and at {count - 1} after it" if count > 1 else ""
     said = _odd(meter, meter.nonfinite[-count] - 1, steps)
     text = f"{said}{several}: skipped, and nothing was changed"

@@ -13,12 +13,11 @@ import numpy as np
 from jax import Array
 
 from funcnet import data, losses
+from funcnet._validate import float_dtype
 from funcnet.kernels import wide
-from funcnet.nets._blocks import Net, float_dtype
-from funcnet.train._fit import Run, as_split, check_split
+from funcnet.nets import Net
 from funcnet.train._step import TrainState, answers, ignored_label
-
-EVALUATION_ROWS = 250
+from funcnet.train.engine import EVALUATION_ROWS, Run, as_split, check_split
 
 
 def evaluate(

@@ -14,9 +14,10 @@ import optax
 from jax import Array, lax
 
 from funcnet import losses
-from funcnet.checks import _step_contract
+from funcnet._validate import example_shape
 from funcnet.kernels import wide, wide_dtype
-from funcnet.nets._blocks import Net, example_shape
+from funcnet.nets import Net
+from funcnet.train import contract
 
 # A step's own randomness is fold_in(key, step), and steps stay below 2^31: the upper half of the
 # numbers that fold_in takes is free for everything else that a run draws.
@@ -212,7 +213,7 @@ def evaluated(
     choose = _chosen if evaluation_params is None else evaluation_params
     params = choose(train_state.opt_state, train_state.params)
     before, after = {"params": train_state.params}, {"params": params}
-    _step_contract.require("evaluation_params", _step_contract.of_leaves(before, after))
+    contract.require("evaluation_params", contract.of_leaves(before, after))
     return train_state._replace(params=params)
 
 
@@ -241,7 +242,7 @@ def _refuse_changed(old: Any, new: Any) -> None:
     before, after = (
         dict(zip(("params", "state", "opt_state"), t, strict=True)) for t in (old, new)
     )
-    _step_contract.require("make_step", _step_contract.of_leaves(before, after))
+    contract.require("make_step", contract.of_leaves(before, after))
 
 
 def _guarded(update: Callable[..., Any], finite: Array, old: Any, *others: Any) -> Any:

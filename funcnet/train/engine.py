@@ -1,4 +1,4 @@
-"""The parts that `train.fit` is made of: the compiled epoch, its records, and its manners."""
+"""What `train.fit` and `sweep.run` are made of: the compiled epoch, its records, its manners."""
 
 from __future__ import annotations
 
@@ -14,16 +14,21 @@ from jax import Array, lax
 from jax.extend.core import jaxpr_as_fun
 
 from funcnet import _validate, data
-from funcnet.checks import _step_contract
+from funcnet._jaxprs import equations
+from funcnet._validate import float_dtype
 from funcnet.kernels import wide_dtype
-from funcnet.nets._blocks import float_dtype
+from funcnet.train import contract
 from funcnet.train._step import AUGMENT, TrainState
+from funcnet.train._step import answers as answers
+from funcnet.train._step import evaluated as evaluated
+from funcnet.train._step import ignored_label as ignored_label
 
 Sampling = Literal["permutation", "replacement", "full"]
 # XLA asks for a program's scratch memory anew at every call, and the system hands it over page by
 # page: a convolutional net of 150 ms a step spends a fifth of it there when each step is a call.
 SECONDS_A_CHUNK = 2.0
 _config: Any = jax.config  # whose options mypy does not know
+EVALUATION_ROWS = 250  # at a time
 SAMPLINGS = ("permutation", "replacement", "full")
 
 
@@ -209,7 +214,7 @@ def compile_epoch(
         return on_host(advance)
     traced, shapes = jax.make_jaxpr(advance, return_shape=True)(carry, order, *inputs)
     states = carry.train_state, shapes.train_state
-    _step_contract.require("fit", _step_contract.of_trace(traced, *states))
+    contract.require("fit", contract.of_trace(traced, *states))
     tree = jax.tree.structure(shapes)
 
     def once(carry: Carry, *arguments: Any) -> Carry:
@@ -219,7 +224,7 @@ def compile_epoch(
     if jax.default_backend() == "cpu" and slow_in_loops(traced.jaxpr):
         jitted = jax.jit(once, donate_argnums=0, keep_unused=True)
         step = jitted.lower(carry, order, *inputs).compile()
-        _step_contract.require("fit", _step_contract.of_program(step, *states))
+        contract.require("fit", contract.of_program(step, *states))
         return on_host(step)
 
     def loop(carry: Carry, stop: Array, *arguments: Any) -> Carry:
@@ -231,7 +236,7 @@ def compile_epoch(
 
     jitted = jax.jit(loop, donate_argnums=0, keep_unused=True)
     program = jitted.lower(carry, np.int32(0), order, *inputs).compile()
-    _step_contract.require("fit", _step_contract.of_program(program, *states))
+    contract.require("fit", contract.of_program(program, *states))
     return lambda carry, stop, order: program(carry, np.int32(stop), order, *inputs)
 
 
@@ -242,7 +247,7 @@ def slow_in_loops(jaxpr: Any) -> bool:
     and HWIO; https://github.com/jax-ml/jax/issues/12868). The kernel gradient that autodiff makes
     of a 3×3 convolution, 32 to 64 channels of 16×16 pixels, took 27 ms outside and 3100 ms inside.
     """
-    for equation in jaxpr.eqns:
+    for equation in equations(jaxpr):
         if equation.primitive.name == "conv_general_dilated":
             ndim = equation.outvars[0].aval.ndim
             space = tuple(range(1, ndim - 1))
@@ -250,14 +255,7 @@ def slow_in_loops(jaxpr: Any) -> bool:
             numbers = equation.params["dimension_numbers"]
             if tuple(numbers) != (*fast, fast[0]):
                 return True
-        for value in jax.tree.leaves(tuple(equation.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(value) and slow_in_loops(getattr(value, "jaxpr", value)):
-                return True
     return False
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return hasattr(value, "eqns")
 
 
 def chunks(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from funcnet import _matplotlib
-from funcnet.bench._results import SECTIONS, Contender, Report, Result
+from funcnet.bench.results import SECTIONS, Contender, Report, Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
