@@ -119,7 +119,7 @@ def _cross_entropy_terms(logits, labels, label_smoothing, class_weights, ignore_
         rows, target = rows_of(labels, classes, ignore_index), None
         if class_weights is not None:
             own = jnp.where(_is_label(z, rows), 1.0 - label_smoothing, 0.0)
-            target = own.astype(z.dtype) + label_smoothing / classes
+            target = own + label_smoothing / classes
     if rows.counted is not None:
         z = jnp.where(rows.counted[..., None], z, 0.0)
     largest = z.max(-1, keepdims=True)

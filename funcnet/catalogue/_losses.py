@@ -123,6 +123,12 @@ def rows() -> list[Row]:
                     (np.array([[-2.0, 1.0, 1.0], [1.0, 1.0, -2.0]]) / 6.0, None),
                 ),
                 Case(
+                    "an infinite logit of another class",
+                    Sample((np.array([[0.0, np.inf]]), np.array([0]))),
+                    np.inf,
+                    (np.array([[-1.0, np.nan]]), None),
+                ),
+                Case(
                     "a class ruled out",
                     Sample((np.array([[0.0, -np.inf, 0.0]]), np.array([0]))),
                     np.log(2.0),
