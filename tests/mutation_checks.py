@@ -434,6 +434,7 @@ def maps_subject() -> Subject:
     def proofs_of(geometry: Any, dtype: Any) -> Iterator[Proof]:
         x, w, dy, where = test_kernels.drawn(geometry, np.random.default_rng(2), dtype)
         few = dy[:, :-1]
+        groups = where.pop("groups", 1)
         maps = (
             ((_conv.xla_conv, _conv.chunked_conv), (x, w), {}),
             (
@@ -443,6 +444,13 @@ def maps_subject() -> Subject:
             ),
             ((_conv.xla_input_gradient,), (few, w), {"size": x.shape[1:3]}),
         )
+        if groups > 1:  # the depthwise ways, and one group after the other
+            where["groups"] = groups
+            ways = _conv.cpu_conv, _conv.cpu_kernel_gradient, _conv.cpu_input_gradient
+            maps = tuple(
+                ((xla, way), args, size)
+                for ((xla, *_), args, size), way in zip(maps, ways, strict=True)
+            )
         for functions, args, size in maps:
             want = functions[0](*args, **size, **where)
             for function in functions:
@@ -504,6 +512,10 @@ def maps_subject() -> Subject:
         _conv.xla_input_gradient,
         _conv.chunked_conv,
         _conv.chunked_kernel_gradient,
+        _conv.depthwise_conv,
+        _conv.depthwise_kernel_gradient,
+        _conv.depthwise_input_gradient,
+        _conv._group_by_group,
         _conv.conv_bias,
         _products.xla_product,
         _products.product,
@@ -512,7 +524,7 @@ def maps_subject() -> Subject:
     by_geometry = [
         lambda g=g, d=d: list(proofs_of(g, d))
         for d in (jnp.float64, jnp.bfloat16)
-        for g in test_kernels.GEOMETRIES
+        for g in (*test_kernels.GEOMETRIES, *test_kernels.DILATED, *test_kernels.GROUPED)
     ]
     return Subject("kernels", seeds, (*by_geometry, products, mixed))
 

@@ -288,8 +288,8 @@ def _bands(
 def _conv_bands(x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair) -> Bands:
     kh, kw, cin, cout = w.shape
     oh, ow = _outputs(x, w, stride, pads, dilation)
-    patch = ow * kh * kw * cin
-    return _bands(x, oh, _spans((kh, kw), dilation)[0], stride[0], patch + ow * cout, patch)
+    span, taps = _spans((kh, kw), dilation)[0], kh * kw * cin
+    return _bands(x, oh, span, stride[0], (taps + cout) * ow, taps * ow)
 
 
 def _gradient_bands(x: Array, dy: Array, size: Pair, stride: Pair, dilation: Pair) -> Bands:
