@@ -178,6 +178,8 @@ def rows() -> list[Row]:
                 no_integers(lambda x: (np.ones(3), x)),
                 value_error("gains", np.ones(2), np.ones((4, 3)), match="gamma has shape"),
                 value_error("eps -1", np.ones(3), np.ones((4, 3)), eps=-1.0, match="eps is -1.0"),
+                value_error("no axis", None, np.ones(()), match="with c channels"),
+                value_error("no channels", None, np.ones((2, 0)), match="with c channels"),
             ),
         ),
         Row(
