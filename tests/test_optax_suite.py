@@ -23,6 +23,11 @@ EXPECTED = {
         f"contrib._muon_test.MuonTest.test_dim_nums_combinations_{how}": NESTED
         for how in ("aol", "frobenius", "schatten")
     },
+    **{
+        f"tree_utils._state_utils_test.StateUtilsTest.test_{what}": NESTED
+        for what in ("adam", "inject_hparams", "map_non_params_to_none", "map_params_to_none")
+    },
+    "transforms._masking_test.MaskedTest.test_masked_state_structure": NESTED,
     # In float64 both end at 1.39260e-5; in float32 funcnet at 1.39290e-5, optax at 1.30328e-5.
     "contrib._schedule_free_test.ScheduleFreeTest.test_schedule_free_adamw": (
         "compares float32 steps with optax's own, whose 1 - b^t is less exact"
