@@ -1,6 +1,7 @@
 """The compiled epoch, `fit`, evaluation, records, and the rows of the courses."""
 
 import math
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -172,6 +173,28 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been():
         assert_same(rest.final, whole.final)
         np.testing.assert_array_equal(np.concatenate([first.losses, rest.losses]), whole.losses)
         assert rest.history[-1]["val_accuracy"] == whole.history[-1]["val_accuracy"]
+
+
+def test_an_epoch_asks_the_device_twice_and_gathers_nothing_again(monkeypatch):
+    """Once for its steps, once for its row; the rows that are evaluated are gathered once a run."""
+    calls = {"device_get": 0, "for_device": 0}
+
+    def counted(module, name):
+        whole = getattr(module, name)
+
+        def call(*arguments, **options):
+            calls[name] += 1
+            return whole(*arguments, **options)
+
+        monkeypatch.setattr(module, name, call)
+
+    counted(jax, "device_get")
+    counted(data, "for_device")
+    seen = []
+    fit(epochs=4, batch_size=10, chunk_steps=10, on_epoch=lambda row: seen.append(dict(calls)))
+    each = [after["device_get"] - before["device_get"] for before, after in pairwise(seen[1:])]
+    assert each == [2, 2, 2]
+    assert len({now["for_device"] for now in seen}) == 1
 
 
 def test_augmentation_sees_raw_images_and_another_key_each_step():

@@ -36,7 +36,7 @@ from funcnet._validate import float_dtype
 from funcnet.nets import Net
 from funcnet.train import engine
 from funcnet.train._diagnosis import Diagnosis, LayerSizes, Sizes, diagnose
-from funcnet.train._evaluation import evaluate, evaluate_rows
+from funcnet.train._evaluation import Batches, evaluate, evaluate_rows, numbers
 from funcnet.train._interrupts import Interrupts, Terminated, terminate
 from funcnet.train._step import (
     ORDER,
@@ -328,25 +328,28 @@ def fit(
     program = engine.compile_epoch(
         engine.step_of_epoch(step, batch_of), max_nonfinite, carry, order(now.key, 0), *inputs
     )
-    measure = partial(evaluate_rows, net, loss=loss, batch_size=evaluation_batch_size)
+    measure = partial(evaluate_rows, net, loss=loss)
     some = np.random.default_rng(seed).permutation(n)[:train_accuracy_rows]
+    on_train = Batches(train, some, left, evaluation_batch_size)
+    on_val = None
+    if val is not None:
+        on_val = Batches(val[0], np.arange(len(val[0].labels)), val[1], evaluation_batch_size)
     began = time.perf_counter() - (0.0 if resume is None else resume.seconds)
 
-    def row(now: TrainState, **measured: Any) -> dict[str, Any]:
+    def row(now: TrainState, step: int, **measured: Any) -> dict[str, Any]:
         at = deliver(now)
-        on_train = measure(at, train, some, preprocessing=left, accuracy_only=True)
-        on_val: dict[str, Any] = {"accuracy": None, "loss": None}
-        if val is not None:
-            rows = np.arange(len(dataset.val.labels))
-            on_val = measure(at, val[0], rows, preprocessing=val[1])
+        found: Any = {"train": measure(at, on_train, accuracy_only=True)}
+        if on_val is not None:
+            found["val"] = measure(at, on_val)
+        found = {name: numbers(one) for name, one in jax.device_get(found).items()}
         return {
-            "epoch": int(now.step) // steps,
-            "step": int(now.step),
+            "epoch": step // steps,
+            "step": step,
             "loss": measured.get("loss"),
             "nonfinite": measured.get("nonfinite", 0),
-            "train_accuracy": on_train["accuracy"],
-            "val_accuracy": on_val["accuracy"],
-            "val_loss": on_val["loss"],
+            "train_accuracy": found["train"]["accuracy"],
+            "val_accuracy": found["val"]["accuracy"] if on_val is not None else None,
+            "val_loss": found["val"]["loss"] if on_val is not None else None,
             "seconds": time.perf_counter() - began,
             "images_per_second": measured.get("images_per_second"),
         }
@@ -354,17 +357,17 @@ def fit(
     meter = engine.Meter(rows_per_step, steps, epochs, int(now.step), resume)
     streak = 0
     if resume is None:
-        history, best = History([row(now)]), copied(deliver(now))
+        history, best = History([row(now, int(now.step))]), copied(deliver(now))
         best_row = history[0]
     else:
         history, best = History(resume.history), copied(resume.best)
         best_row = next(row for row in history if row["epoch"] == resume.best_epoch)
         streak = resume.streak if resume.streak < max_nonfinite else 0
 
-    def end_epoch() -> None:
+    def end_epoch(step: int) -> None:
         nonlocal best, best_row
         with interrupts.at_once():
-            history.append(row(now, **meter.end_epoch(int(now.step))))
+            history.append(row(now, step, **meter.end_epoch(step)))
         if val is not None and history[-1]["val_accuracy"] > best_row["val_accuracy"]:
             best, best_row = copied(deliver(now)), history[-1]
         if on_epoch is not None:
@@ -398,7 +401,8 @@ def fit(
     with Interrupts() as interrupts:
         try:
             if int(now.step) > history[-1]["step"] and int(now.step) % steps == 0:
-                end_epoch()  # it was stopped between the last step of an epoch and its row
+                # It was stopped between the last step of an epoch and its row.
+                end_epoch(int(now.step))
             for chunk in engine.chunks(
                 program, order, now, steps, epochs, chunk_steps, streak, max_nonfinite
             ):
@@ -420,7 +424,7 @@ def fit(
                 if not chunk.finite.all():
                     _warn_of_skipped(meter, int((~chunk.finite).sum()), steps)
                 if chunk.position == steps:
-                    end_epoch()
+                    end_epoch(progress.step)
                 if on_chunk is not None:
                     on_chunk(so_far(best if val is not None else deliver(now)))
                 interrupts.check()

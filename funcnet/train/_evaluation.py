@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ from funcnet.kernels import wide
 from funcnet.nets import Net
 from funcnet.train._step import TrainState, answers, ignored_label
 from funcnet.train.engine import EVALUATION_ROWS, Run, as_split, check_split
+
+_KEPT_BYTES = 2**26  # of a split's images, so small that their batches are kept from row to row
 
 
 def evaluate(
@@ -77,16 +80,8 @@ def evaluate(
     classes = jax.eval_shape(partial(net.apply, train=False), params, state, x)[0].shape[-1]
     split = check_split(split, classes, "split", ignored_label(loss))
     preprocessing = _preprocessing_of(trained, split, preprocessing)
-    rows = np.arange(len(split.labels))
-    return evaluate_rows(
-        net,
-        (params, state),
-        split,
-        rows,
-        preprocessing=preprocessing,
-        loss=loss,
-        batch_size=batch_size,
-    )
+    batches = Batches(split, np.arange(len(split.labels)), preprocessing, batch_size)
+    return numbers(jax.device_get(evaluate_rows(net, (params, state), batches, loss=loss)))
 
 
 def _preprocessing_of(trained: Any, split: data.Split, given: Any) -> data.Preprocessing:
@@ -111,35 +106,67 @@ def _preprocessing_of(trained: Any, split: data.Split, given: Any) -> data.Prepr
     return data.Preprocessing(np.zeros(ones), np.ones(ones))
 
 
+class Batches:
+    """Rows of a checked split, in batches for `evaluate_rows`; the last one is filled up.
+
+    What fits into a few megabytes is gathered once and kept on the device, for the next epoch.
+    """
+
+    def __init__(
+        self, split: Any, rows: np.ndarray, preprocessing: data.Preprocessing, batch_size: int
+    ):
+        self._split, self._rows, self._size = split, rows, batch_size
+        self._preprocessing = preprocessing
+        self._kept: list[tuple[Any, ...]] = []
+        images = split.images
+        size = len(rows) * math.prod(images.shape[1:]) * images.dtype.itemsize
+        self._keeps = isinstance(images, Array) and size <= _KEPT_BYTES
+        self.labels = split.labels[rows]
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        """What `_forward` takes of each batch: preprocessing, images, labels, which are its own."""
+        if not self._keeps:
+            return self._gathered()
+        if not self._kept:
+            self._kept = [jax.device_put(batch) for batch in self._gathered()]
+        return iter(self._kept)
+
+    def _gathered(self) -> Iterator[tuple[Any, ...]]:
+        for first in range(0, len(self._rows), self._size):
+            rows = self._rows[first : first + self._size]
+            own = np.arange(self._size) < len(rows)
+            rows = np.pad(rows, (0, self._size - len(rows)), mode="edge")
+            images, labels = (a[rows] for a in self._split)
+            images, left = data.for_device(self._preprocessing, images)
+            yield left, images, labels, own
+
+
 def evaluate_rows(
     net: Net,
     trained: Any,
-    split: Any,
-    rows: np.ndarray,
+    batches: Batches,
     *,
-    preprocessing: data.Preprocessing,
     loss: Callable[..., Array],
-    batch_size: int,
     accuracy_only: bool = False,
-) -> dict[str, float]:
-    """What `evaluate` returns, of these rows of a checked split; the loss only if asked for."""
+) -> dict[str, Any]:
+    """What `numbers` turns into what `evaluate` returns, still on the device."""
     forward = _compiled(net.apply, _forward, ignored_label(loss))
-    outputs, sums = [], []
-    for first in range(0, len(rows), batch_size):
-        batch = rows[first : first + batch_size]
-        own = np.arange(batch_size) < len(batch)
-        batch = np.pad(batch, (0, batch_size - len(batch)), mode="edge")
-        images, labels = (a[batch] for a in split)
-        images, left = data.for_device(preprocessing, images)
-        output, *found = forward(*trained[:2], left, images, labels, own)
-        sums.append(found)
+    outputs, counts = [], []
+    for batch in batches:
+        output, *found = forward(*trained[:2], *batch)
+        counts.append(found)
         if not accuracy_only:
             outputs.append(output)
-    right, counted = np.array(jax.device_get(sums)).sum(0)
-    measured = {"accuracy": float(right / counted) if counted else float("nan")}
-    if not accuracy_only:
-        measured["loss"] = float(_compiled(loss, _measure)(outputs, split.labels[rows]))
-    return measured
+    if accuracy_only:
+        return {"counts": counts}
+    return {"counts": counts, "loss": _compiled(loss, _measure)(outputs, batches.labels)}
+
+
+def numbers(measured: dict[str, Any]) -> dict[str, float]:
+    """The accuracy, and the loss if there is one, of what `evaluate_rows` found, fetched."""
+    right, counted = np.array(measured["counts"]).sum(0)
+    found = {"accuracy": float(right / counted) if counted else float("nan")}
+    return found | {"loss": float(measured["loss"])} if "loss" in measured else found
 
 
 def _forward(

@@ -212,6 +212,8 @@ def evaluated(
     """The state with the parameters to evaluate and to deliver, in place of those to go on from."""
     choose = _chosen if evaluation_params is None else evaluation_params
     params = choose(train_state.opt_state, train_state.params)
+    if params is train_state.params:
+        return train_state
     before, after = {"params": train_state.params}, {"params": params}
     contract.require("evaluation_params", contract.of_leaves(before, after))
     return train_state._replace(params=params)

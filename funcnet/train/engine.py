@@ -274,16 +274,17 @@ def chunks(
     """
     epoch, position = divmod(int(train_state.step), steps)
     length = chunk_steps or 1
+    carry = first_carry(train_state, position, steps, streak)
     while epoch < epochs:
-        rows = order(train_state.key, epoch)
-        carry = first_carry(train_state, position, steps, streak)
+        rows = order(carry.train_state.key, epoch)
         while position < steps:
             began = time.perf_counter()
             with unsearched():
                 carry = program(carry, min(position + length, steps), rows)
-            done, streak = int(carry.position), int(carry.streak)
+                done, streak, *found = jax.device_get(carry[1:])  # the host's one question
             seconds = time.perf_counter() - began
-            losses, accuracies, finite = (np.array(a)[position:done] for a in carry[3:])
+            done, streak = int(done), int(streak)
+            losses, accuracies, finite = (np.array(a[position:done]) for a in found)
             yield Chunk(
                 carry.train_state,
                 epoch,
@@ -300,7 +301,8 @@ def chunks(
                 wanted = int(SECONDS_A_CHUNK * (done - position) / max(seconds, 1e-9))
                 length = min(max(wanted, 1), 10 * length)
             position = done
-        train_state, epoch, position = carry.train_state, epoch + 1, 0
+        epoch, position = epoch + 1, 0
+        carry = carry._replace(position=jnp.zeros((), jnp.int32))
 
 
 def first_carry(train_state: Any, position: int, steps: int, streak: int = 0) -> Carry:
