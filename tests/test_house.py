@@ -13,7 +13,16 @@ from typing import NamedTuple
 import funcnet
 
 ROOT = Path(funcnet.__file__).parent
-GROUND = {"_validate", "_files", "_machine", "_matplotlib", "_moments", "_reports", "_jaxprs"}
+GROUND = {
+    "_validate",
+    "_files",
+    "_homes",
+    "_machine",
+    "_matplotlib",
+    "_moments",
+    "_reports",
+    "_jaxprs",
+}
 # What each room may import, beside the ground. A room that is not here may import nothing.
 BELOW = {
     "kernels": "",
@@ -122,6 +131,16 @@ def floors():
 def test_the_floors_have_no_circle():
     assert GROUND & set(next(floors()))
     assert max(len(floor) for floor in floors()) > 1
+
+
+def test_public_classes_say_the_room_that_shows_them():
+    for name in funcnet.__all__[1:]:
+        room = getattr(funcnet, name)
+        classes = [
+            public for public in map(vars(room).get, room.__all__) if isinstance(public, type)
+        ]
+        private = [public for public in classes if "._" in public.__module__]
+        assert not private, (name, private)
 
 
 def test_rooms_load_when_they_are_asked_for():

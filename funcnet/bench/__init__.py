@@ -13,6 +13,7 @@ quartiles.
 (True, True)
 """
 
+from funcnet._homes import at_home
 from funcnet.bench._cases import CASES, STEPS, Case, Step
 from funcnet.bench._programs import Comparison, Variant, compare, environment
 from funcnet.bench._rules import rules
@@ -46,3 +47,5 @@ __all__ = [
     "steps",
     "to_markdown",
 ]
+
+at_home(globals())

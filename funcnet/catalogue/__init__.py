@@ -3,6 +3,7 @@
 `ROWS` maps the name of each rule to its `Row`. A rule of the package without a row fails the tests.
 """
 
+from funcnet._homes import at_home
 from funcnet.catalogue import _activations, _linear, _losses, _norms, _pools
 from funcnet.catalogue._row import Case, Refusal, Row, Sample
 
@@ -14,3 +15,5 @@ ROWS: dict[str, Row] = {
     for row in family.rows()
 }
 """The rows of all rules, by name."""
+
+at_home(globals())

@@ -20,6 +20,7 @@ True
 ['mean', 'var']
 """
 
+from funcnet._homes import at_home
 from funcnet.checkpoint._arrays import CheckpointError, read_npz
 from funcnet.checkpoint._checkpoints import Checkpoints
 from funcnet.checkpoint._lock import LockedError, locked
@@ -35,3 +36,5 @@ __all__ = [
     "read_npz",
     "save_params",
 ]
+
+at_home(globals())

@@ -31,6 +31,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from funcnet._homes import at_home
 from funcnet._reports import Check, RuleError, sentence
 from funcnet.checks import _rule_checks, _rule_inputs, _rule_transforms, _rules
 from funcnet.checks._detection import Detection, threshold
@@ -523,3 +524,6 @@ def check_optimizer(
         cause=c.cause,
         properties=c.properties,
     )
+
+
+at_home(globals())

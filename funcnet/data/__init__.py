@@ -29,6 +29,7 @@ from jaxtyping import Int32
 
 from funcnet import _validate
 from funcnet._files import replacing
+from funcnet._homes import at_home
 from funcnet.augment import (
     Preprocessing,
     compose,
@@ -676,3 +677,6 @@ def synthetic(
 
     train, val, test = (split(size) for size in sizes)
     return Dataset(train, val, test, tuple(str(k) for k in range(classes)), name="synthetic")
+
+
+at_home(globals())

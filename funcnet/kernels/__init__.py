@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int32
 
+from funcnet._homes import at_home
 from funcnet.kernels import _conv, _entries, _lowering, _native, _products
 from funcnet.kernels._conv import Pads, Pair
 from funcnet.kernels._flops import flops as flops
@@ -361,3 +362,6 @@ def native_status() -> str:
     """
     package, reason = _native.status()
     return f"{'XLA' if package is None else 'native'}: {reason}"
+
+
+at_home(globals())

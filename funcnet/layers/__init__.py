@@ -17,6 +17,7 @@ order (`jax.hessian`, `grad` of `grad`); plain forward mode (`jax.jvp`) does not
 `custom_vjp`: differentiate the twin of the same name in `funcnet.plain` instead.
 """
 
+from funcnet._homes import at_home
 from funcnet.layers._activations import (
     dropout,
     elu,
@@ -96,3 +97,5 @@ __all__ = [
     "softplus",
     "tanh",
 ]
+
+at_home(globals())

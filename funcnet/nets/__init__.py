@@ -21,6 +21,7 @@ import jax
 from jax import Array
 
 from funcnet import _validate
+from funcnet._homes import at_home
 from funcnet._validate import example_shape
 from funcnet.nets import _blocks
 from funcnet.nets._blocks import (
@@ -436,3 +437,6 @@ def resnet(classes: int, widths: Sequence[int] = (16, 32, 64), depth: int = 1) -
             around = serial(conv(width, size=1, stride=2), batch_norm()) if first else None
             blocks += [residual(way, around), relu()]
     return serial(*blocks, global_avg_pool(), affine(classes))
+
+
+at_home(globals())

@@ -36,6 +36,7 @@ Names and defaults are those of optax 0.2.8; arguments that optax lacks are keyw
 velocity of `momentum` and `nesterov` aside).
 """
 
+from funcnet._homes import at_home
 from funcnet.optimizers._adam import adam, adamax, adamw, amsgrad, lamb, nadam
 from funcnet.optimizers._adaptive import adadelta, adagrad, rmsprop
 from funcnet.optimizers._frame import (
@@ -75,3 +76,5 @@ __all__ = [
     "rmsprop",
     "sgd",
 ]
+
+at_home(globals())

@@ -41,6 +41,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from funcnet import _validate, data, train
+from funcnet._homes import at_home
 from funcnet.sweep._folder import digest, opened
 from funcnet.sweep._members import (
     Member,
@@ -522,3 +523,6 @@ def _result(runs: list[Member], members: Members, *rest: Any) -> Result:
         stacked([run.final for run in runs]),
         *rest,
     )
+
+
+at_home(globals())

@@ -32,6 +32,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from funcnet import _validate, data, losses
+from funcnet._homes import at_home
 from funcnet._validate import float_dtype
 from funcnet.nets import Net
 from funcnet.train import engine
@@ -473,3 +474,6 @@ def _check_output(net: Net, now: TrainState, input_shape: tuple[int, ...], class
             f"have {classes} classes; expected (2, {classes}). End the net with "
             f"nets.affine({classes})."
         )
+
+
+at_home(globals())

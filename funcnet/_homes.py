@@ -1,0 +1,24 @@
+"""Where public names live: in the room that shows them, whatever file they are written in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def at_home(door: dict[str, Any]) -> None:
+    """Makes a room the home of the classes in its `__all__`; called last, with `globals()`.
+
+    What is printed, pickled or caught is then named as people import it: `funcnet.train.Run`.
+
+    >>> from funcnet import train
+    >>> train.Run.__module__
+    'funcnet.train'
+    """
+    for name in door["__all__"]:
+        public = door[name]
+        if isinstance(public, type) and _is_private(public.__module__):
+            public.__module__ = door["__name__"]
+
+
+def _is_private(module: str) -> bool:
+    return module.startswith("funcnet.") and "._" in module
