@@ -10,9 +10,9 @@ def at_home(door: dict[str, Any]) -> None:
 
     What is printed, pickled or caught is then named as people import it: `funcnet.train.Run`.
 
-    >>> from funcnet import train
-    >>> train.Run.__module__
-    'funcnet.train'
+    >>> from funcnet import checkpoint
+    >>> checkpoint.LockedError.__module__
+    'funcnet.checkpoint'
     """
     for name in door["__all__"]:
         public = door[name]

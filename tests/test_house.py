@@ -13,16 +13,7 @@ from typing import NamedTuple
 import funcnet
 
 ROOT = Path(funcnet.__file__).parent
-GROUND = {
-    "_validate",
-    "_files",
-    "_homes",
-    "_machine",
-    "_matplotlib",
-    "_moments",
-    "_reports",
-    "_jaxprs",
-}
+GROUND = set("_validate _files _homes _machine _matplotlib _moments _reports _jaxprs".split())
 # What each room may import, beside the ground. A room that is not here may import nothing.
 BELOW = {
     "kernels": "",
