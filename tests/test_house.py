@@ -13,7 +13,8 @@ from typing import NamedTuple
 import funcnet
 
 ROOT = Path(funcnet.__file__).parent
-GROUND = set("_validate _files _homes _machine _matplotlib _moments _reports _jaxprs".split())
+GROUND = {"_validate", "_files", "_homes", "_machine", "_matplotlib", "_moments", "_reports"}
+GROUND |= {"_jaxprs"}
 # What each room may import, beside the ground. A room that is not here may import nothing.
 BELOW = {
     "kernels": "",
@@ -32,6 +33,7 @@ BELOW = {
     "bench": "kernels layers losses plain catalogue nets optimizers data train checks",
     "plots": "train sweep",
 }
+MOST_LINES, MOST_LINES_OF_A_BODY = 570, 80
 BELOW["cli"] = " ".join(BELOW)
 BELOW["__main__"] = "cli"
 
@@ -122,6 +124,21 @@ def floors():
 def test_the_floors_have_no_circle():
     assert GROUND & set(next(floors()))
     assert max(len(floor) for floor in floors()) > 1
+
+
+def test_no_function_and_no_file_is_a_hall():
+    """Bodies of at most 80 lines, signature and docstring aside; files of little over 500."""
+    halls = []
+    for path in sorted(ROOT.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if text.count("\n") > MOST_LINES:
+            halls.append(f"{path.relative_to(ROOT)} has {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                first = node.body[1:2] if ast.get_docstring(node) else node.body[:1]
+                if first and node.end_lineno - first[0].lineno + 1 > MOST_LINES_OF_A_BODY:
+                    halls.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert not halls, "\n".join(halls)
 
 
 def test_public_classes_say_the_room_that_shows_them():

@@ -108,10 +108,10 @@ def quick_flags_are_known():
 
 
 RELIED_ON = {
-    primitives_can_be_made: "kernels/_lowering.py, train/engine.py",
+    primitives_can_be_made: "kernels/_lowering.py, train/_epoch.py",
     rules_show_their_parts: "checks/_rules.py, docs/hooks.py",
     jaxprs_name_rules: "checks/_rules.py",
-    jaxprs_name_convolutions: "train/engine.py",
+    jaxprs_name_convolutions: "train/_epoch.py",
     jaxprs_name_their_lines: "train/contract.py",
     keys_have_a_dtype: "train/_step.py, checkpoint/_arrays.py, checks/_problem.py",
     settings_can_be_read: "cli/_info_command.py, bench/_programs.py, checks/_resume.py",

@@ -13,6 +13,7 @@ import pytest
 from funcnet import checks, data, layers, nets, plain, train
 from funcnet.checkpoint import Checkpoints
 from funcnet.checks import _resume
+from funcnet.train import _evaluation
 from tests import resume_runs
 from tests.resuming import (
     DATA,
@@ -67,9 +68,10 @@ def test_a_signal_ends_an_evaluation_at_once(whole, monkeypatch):
         if len(evaluations) == 3:  # two before training, and the first at the end of an epoch
             os.kill(os.getpid(), signal.SIGINT)
             raise AssertionError("not reached")
-        return train._evaluation.evaluate_rows(*arguments, **options)
+        return evaluate_rows(*arguments, **options)
 
-    monkeypatch.setattr(train, "evaluate_rows", evaluate)
+    evaluate_rows = _evaluation.evaluate_rows
+    monkeypatch.setattr(_evaluation, "evaluate_rows", evaluate)
     try:
         first = fit()
     finally:

@@ -1,6 +1,7 @@
 """Sweeps: members equal their solo runs, leave each other alone, are saved, ranked and drawn."""
 
 import dataclasses
+import functools
 import json
 import re
 
@@ -13,7 +14,7 @@ import pytest
 from funcnet import cli, data, losses, nets, optimizers, plots, sweep, train
 from funcnet.cli import _sweep_command
 from funcnet.cli._train_options import flag
-from funcnet.sweep import _programs
+from funcnet.sweep import _members, _programs
 
 DATA = data.synthetic(shape=(4, 4, 1), classes=3, sizes=(103, 30, 20), noise=0.4)
 HOWS = ("loop", "map", "vmap")
@@ -176,6 +177,26 @@ def test_convolutions_that_loops_spoil_are_called_one_by_one(monkeypatch):
     np.testing.assert_allclose(result.losses, looped.losses, rtol=1e-12)
 
 
+def test_labels_that_the_loss_ignores_are_labels_of_a_sweep():
+    loss = functools.partial(losses.softmax_cross_entropy, ignore_index=-1)
+    labels = DATA.train.labels.copy()
+    labels[:7] = -1
+    ignored = DATA._replace(train=data.Split(DATA.train.images, labels))
+
+    def make(learning_rate):
+        return softmax(learning_rate)._replace(loss=loss)
+
+    options = {"epochs": 2, "batch_size": 10, "dtype": jnp.float64}
+    values = {"learning_rate": [0.1, 0.01]}
+    member = sweep.run(make, ignored, values, how="map", **options).member(1)
+    trial = make(0.01)
+    alone = train.fit(trial.net, ignored, trial.optimizer, loss=loss, reg=trial.reg, **options)
+    np.testing.assert_allclose(member.losses, alone.losses, rtol=1e-12)
+    np.testing.assert_allclose(member.train_accuracy, alone.history["train_accuracy"], rtol=1e-12)
+    with pytest.raises(data.LabelError):
+        sweep.run(softmax, ignored, values, epochs=1, batch_size=10)
+
+
 def test_without_validation_the_last_state_is_the_best():
     dataset = DATA._replace(val=None)
     result = sweep.run(softmax, dataset, {"learning_rate": [0.1, 1e300]}, epochs=2, batch_size=10,
@@ -260,7 +281,7 @@ def test_the_fastest_way_is_chosen(monkeypatch):
         asked.append(len(members.seeds))
         return next(taken)
 
-    monkeypatch.setattr(sweep.Trainer, "step_seconds", measured)
+    monkeypatch.setattr(_members.Trainer, "step_seconds", measured)
     taken = iter(seconds.values())
     result = run(how="measure", values={"learning_rate": [0.1, 0.2, 0.3]}, members_at_once=2)
     assert (result.how, result.step_seconds) == ("map", seconds)
@@ -511,7 +532,7 @@ def test_what_shapes_the_program_is_no_column():
         ({"seeds": ()}, TypeError, "expected a sequence"),
         ({"seeds": (0.5,)}, TypeError, r"seeds\[0\] is 0.5"),
         ({"seeds": (1, 1)}, ValueError, "expected each one once"),
-        ({"how": "fast"}, ValueError, r"how is \['fast'\], expected of \('measure', 'loop'"),
+        ({"how": "fast"}, ValueError, r"how is 'fast', expected one of \('measure', 'loop'"),
         ({"keep": ("worst",)}, ValueError, "keep is"),
         ({"members_at_once": 0}, ValueError, "members_at_once is 0"),
         ({"batch_size": 1000}, ValueError, "batch_size is 1000"),

@@ -156,7 +156,7 @@ def test_a_run_that_cannot_be_diagnosed_comes_back_all_the_same(monkeypatch):
     def broken(*arguments, **options):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(train, "diagnose", broken)
+    monkeypatch.setattr(train._session, "diagnose", broken)
     with pytest.warns(RuntimeWarning, match="at step 5 .*: train.diagnose failed: no room"):
         run = fit(dataset=poisoned_steps(4), preprocessing=None, max_nonfinite=1)
     assert run.final.step == 5

@@ -167,9 +167,8 @@ def muon(
 
     def static(tree: Any) -> list[dict[str, Any]]:
         flags = decays("muon", scalars["weight_decay"], weight_decay_mask, tree)
-        return [
-            {"decays": flag, "axes": axes} for flag, axes in zip(flags, axes_of(tree), strict=True)
-        ]
+        both = zip(flags, axes_of(tree), strict=True)
+        return [{"decays": flag, "axes": axes} for flag, axes in both]
 
     moments = {"mu": zeros(mu_dtype)}
     frame = make_optimizer(

@@ -74,11 +74,10 @@ class Member(NamedTuple):
 class Report:
     """Counts the steps of all members, and says where the sweep stands."""
 
-    def __init__(
-        self, plan: Plan, epochs: int, members: int, finished: int, say: Callable[..., Any] | None
-    ):
-        self.members, self.finished, self.epochs, self.say = members, finished, epochs, say
-        self.steps = epochs * plan.steps
+    def __init__(self, plan: Plan, members: int, finished: int, say: Callable[..., Any] | None):
+        self.members, self.finished, self.say = members, finished, say
+        self.epochs = plan.setting.epochs
+        self.steps = self.epochs * plan.setting.steps
         self._done, self._seconds = 0, 0.0
         self._left = self.steps * (members - finished)
 
@@ -128,48 +127,37 @@ def _weak(column: np.ndarray) -> Array:
 class Trainer:
     """What all groups of members share: the data on the device, and how they are evaluated."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        dataset: data.Dataset,
-        preprocessing: data.Preprocessing,
-        epochs: int,
-        keep: tuple[str, ...],
-        train_accuracy_rows: int | None,
-        evaluation_batch_size: int,
-    ):
-        self.plan, self.epochs, self.keep = plan, epochs, keep
-        self.split, self.preprocessing = data.on_device(
-            dataset.train, preprocessing, raw=plan.augment is not None
-        )
-        self._rows, self._batch = train_accuracy_rows, evaluation_batch_size
-        self._counts = len(self._some(0)), 0
+    def __init__(self, plan: Plan, preprocessing: data.Preprocessing, keep: tuple[str, ...] = ()):
+        self.plan, self.keep, setting = plan, keep, plan.setting
+        self.inputs, val = setting.on_device(preprocessing)
+        self._batch = setting.evaluation_batch_size
+        self._counts = len(setting.accuracy_rows(0)), 0
         self._val: Any = None
-        if engine.has_rows(dataset.val):
-            self._counts = self._counts[0], len(dataset.val.labels)
-            val = data.on_device(dataset.val, preprocessing)
+        if setting.val is not None:
+            self._counts = self._counts[0], len(setting.val.labels)
             self._val = val, *self._batched(np.arange(self._counts[1]))
 
     def train(
-        self, programs: Programs, members: Members, count: int, report: Report
+        self, programs: Programs, members: Members, wanted: int, report: Report
     ) -> list[Member]:
-        """Trains members from their first step to their last, and returns `count` of them."""
-        steps, seeds = self.plan.steps, members.seeds
+        """Trains members from their first step to their last, and returns the first `wanted`."""
+        setting, seeds = self.plan.setting, members.seeds
+        steps, epochs = setting.steps, setting.epochs
         values, keys, at = members.start(programs)
         # Steps give their buffers away, and the best state keeps its own.
-        kept = jax.tree.map(jnp.copy, keyless(at.now)) if "best" in self.keep else ()
+        kept = jax.tree.map(jnp.copy, keyless(at.train_state)) if "best" in self.keep else ()
         best = Best(kept, jnp.full((len(keys),), -1, jnp.int32))
-        batches = [self._batched(self._some(seed)) for seed in seeds.tolist()]
+        batches = [self._batched(setting.accuracy_rows(seed)) for seed in seeds.tolist()]
         rows, counted = np.stack([batch[0] for batch in batches]), batches[0][1]
-        splits = ((self.split, self.preprocessing), counted), self._val
+        splits = (self.inputs, counted), self._val
 
-        accuracies = np.full((2, len(keys), self.epochs + 1), np.nan)
-        losses = np.full((len(keys), self.epochs * steps), np.nan, at.losses.dtype)
-        length = 1
-        for epoch in range(self.epochs + 1):
+        accuracies = np.full((2, len(keys), epochs + 1), np.nan)
+        losses = np.full((len(keys), epochs * steps), np.nan, at.losses.dtype)
+        pace = engine.Pace()
+        for epoch in range(epochs + 1):
             alive = np.array(self.plan.is_alive(at))
-            if not alive[:count].any():
-                report.skip(count * steps * (self.epochs - epoch))
+            if not alive[:wanted].any():
+                report.skip(wanted * steps * (epochs - epoch))
                 break
             own = values, at, rows
             best, *right = programs.evaluate(best, own, splits)
@@ -178,28 +166,26 @@ class Trainer:
                     right_rows, counted = np.array(found).T
                     fractions = right_rows / np.where(counted, counted, np.nan)
                     accuracies[kind, :, epoch] = np.where(alive, fractions, np.nan)
-            if epoch == self.epochs:
+            if epoch == epochs:
                 break
             order = programs.order(keys, np.int32(epoch))
-            begin = 0
-            while begin < steps:
-                stop = min(begin + length, steps)
+            at = at._replace(position=jnp.zeros_like(at.position))
+            position = 0
+            while position < steps:
+                count = pace.stop(position, steps) - position
                 began = time.perf_counter()
-                at = programs.advance(
-                    at, (values, order), begin, stop, self.split, self.preprocessing
-                )
+                at = programs.advance(at, (values, order), count, *self.inputs)
                 seconds = time.perf_counter() - began
-                report.add(epoch, count * (stop - begin), seconds)
-                wanted = int(engine.SECONDS_A_CHUNK * (stop - begin) / seconds)
-                length = min(max(wanted, 1), 10 * length)
-                begin = stop
+                report.add(epoch, count * wanted, seconds)
+                pace.took(count, seconds)
+                position += count
             losses[:, epoch * steps : (epoch + 1) * steps] = at.losses
 
-        first = np.array(at.now.step - at.streak) + 1
+        first = np.array(at.train_state.step - at.streak) + 1
         stopped_at = np.where(self.plan.is_alive(at), 0, first)
-        final = jax.device_get(keyless(at.now)) if "final" in self.keep else None
+        final = jax.device_get(keyless(at.train_state)) if "final" in self.keep else None
         if self._val is None:
-            best = best._replace(state=keyless(at.now) if "best" in self.keep else ())
+            best = best._replace(state=keyless(at.train_state) if "best" in self.keep else ())
         states = {"best": jax.device_get(best.state), "final": final}
 
         def state(name: str, index: int) -> train.TrainState | None:
@@ -219,27 +205,24 @@ class Trainer:
                 state("best", index),
                 state("final", index),
             )
-            for index in range(count)
+            for index in range(wanted)
         ]
 
     def step_seconds(self, programs: Programs, members: Members) -> float:
         """The seconds that a step of one member takes, compiling not counted."""
         values, keys, at = members.start(programs)
         own = values, programs.order(keys, np.int32(0))
-        inputs = self.split, self.preprocessing
-        stop, spent, fastest = 1, 0.0, float("inf")
-        at = programs.advance(at, own, 0, stop, *inputs)
+        count = 1
+        at = programs.advance(at, own, count, *self.inputs)
+        spent, fastest = 0.0, float("inf")
         while spent < _MEASURED_SECONDS:
+            at = at._replace(position=jnp.zeros_like(at.position))
             began = time.perf_counter()
-            at = programs.advance(at, own, 0, stop, *inputs)
+            at = programs.advance(at, own, count, *self.inputs)
             seconds = time.perf_counter() - began
-            spent, fastest = spent + seconds, min(fastest, seconds / stop)
-            stop = min(max(1, int(_MEASURED_SECONDS / 4 / fastest)), self.plan.steps)
+            spent, fastest = spent + seconds, min(fastest, seconds / count)
+            count = min(max(1, int(_MEASURED_SECONDS / 4 / fastest)), self.plan.setting.steps)
         return fastest / len(keys)
-
-    def _some(self, seed: int) -> np.ndarray:
-        """The rows of the training split that `train.fit` takes for its training accuracy."""
-        return np.random.default_rng(seed).permutation(self.plan.n)[: self._rows]
 
     def _batched(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows in batches, the last one filled up, and which of them are counted."""
@@ -278,7 +261,7 @@ def as_saved(member: Member) -> tuple[dict[str, Any], dict[str, Any]]:
 def template(training: Any, epochs: int, keep: tuple[str, ...]) -> dict[str, Any]:
     """The shapes of the arrays of `as_saved`."""
     steps = training.losses.shape[0] * epochs
-    state = keyless(training.now)
+    state = keyless(training.train_state)
     losses = jax.ShapeDtypeStruct((steps,), training.losses.dtype)
     return {"losses": losses} | dict.fromkeys(keep, state)
 

@@ -16,7 +16,7 @@ from jax import Array, lax
 
 from funcnet import data, losses, train
 from funcnet._validate import float_dtype
-from funcnet.kernels import wide, wide_dtype
+from funcnet.kernels import wide
 from funcnet.nets import Net
 from funcnet.train import engine
 
@@ -42,14 +42,6 @@ class Trial(NamedTuple):
     compute_dtype: Any = None
 
 
-class Training(NamedTuple):
-    """What moves with every step; `streak` is how many of the last ones were not finite."""
-
-    now: train.TrainState
-    streak: Any
-    losses: Any
-
-
 class Best(NamedTuple):
     """The best state so far, without its key, and its number of right answers (-1 before any)."""
 
@@ -64,14 +56,8 @@ class Plan(NamedTuple):
     """
 
     make: Callable[..., Trial]
-    input_shape: tuple[int, ...]
+    setting: engine.Setting
     dtype: Any
-    augment: Callable[[Array, Array], Array] | None
-    n: int
-    batch_size: int
-    steps: int
-    sampling: engine.Sampling
-    max_nonfinite: int
 
     def trial(self, values: Any) -> Trial:
         """What `make` makes of a member's values."""
@@ -82,19 +68,14 @@ class Plan(NamedTuple):
             )
         return trial
 
-    def start(self, values: Any, key: Array) -> Training:
-        """The state that `train.fit` starts from."""
-        trial = self.trial(values)
-        now = train.init_state(trial.net, trial.optimizer, key, self.input_shape, self.dtype)
-        empty = jnp.zeros((self.steps,), wide_dtype(float_dtype(now.params)))
-        return Training(now, jnp.zeros((), jnp.int32), empty)
+    def start(self, values: Any, key: Array) -> engine.Carry:
+        """What `train.fit` starts from."""
+        trial, shape = self.trial(values), self.setting.input_shape
+        now = train.init_state(trial.net, trial.optimizer, key, shape, self.dtype)
+        return engine.first_carry(now, 0, self.setting.steps)
 
-    def order(self, key: Array, epoch: Any) -> Array:
-        """The batches that `train.fit` takes in an epoch."""
-        return train.batch_order(key, epoch, self.n, self.batch_size, self.sampling)
-
-    def step(self, at: Training, position: Any, own: Any, *inputs: Any) -> Training:
-        """Step number `position` of an epoch, which changes nothing in a member that has stopped.
+    def step(self, at: engine.Carry, own: Any, *inputs: Any) -> engine.Carry:
+        """The next step of an epoch, which changes nothing in a member that has stopped.
 
         Its loss is made NaN, whereupon the step's own guard keeps all as it is: that costs nothing,
         and a second guard would read the whole state once more.
@@ -108,39 +89,33 @@ class Plan(NamedTuple):
             return jnp.where(alive, value, jnp.full_like(value, jnp.nan))
 
         step = train.make_step(**trial._replace(loss=loss)._asdict())
-        gathers = self.sampling != "full"
-        batch_of = engine.batch_maker(gathers, self.augment, float_dtype(at.now.params))
-        now, metrics = step(at.now, batch_of(at.now, rows, position, *inputs))
-        streak = jnp.where(metrics["finite"], 0, at.streak + 1)
-        return Training(
-            now._replace(step=jnp.where(alive, now.step, at.now.step)),
-            jnp.where(alive, streak, at.streak),
-            at.losses.at[position].set(metrics["loss"].astype(at.losses.dtype)),
-        )
+        batch_of = self.setting.batch_of(float_dtype(at.train_state.params))
+        after = engine.step_of_epoch(step, batch_of)(at, rows, *inputs)
+        now, streak = after.train_state, jnp.where(alive, after.streak, at.streak)
+        now = now._replace(step=jnp.where(alive, now.step, at.train_state.step))
+        return after._replace(train_state=now, streak=streak)
 
     def advance(
-        self, at: Training, own: Any, begin: Any, stop: Any, *inputs: Any, looped: bool = True
-    ) -> Training:
-        """Steps number `begin` to `stop` of an epoch; without `looped` the first of them alone."""
+        self, at: engine.Carry, own: Any, count: Any, *inputs: Any, looped: bool = True
+    ) -> engine.Carry:
+        """So many steps of an epoch; without `looped` one."""
         if not looped:
-            return self.step(at, begin, own, *inputs)
-        return lax.fori_loop(
-            begin, stop, lambda position, at: self.step(at, position, own, *inputs), at
-        )
+            return self.step(at, own, *inputs)
+        return lax.fori_loop(0, count, lambda _, at: self.step(at, own, *inputs), at)
 
-    def is_alive(self, at: Training) -> Any:
+    def is_alive(self, at: engine.Carry) -> Any:
         """Whether the run has not ended, as `train.fit` ends one that is not finite."""
-        return at.streak < self.max_nonfinite
+        return at.streak < self.setting.max_nonfinite
 
     def evaluate(self, best: Best, own: Any, splits: Any) -> Any:
         """The best state with this one counted in, and each split's (right answers, rows counted).
 
-        `own` holds the values, the `Training`, and rows of the training split; `splits` are
+        `own` holds the values, the `engine.Carry`, and rows of the training split; `splits` are
         training and validation, each with its preprocessing and which rows of it to evaluate or
         to count, the latter perhaps None.
         """
         values, at, rows = own
-        now: Any = engine.evaluated(at.now)
+        now: Any = engine.evaluated(at.train_state)
         trial, (on_train, own_rows), on_val = self.trial(values), splits[0], splits[1]
         ignore_index = engine.ignored_label(trial.loss)
 
@@ -150,7 +125,7 @@ class Plan(NamedTuple):
             def of_batch(batch: Any) -> Array:
                 rows, own_rows = batch
                 images, labels = (a[rows] for a in split)
-                x = data.preprocess(preprocessing, images, float_dtype(at.now.params))
+                x = data.preprocess(preprocessing, images, float_dtype(now.params))
                 output = wide(trial.net.apply(now.params, now.state, x, train=False)[0])
                 found = jnp.stack(engine.answers(output, labels, ignore_index))
                 return (own_rows[None] & found).sum(1, dtype=jnp.int32)
@@ -174,16 +149,15 @@ class Programs:
         self.plan, self.looped = plan, looped
         # Not compiled as a whole, as `fit` does not: fused, a float32 initialiser rounds otherwise.
         self.start = jax.vmap(plan.start)
-        self.order = jax.jit(jax.vmap(plan.order, in_axes=(0, None)))
+        self.order = jax.jit(jax.vmap(plan.setting.order, in_axes=(0, None)))
         advance = over_members(how, partial(plan.advance, looped=looped))
         self._advance = jax.jit(advance, donate_argnums=0)
         self.evaluate = jax.jit(over_members(how, plan.evaluate), donate_argnums=0)
 
-    def advance(self, at: Training, own: Any, begin: int, stop: int, *inputs: Any) -> Training:
-        """Runs steps `begin` to `stop` of an epoch, and waits for them."""
-        turns = [(begin, stop)] if self.looped else [(i, i + 1) for i in range(begin, stop)]
-        for turn in turns:
-            at = self._advance(at, own, *map(np.int32, turn), *inputs)
+    def advance(self, at: engine.Carry, own: Any, count: int, *inputs: Any) -> engine.Carry:
+        """Runs the next `count` steps of an epoch, and waits for them."""
+        for turn in [count] if self.looped else [1] * count:
+            at = self._advance(at, own, np.int32(turn), *inputs)
         return jax.block_until_ready(at)
 
 
@@ -208,7 +182,7 @@ class Traced(NamedTuple):
     whether XLA's CPU backend would spoil the step inside a loop.
     """
 
-    training: Training
+    training: engine.Carry
     output_shape: tuple[int, ...]
     program: tuple[Any, ...]
     loops_badly: bool
@@ -218,22 +192,18 @@ def trace(plan: Plan, values: Any, split: Any, preprocessing: Any) -> Traced:
     """Traces a member's start and its step with values of these shapes."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     begin, training = jax.make_jaxpr(plan.start, return_shape=True)(values, key)
-    rows = jax.eval_shape(plan.order, key, 0)
-    position = jax.ShapeDtypeStruct((), jnp.int32)
-    advance = partial(plan.advance, looped=False)
-    step = jax.make_jaxpr(advance)(
-        training, (values, rows), position, position, split, preprocessing
-    )
+    rows = jax.eval_shape(plan.setting.order, key, 0)
+    step = jax.make_jaxpr(plan.step)(training, (values, rows), split, preprocessing)
 
     def output(values: Any, now: train.TrainState) -> Array:
-        x = jnp.zeros((2, *plan.input_shape), float_dtype(now.params))
+        x = jnp.zeros((2, *plan.setting.input_shape), float_dtype(now.params))
         return plan.trial(values).net.apply(now.params, now.state, x, train=False)[0]
 
     # Functions are printed with their addresses, which are others in every process.
     text = re.sub(r"0x[0-9a-f]+", "", f"{begin}\n{step}")
     return Traced(
         training,
-        jax.eval_shape(output, values, training.now).shape,
+        jax.eval_shape(output, values, training.train_state).shape,
         (text, *begin.consts, *step.consts),
         jax.default_backend() == "cpu" and engine.slow_in_loops(step.jaxpr),
     )

@@ -14,8 +14,8 @@ from jax import Array
 from funcnet import losses, nets
 from funcnet.kernels import wide
 from funcnet.nets import Net
+from funcnet.train._epoch import unsearched
 from funcnet.train._step import TrainState, make_objective, norm
-from funcnet.train.engine import unsearched
 
 
 class Sizes(NamedTuple):

@@ -17,8 +17,9 @@ from funcnet import data, losses
 from funcnet._validate import float_dtype
 from funcnet.kernels import wide
 from funcnet.nets import Net
+from funcnet.train._arguments import EVALUATION_ROWS, Setting, as_split, check_split
+from funcnet.train._records import Run
 from funcnet.train._step import TrainState, answers, ignored_label
-from funcnet.train.engine import EVALUATION_ROWS, Run, as_split, check_split
 
 _KEPT_BYTES = 2**26  # of a split's images, so small that their batches are kept from row to row
 
@@ -167,6 +168,41 @@ def numbers(measured: dict[str, Any]) -> dict[str, float]:
     right, counted = np.array(measured["counts"]).sum(0)
     found = {"accuracy": float(right / counted) if counted else float("nan")}
     return found | {"loss": float(measured["loss"])} if "loss" in measured else found
+
+
+class Measurer:
+    """What a row of a run's history says of a state: the splits' batches, kept from row to row."""
+
+    def __init__(
+        self,
+        net: Net,
+        loss: Callable[..., Array],
+        setting: Setting,
+        held: tuple[Any, Any],
+        seed: int,
+    ):
+        def batches(held: Any, rows: np.ndarray) -> Batches:
+            return Batches(held[0], rows, held[1], setting.evaluation_batch_size)
+
+        self._net, self._loss = net, loss
+        self._train = batches(held[0], setting.accuracy_rows(seed))
+        self._val = None
+        if setting.val is not None:
+            self._val = batches(held[1], np.arange(len(setting.val.labels)))
+
+    def __call__(self, trained: Any) -> dict[str, float | None]:
+        """The accuracies of both splits and the loss of the second, by one question."""
+        train = evaluate_rows(self._net, trained, self._train, loss=self._loss, accuracy_only=True)
+        val = None
+        if self._val is not None:
+            val = evaluate_rows(self._net, trained, self._val, loss=self._loss)
+        train, val = jax.device_get((train, val))
+        on_val = {"accuracy": None, "loss": None} if val is None else numbers(val)
+        return {
+            "train_accuracy": numbers(train)["accuracy"],
+            "val_accuracy": on_val["accuracy"],
+            "val_loss": on_val["loss"],
+        }
 
 
 def _forward(

@@ -1,0 +1,366 @@
+"""`check_rule` and its sisters: which checks a rule is put through, in which order."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from funcnet._reports import Check, sentence
+from funcnet.checks import _rule_checks, _rule_inputs, _rule_transforms
+from funcnet.checks._detection import Detection, threshold
+from funcnet.checks._names import chosen_names, exact
+from funcnet.checks._numerical import numerical
+from funcnet.checks._problem import NotApplicableError, Problem
+from funcnet.checks._reports import RuleReport
+from funcnet.checks._sharding_checks import sharding_checks
+
+_CORE: dict[str, Callable[[Problem], Check]] = {
+    "structure": _rule_checks.structure,
+    "value": _rule_checks.value,
+    "forward": _rule_checks.forward,
+    "cotangent": _rule_checks.cotangent,
+    "outputs": _rule_checks.outputs,
+    "zero": _rule_checks.zero,
+    "linear": _rule_checks.linear,
+    "numerical": numerical,
+    "determinism": _rule_checks.determinism,
+    "jit": _rule_checks.jit,
+}
+_TRANSFORMS: dict[str, Callable[[_rule_transforms.Transforms], Check]] = {
+    "vmap": _rule_transforms.vmap,
+    "scan": _rule_transforms.scan,
+    "cond": _rule_transforms.cond,
+    "remat": _rule_transforms.remat,
+}
+_FURTHER: dict[str, Callable[[Problem], Check]] = {
+    "second_order": _rule_transforms.second_order,
+    "forward_over_reverse": _rule_transforms.forward_over_reverse,
+    "float32": lambda p: _rule_inputs.precision(p, np.float32),
+    "bfloat16": lambda p: _rule_inputs.precision(p, jax.numpy.bfloat16),
+    "float16": lambda p: _rule_inputs.precision(p, np.float16),
+    "empty": lambda p: _rule_inputs.batch(p, "empty", 0),
+    "singleton": lambda p: _rule_inputs.batch(p, "singleton", 1),
+    "nonfinite": _rule_inputs.nonfinite,
+    "residuals": _rule_checks.residuals,
+    "weak_types": _rule_checks.weak_types,
+    "recompile": _rule_checks.recompile,
+}
+_FOLLOWS = (  # from a wrong cotangent, and say nothing new
+    "second_order",
+    "forward_over_reverse",
+    "float32",
+    "bfloat16",
+    "float16",
+    "empty",
+    "singleton",
+)
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+RULE_CHECKS: tuple[str, ...] = (*_CORE, *_TRANSFORMS, *_FURTHER)
+"""Every check that a rule is put through, in order; each is in every report."""
+
+
+def check_rule(
+    f: Callable,
+    *args: Any,
+    plain: Callable | None = None,
+    static: Mapping[str, Any] | None = None,
+    argnums: Sequence[int] | None = None,
+    name: str | None = None,
+    checks: Iterable[str] | None = None,
+    dtypes: Sequence[Any] = PRECISIONS,
+    seed: int = 0,
+    reduction: int | None = None,
+    batch_axis: int | None = 0,
+    batch_argnums: Sequence[int] | None = None,
+    rows_independent: bool | None = None,
+    smooth: bool = True,
+    second_order: bool = True,
+    residual_bytes: int | Callable[..., int] | None = None,
+    looser: Mapping[str, tuple[float, str]] | None = None,
+    skip: Mapping[str, str] | None = None,
+) -> RuleReport:
+    r"""Checks a function's backward rule, entry by entry and in units of rounding error.
+
+    The truth is autodiff of `plain` in float64 (the caller need not turn on x64). Without `plain`
+    it is the function itself with every `jax.custom_vjp` taken away, also inside `jit`, `scan`,
+    `while`, `cond` and `checkpoint`; differences of the function's own values are then the
+    independent judge. All of the Jacobian is compared while it has at most 4096 entries, beyond
+    that sixteen random cotangents, at the arguments as given and at a neighbour (every entry
+    multiplied by 0.75 to 1.25, so that signs and zeros stay).
+
+    An error is accepted up to $c\,u$: $c = 8 + 4\sqrt{k}$ for sums of $k$ terms, and the unit $u$
+    of a leaf is eps times its largest entry plus its measured sensitivity to relative changes of
+    the inputs. So ill-conditioned samples raise no false alarm, and `report.detects` says what the
+    check could see on these. Gradients that are zero but for rounding noise (both below the noise
+    floor) pass, and a note says so. At a kink or a tie (relu at 0, equal maxima) every slope
+    between the one-sided ones is accepted, and the further checks move off it. In float32 $c$ is
+    $4 + 2\sqrt{k}$; in bfloat16 and float16 it is 2 plus what sums in float32 are worth. Second
+    order is given eight times $c$: two chains of sums. Products of float32 run at JAX's highest
+    precision, so that a GPU's default is not taken for a mistake of the rule.
+
+    Args:
+        f: The function: a `jax.custom_vjp` object, or anything traceable that calls one.
+        *args: Sample arguments: pytrees of arrays, keys, None. Python numbers, strings and
+            functions among them are static, but that floats count as scalar arrays where `f` is a
+            `custom_vjp` object itself or no argument is an array of floats.
+        plain: The same function without a rule, called as `f` is. An output that it passes
+            through `stop_gradient` is one that carries no gradient.
+        static: Keyword options for `f` and `plain`.
+        argnums: The arguments to differentiate with respect to; all with floats by default.
+        name: What the report calls the function.
+        checks: Which of `RULE_CHECKS` to run; all by default.
+        dtypes: The lower precisions to try, of "float32", "bfloat16" and "float16".
+        seed: What cotangents, neighbours and directions are drawn from, 0 to 2^32 - 1.
+        reduction: The length $k$ of the longest sum; by default the largest leaf's size.
+        batch_axis: 0, or None where no argument has a batch. The arguments with a batch are those
+            whose arrays all have the leading length of the one with the most axes.
+        batch_argnums: The arguments with a batch, where that guess is wrong.
+        rows_independent: True when a row of the result depends on the same row of the batch alone:
+            a NaN must then stay in its row, whatever `plain` does.
+        smooth: False when differences say nothing (steps, straight-through estimators).
+        second_order: False when the rule is meant to be differentiated once only.
+        residual_bytes: How many bytes the rule keeps between its passes beside its arguments, or a
+            function of the arguments to that number; held equal. At most autodiff's in any case.
+        looser: Check -> (factor, reason): tolerances widened, and why; both are in the report.
+        skip: Check -> reason: checks that are not run.
+
+    Returns:
+        A report with one `Check` for each name in `RULE_CHECKS`: passed, failed, or not applicable
+        with the reason.
+
+    Raises:
+        ValueError: When a check has no such name, or nothing can be differentiated.
+
+    >>> import jax, jax.numpy as jnp
+    >>> @jax.custom_vjp
+    ... def scale(s, x):
+    ...     return s * x
+    >>> def backward(residuals, cotangent):
+    ...     s, x = residuals
+    ...     return cotangent.sum(), s * cotangent  # should be (cotangent * x).sum()
+    >>> scale.defvjp(lambda s, x: (s * x, (s, x)), backward)
+    >>> report = check_rule(scale, jnp.array(2.0), jnp.arange(3.0), checks=["cotangent", "linear"])
+    >>> [check.mark for check in report], report.failed[0].where
+    (['FAIL', 'ok'], 's')
+    """
+    started = time.perf_counter()
+    chosen = chosen_names("check_rule", RULE_CHECKS, checks)
+    wanted = {jax.numpy.dtype(d).name for d in dtypes}
+    reasons = {d: "not among dtypes" for d in PRECISIONS if d not in wanted} | dict(skip or {})
+    chosen_names("check_rule", RULE_CHECKS, [*(skip or ()), *(looser or ())])
+    with exact():
+        p = Problem(
+            f,
+            args,
+            plain=plain,
+            static=static or {},
+            argnums=argnums,
+            name=name,
+            seed=seed,
+            reduction=reduction,
+            looser=looser or {},
+            dtypes=wanted,
+            batch_axis=batch_axis,
+            batch_argnums=batch_argnums,
+            rows_independent=rows_independent,
+            smooth=smooth,
+            second_order=second_order,
+            residual_bytes=residual_bytes,
+        )
+        found = _run_rule_checks(p, chosen, reasons)
+        notes = _notes(p)
+    mine, plain_bytes = p.residual_bytes or (None, None)
+    return RuleReport(
+        name=p.name,
+        checks=tuple(found),
+        seed=seed,
+        seconds=time.perf_counter() - started,
+        notes=tuple(notes),
+        residual_bytes=mine,
+        plain_residual_bytes=plain_bytes,
+        detects=p.detects(),
+    )
+
+
+def _notes(p: Problem) -> list[str]:
+    notes = [f"{n}: tolerance × {factor}, because {why}" for n, (factor, why) in p.looser.items()]
+    if p.dtype != np.float64:
+        notes.append(f"{p.name} refuses float64: compared in {p.dtype}")
+    if not p.given_plain and not p.raises and not p.has_rule:
+        notes.append(
+            f"{p.name} calls no jax.custom_vjp: autodiff was compared with itself, and only "
+            "differences judge it; give plain="
+        )
+    notes += [f"the gradient of {n} is zero but for rounding noise" for n in p.noise_only()]
+    notes += [
+        f"the gradient of {n} is exactly zero here, where little can be wrong: give other inputs"
+        for n in p.zero_only()
+    ]
+    return notes
+
+
+def _run_rule_checks(p: Problem, names: Sequence[str], reasons: Mapping[str, str]) -> list[Check]:
+    transforms = functools.cache(lambda: _rule_transforms.Transforms(p))
+    found: list[Check] = []
+    wrong = False
+    for name in names:
+        if name in reasons:
+            found.append(Check(name, None, reasons[name]))
+            continue
+        if p.raises:
+            found.append(Check(name, None, "not run: see structure"))
+            continue
+        if name in _FOLLOWS and wrong:
+            found.append(Check(name, None, "not judged: the cotangent is wrong already"))
+            continue
+        try:
+            if name in _TRANSFORMS:
+                check = _TRANSFORMS[name](transforms())
+            else:
+                check = (_CORE | _FURTHER)[name](p)
+        except NotApplicableError as reason:
+            check = Check(name, None, str(reason))
+        except Exception as error:
+            check = Check(name, False, f"raised {sentence(error)}")
+        found.append(check)
+        wrong = wrong or (name == "cotangent" and check.passed is False)
+    return found
+
+
+def assert_rule(f: Callable, *args: Any, **options: Any) -> RuleReport:
+    """Checks a rule as `check_rule` does, and raises `RuleError` when it is wrong.
+
+    One line of a test: `assert_rule(my_layer, params, x)`.
+
+    Args:
+        f: The function with a rule.
+        *args: Sample arguments.
+        **options: Those of `check_rule`.
+
+    Returns:
+        The report.
+
+    Raises:
+        RuleError: Saying which leaf and entry is wrong, and what kind of mistake it looks like.
+
+    >>> import jax, jax.numpy as jnp
+    >>> @jax.custom_vjp
+    ... def square(x):
+    ...     return x**2
+    >>> square.defvjp(lambda x: (x**2, x), lambda x, cotangent: (2 * x * cotangent,))
+    >>> assert_rule(square, jnp.array([1.0, -2.0]), checks=["value", "cotangent"]).ok
+    True
+    """
+    return check_rule(f, *args, **options).raise_if_bad()
+
+
+def check_sharding(
+    f: Callable,
+    *args: Any,
+    devices: int = 8,
+    plain: Callable | None = None,
+    static: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    seed: int = 0,
+    batch_argnums: Sequence[int] | None = None,
+) -> RuleReport:
+    """Checks a rule with its batch sharded over 2, 4 and 8 devices against plain on one.
+
+    To run it on a CPU, start the process with as many virtual devices:
+    `jax.config.update("jax_num_cpu_devices", 8)` before anything else of JAX.
+
+    Args:
+        f: The function with a rule.
+        *args: Sample arguments; their batch must be a multiple of the number of devices.
+        devices: How many devices to go up to.
+        plain: As in `check_rule`.
+        static: Keyword options.
+        name: What the report calls the function.
+        seed: What the cotangents are drawn from.
+        batch_argnums: The arguments with a batch, where the guess of `check_rule` is wrong.
+
+    Returns:
+        A report with one check `sharding/n` for each number of devices, and a note where the
+        compiled program gathers the batch.
+
+    Raises:
+        RuntimeError: When the process has fewer devices.
+        ValueError: When the batch cannot be divided.
+    """
+    if jax.device_count() < devices:
+        raise RuntimeError(
+            f"check_sharding: this process has {jax.device_count()} device(s), expected {devices}; "
+            f'run jax.config.update("jax_num_cpu_devices", {devices}) before JAX is first used.'
+        )
+    started = time.perf_counter()
+    with exact():
+        p = Problem(
+            f,
+            args,
+            plain=plain,
+            static=static or {},
+            argnums=None,
+            name=name,
+            seed=seed,
+            reduction=None,
+            looser={},
+            batch_argnums=batch_argnums,
+        )
+        found, notes = sharding_checks(p, devices)
+    seconds = time.perf_counter() - started
+    return RuleReport(p.name, tuple(found), seed=seed, seconds=seconds, notes=tuple(notes))
+
+
+def detection_threshold(
+    f: Callable,
+    *args: Any,
+    plain: Callable | None = None,
+    static: Mapping[str, Any] | None = None,
+    argnums: Sequence[int] | None = None,
+    seed: int = 0,
+    reduction: int | None = None,
+) -> Detection:
+    """Measures the smallest errors of a gradient that `check_rule` rejects on these arguments.
+
+    Errors are injected into the gradients that the rule gave, and the comparison of the cotangent
+    check is run on them: a whole leaf is multiplied by 1 + error, and one entry (the smallest) is
+    changed by the error times the leaf's largest.
+
+    Args:
+        f: The function with a rule.
+        *args: Sample arguments.
+        plain: As in `check_rule`.
+        static: As in `check_rule`.
+        argnums: As in `check_rule`.
+        seed: As in `check_rule`.
+        reduction: As in `check_rule`.
+
+    Returns:
+        The two thresholds, each of the worst leaf, and that leaf's name; infinite where no
+        gradient is nonzero on these arguments.
+
+    >>> import jax, jax.numpy as jnp
+    >>> square = jax.custom_vjp(lambda x: x**2)
+    >>> square.defvjp(lambda x: (x**2, x), lambda x, cotangent: (2 * x * cotangent,))
+    >>> detection_threshold(square, jnp.array([1.0, -2.0])).whole_leaf < 1e-13
+    True
+    """
+    with exact():
+        p = Problem(
+            f,
+            args,
+            plain=plain,
+            static=static or {},
+            argnums=argnums,
+            name=None,
+            seed=seed,
+            reduction=reduction,
+            looser={},
+        )
+        return threshold(p)

@@ -1,0 +1,250 @@
+"""The arguments that `fit` and `sweep.run` have in common, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from funcnet import _validate, data
+from funcnet._validate import float_dtype
+from funcnet.nets import Net
+from funcnet.train._batches import SAMPLINGS, Sampling, batch_maker, batch_order, steps_per_epoch
+from funcnet.train._records import Run
+from funcnet.train._step import TrainState
+
+EVALUATION_ROWS = 250  # at a time
+
+
+class Setting(NamedTuple):
+    """What a run has of its data and its batches, checked: the same for `fit` and for a sweep.
+
+    `batch_size` counts the rows of a step and `steps` the steps of an epoch, whatever the sampling.
+    """
+
+    dataset: data.Dataset
+    classes: int
+    sampling: Sampling
+    augment: Callable[[Array, Array], Array] | None
+    epochs: int
+    batch_size: int
+    steps: int
+    train_accuracy_rows: int | None
+    evaluation_batch_size: int
+    max_nonfinite: int
+    chunk_steps: int | None
+
+    @property
+    def rows(self) -> int:
+        """The number of rows to train on."""
+        return len(self.dataset.train.labels)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return tuple(self.dataset.train.images.shape[1:])
+
+    @property
+    def val(self) -> data.Split | None:
+        """The validation split, if it has a row."""
+        return self.dataset.val if has_rows(self.dataset.val) else None
+
+    def order(self, key: Array, epoch: Any) -> Array:
+        """The rows of an epoch's batches."""
+        return batch_order(key, epoch, self.rows, self.batch_size, self.sampling)
+
+    def batch_of(self, dtype: Any) -> Callable[..., tuple[Array, Array]]:
+        """What makes a step's batch: see `batch_maker`."""
+        return batch_maker(self.sampling != "full", self.augment, dtype)
+
+    def accuracy_rows(self, seed: int) -> np.ndarray:
+        """The rows of the training split that a run of this seed takes its accuracy of."""
+        return np.random.default_rng(seed).permutation(self.rows)[: self.train_accuracy_rows]
+
+    def on_device(self, preprocessing: data.Preprocessing) -> tuple[Any, Any]:
+        """Each split's copy on the device with what is left to do to it; the second perhaps None.
+
+        Training comes first, then validation.
+        """
+        raw = self.augment is not None
+        train = data.on_device(self.dataset.train, preprocessing, raw=raw)
+        return train, None if self.val is None else data.on_device(self.val, preprocessing)
+
+
+def checked(
+    dataset: Any,
+    sampling: Any,
+    augment: Any,
+    epochs: int,
+    batch_size: int,
+    train_accuracy_rows: int | None,
+    evaluation_batch_size: int,
+    max_nonfinite: int,
+    chunk_steps: int | None = None,
+    *,
+    ignore_index: int | None = None,
+) -> Setting:
+    """The setting of these arguments; an error where `fit` cannot begin with them."""
+    _validate.count("fit", "epochs", epochs, low=0)
+    for name, value, optional in (
+        ("batch_size", batch_size, False),
+        ("evaluation_batch_size", evaluation_batch_size, False),
+        ("max_nonfinite", max_nonfinite, False),
+        ("train_accuracy_rows", train_accuracy_rows, True),
+        ("chunk_steps", chunk_steps, True),
+    ):
+        if value is not None or not optional:
+            _validate.count("fit", name, value)
+    if sampling not in SAMPLINGS:
+        raise ValueError(f"fit: sampling is {sampling!r}, expected one of {', '.join(SAMPLINGS)}.")
+    dataset = _checked_data(dataset, ignore_index)
+    n = len(dataset.train.labels)
+    if sampling == "full":
+        batch_size = n
+    elif batch_size > n:
+        raise ValueError(
+            f"fit: batch_size is {batch_size}, but dataset.train has {n} rows; use a batch_size of "
+            f'at most {n}, or sampling="full".'
+        )
+    return Setting(
+        dataset,
+        class_count(dataset),
+        sampling,
+        augment,
+        epochs,
+        batch_size,
+        steps_per_epoch(n, batch_size),
+        train_accuracy_rows,
+        evaluation_batch_size,
+        max_nonfinite,
+        chunk_steps,
+    )
+
+
+def _checked_data(dataset: Any, ignore_index: int | None) -> data.Dataset:
+    """The data set, its training and validation splits as arrays."""
+    if not all(hasattr(dataset, name) for name in ("train", "val", "classes")):
+        raise TypeError(
+            f"fit: dataset is a {type(dataset).__name__}, expected a data.Dataset with its splits "
+            "train and val, and its classes."
+        )
+    classes = class_count(dataset)
+    split = check_split(dataset.train, classes, "dataset.train", ignore_index)
+    val: Any = None
+    if dataset.val is not None:
+        val = labelled(dataset.val, classes, "dataset.val", ignore_index)
+    if has_rows(val) and val.images.shape[1:] != split.images.shape[1:]:
+        raise ValueError(
+            f"fit: examples have shape {split.images.shape[1:]} in dataset.train but "
+            f"{val.images.shape[1:]} in dataset.val."
+        )
+    test: Any = getattr(dataset, "test", None)
+    scale = getattr(dataset, "full_scale", 255.0)
+    return data.Dataset(split, val, test, dataset.classes, full_scale=scale)
+
+
+def fitted(
+    preprocessing: str | data.Preprocessing | None, dataset: data.Dataset
+) -> data.Preprocessing:
+    """The preprocessing itself: what is a kind is fitted on the training split, None is "none"."""
+    if isinstance(preprocessing, data.Preprocessing):
+        return preprocessing
+    kind: Any = "none" if preprocessing is None else preprocessing
+    return data.fit_preprocessing(dataset.train.images, kind, dataset.full_scale)
+
+
+def check_resumed(resume: Any, state: Any, steps: int) -> None:
+    """Raises TypeError or ValueError where a run is none, or has other epochs than these."""
+    if not isinstance(resume, Run):
+        raise TypeError(f"fit: resume is a {type(resume).__name__}, expected a train.Run.")
+    if state is not None:
+        raise ValueError("fit: both state and resume are given, expected one of them.")
+    for row in resume.history[1:]:
+        if row["step"] != row["epoch"] * steps:
+            raise ValueError(
+                f"fit: in the run to resume, epoch {row['epoch']} ended with step {row['step']}, "
+                f"but these data and batches make {steps} steps an epoch; give it the data, "
+                "batch_size and sampling that it began with."
+            )
+
+
+def check_output(net: Net, now: TrainState, setting: Setting) -> None:
+    """Raises ValueError where the net's output is not one number for each class."""
+    shape, classes = setting.input_shape, setting.classes
+    x = jax.ShapeDtypeStruct((2, *shape), float_dtype(now.params))
+    output = jax.eval_shape(partial(net.apply, train=False), now.params, now.state, x)[0].shape
+    require_output(output, shape, classes, "fit")
+
+
+def require_output(
+    output: tuple[int, ...], shape: tuple[int, ...], classes: int, function: str
+) -> None:
+    """Raises ValueError where two examples did not become a number for each class."""
+    if output != (2, classes):
+        raise ValueError(
+            f"{function}: the net turns 2 examples of shape {shape} into {output}, but the data "
+            f"have {classes} classes; expected (2, {classes}). End the net with "
+            f"nets.affine({classes})."
+        )
+
+
+def class_count(dataset: Any) -> int:
+    """The number of classes, of which a data set gives the names or the number."""
+    return dataset.classes if hasattr(dataset.classes, "__index__") else len(dataset.classes)
+
+
+def has_rows(split: Any) -> bool:
+    """Whether there is a split at all."""
+    return split is not None and len(split.labels) > 0
+
+
+def as_split(split: Any, name: str) -> data.Split:
+    """The split with its images as an array, of whatever NumPy makes one of, or TypeError."""
+    if not (hasattr(split, "images") and hasattr(split, "labels")):
+        kind = type(split).__name__
+        raise TypeError(f"{name} is a {kind}, expected a data.Split(images, labels).")
+    images = split.images
+    if not isinstance(images, np.ndarray | Array):
+        try:
+            images = np.asarray(images)
+        except Exception as error:
+            raise TypeError(
+                f"{name}.images is a {type(split.images).__name__} that does not become an array "
+                f"({error}); expected numbers, (n, ...)."
+            ) from None
+    if not any(jnp.issubdtype(images.dtype, kind) for kind in (np.integer, np.floating, np.bool_)):
+        raise TypeError(
+            f"{name}.images has dtype {images.dtype}, expected integers or floats; convert it with "
+            "numpy.asarray(images, dtype=numpy.float32)."
+        )
+    if not images.ndim:
+        raise TypeError(f"{name}.images is one number, expected an array (n, ...).")
+    return data.Split(images, split.labels)
+
+
+def labelled(split: Any, classes: int, name: str, ignore_index: int | None = None) -> data.Split:
+    """The split as arrays, its labels int32; TypeError, ValueError or LabelError where it is none.
+
+    It may be empty.
+    """
+    images = as_split(split, name).images
+    labels = data.check_labels(split.labels, classes, f"{name}.labels", ignore_index)
+    if len(images) != len(labels):
+        raise ValueError(
+            f"{name} has {len(images)} images but {len(labels)} labels; expected one label for "
+            "each image."
+        )
+    return data.Split(images, labels)
+
+
+def check_split(split: Any, classes: int, name: str, ignore_index: int | None = None) -> data.Split:
+    """What `labelled` returns, or ValueError where there is not one image."""
+    split = labelled(split, classes, name, ignore_index)
+    if not has_rows(split):
+        raise ValueError(f"{name} is empty, expected at least one image.")
+    return split

@@ -1,0 +1,203 @@
+"""`fit`: a run from its arguments to its record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from funcnet import _validate, data, losses
+from funcnet._validate import float_dtype
+from funcnet.nets import Net
+from funcnet.train._arguments import (
+    EVALUATION_ROWS,
+    check_output,
+    check_resumed,
+    checked,
+    fitted,
+)
+from funcnet.train._batches import Sampling
+from funcnet.train._epoch import compile_epoch, first_carry, is_searching, step_of_epoch
+from funcnet.train._evaluation import Measurer
+from funcnet.train._records import Progress, Run
+from funcnet.train._session import Callbacks, Session, where_not_finite
+from funcnet.train._step import (
+    TrainState,
+    check_parts,
+    copied,
+    evaluated,
+    ignored_label,
+    init_state,
+    make_step,
+)
+
+
+def fit(
+    net: Net,
+    dataset: data.Dataset,
+    optimizer: optax.GradientTransformation,
+    epochs: int = 10,
+    batch_size: int = 100,
+    seed: int = 0,
+    *,
+    loss: Callable[..., Array] = losses.softmax_cross_entropy,
+    reg: int | float = 0.0,
+    label_smoothing: int | float = 0.0,
+    sampling: Sampling = "permutation",
+    preprocessing: str | data.Preprocessing | None = "standardised",
+    augment: Callable[[Array, Array], Array] | None = None,
+    train_accuracy_rows: int | None = 1000,
+    dtype: Any = jnp.float32,
+    compute_dtype: Any = None,
+    state: TrainState | None = None,
+    resume: Run | None = None,
+    max_nonfinite: int = 3,
+    chunk_steps: int | None = None,
+    evaluation_batch_size: int = EVALUATION_ROWS,
+    evaluation_params: Callable[[Any, Any], Any] | None = None,
+    on_progress: Callable[[Progress], Any] | None = None,
+    on_epoch: Callable[[dict[str, Any]], Any] | None = None,
+    on_chunk: Callable[[Run], Any] | None = None,
+) -> Run:
+    r"""Trains a net on a data set, and returns its history, its best and its final state.
+
+    The data stay on the device as they are (uint8); an epoch is one compiled program, which
+    gathers, augments and preprocesses its own batches, with its buffers donated. The host is asked
+    only between chunks of an epoch; all chunks of a run are one program, traced once. (On a CPU,
+    steps with convolutions that XLA would spoil inside a loop are called one by one, the same
+    program each time.) Each epoch has ⌊n / batch_size⌋ steps; which rows they take is said at
+    `batch_order`.
+
+    A row of the history holds "epoch", "step", "loss" (the mean over the epoch's steps, penalty
+    included), "nonfinite" (how many of them were not finite: these are left out of the mean),
+    "train_accuracy" (on the same `train_accuracy_rows` random rows every time; the courses' Solver
+    draws new ones), "val_accuracy" and "val_loss" (None without a validation split), "seconds"
+    since training began (compiling not counted) and "images_per_second" of the epoch's steps. Row 0
+    is the state before training, with the first step's loss.
+
+    A step whose loss or gradient is not finite changes nothing but the counter, and a warning names
+    it; `run.nonfinite` lists these steps. After `max_nonfinite` in a row the run ends: it warns and
+    says in `run.stopped` which step was the first, and in which layer and tensor it began, as
+    `diagnose` finds it; `run.final` holds the parameters from before. Under `jax_debug_nans` or
+    `jax_debug_infs` the first such step raises FloatingPointError, with the same words.
+
+    Ctrl-C ends a run after the chunk at hand (`run.stopped` is "interrupted"), and so does a
+    KeyboardInterrupt from a callback; SIGTERM does ("terminated") where its handler is
+    `train.terminate`. A second signal ends it at once, by KeyboardInterrupt.
+
+    A run that has ended, or that `on_chunk` was given, goes on by `resume`, to the same bits as if
+    it had not been stopped; `checkpoint.Checkpoints` keeps it on a disk in between. With XLA on one
+    thread, `checks.check_resume` proves it. On several, XLA may take sums in another order, and
+    results may differ by rounding; on two, four nets (fully connected and with convolutions, over
+    4 to 20 steps) were equal to the bit all the same.
+
+    Args:
+      net: the net.
+      dataset: `train` and `val` splits, and `classes`; `val` may be None or empty.
+      optimizer: any optimizer of `optimizers` or optax: see `make_step` for what it is given.
+      epochs: the number of passes; 0 evaluates only.
+      batch_size: rows in a step; with sampling "full" it has no meaning.
+      seed: all randomness of the run follows from it; an int of 0 to 2^32 - 1.
+      loss: `loss(output, labels)`, a mean over rows; options by `functools.partial`, of which an
+        `ignore_index` is also a label that the data may have, and that no accuracy counts.
+      reg: the strength of the L2 penalty on weights.
+      label_smoothing: passed to the loss, where it is not 0.
+      sampling: "permutation", "replacement" or "full": see `batch_order`.
+      preprocessing: a kind, fitted on the training split, or a `data.Preprocessing`.
+      augment: `augment(key, images)`, on images as they are stored, before preprocessing.
+      train_accuracy_rows: rows for the training accuracy; None for all of them.
+      dtype: the dtype of parameters and activations.
+      compute_dtype: the dtype that the steps run the net in, if not `dtype`: see `make_step`.
+        Evaluations run in `dtype`.
+      state: a `TrainState` to go on from, instead of a new one; its `step` says where in the
+        epochs it stands, and the run ends as if it had never been stopped.
+      resume: a `Run` to go on from, with its history, losses, best state and preprocessing; the
+        other arguments must be those that it began with, but for `epochs`, which may be more.
+      max_nonfinite: so many steps in a row that are not finite end the run.
+      chunk_steps: steps between two questions of the host; None for about two seconds'.
+      evaluation_batch_size: rows at a time in evaluation.
+      evaluation_params: `evaluation_params(opt_state, params)`, the parameters to evaluate and to
+        deliver, where they are not those that the steps go on from: an average that the optimizer
+        keeps. The history is theirs and `best.params` are they; `final` holds what to go on from.
+        None takes the parameters themselves, and those of `optax.contrib.schedule_free` from it.
+      on_progress: called with a `Progress` after each chunk.
+      on_epoch: called with each new row of the history.
+      on_chunk: called after each chunk with the `Run` so far, whose `final` is good until it
+        returns: for saving it. Not after a chunk that ends the run as not finite.
+
+    Returns:
+      The `Run`.
+
+    Raises:
+      TypeError: an argument is of the wrong kind.
+      FloatingPointError: a step is not finite, under `jax_debug_nans` or `jax_debug_infs`.
+      LabelError: labels are out of range, or not integers.
+      ValueError: the data are empty, `batch_size` is larger than the data or 1 with batch norm, or
+        the net's output is not one number for each class, or `resume` is of other epochs. All
+        before the first step.
+
+    Source: courses.md 1.6, the three training systems side by side.
+
+    >>> from funcnet import data, nets, optimizers
+    >>> dataset = data.synthetic(sizes=(200, 50, 50), classes=3)
+    >>> net = nets.fully_connected_net([20], classes=3, norm="batch")
+    >>> run = fit(net, dataset, optimizers.momentum(0.1), epochs=2, batch_size=50)
+    >>> run.final.step, run.stopped
+    (Array(8, dtype=int32), None)
+    """
+    check_parts("fit", net, optimizer)
+    seed = _validate.seed("fit", "seed", seed)
+    setting = checked(
+        dataset,
+        sampling,
+        augment,
+        epochs,
+        batch_size,
+        train_accuracy_rows,
+        evaluation_batch_size,
+        max_nonfinite,
+        chunk_steps,
+        ignore_index=ignored_label(loss),
+    )
+    if is_searching():
+        setting = setting._replace(max_nonfinite=1)
+    if resume is not None:
+        check_resumed(resume, state, setting.steps)
+        preprocessing, state = resume.preprocessing, resume.final
+    preprocessing = fitted(preprocessing, setting.dataset)
+    held = setting.on_device(preprocessing)
+    if state is None:
+        now = init_state(net, optimizer, jax.random.key(seed), setting.input_shape, dtype)
+    else:
+        now = copied(state)
+    deliver = partial(evaluated, evaluation_params=evaluation_params)
+    check_output(net, deliver(now), setting)
+
+    # Compiled before anything runs: what does not fit is refused here, and no epoch's time is it.
+    options = {"reg": reg, "label_smoothing": label_smoothing, "compute_dtype": compute_dtype}
+    step = make_step(net, optimizer, loss, **options)
+    batch_of = setting.batch_of(float_dtype(now.params))
+    carry, order = first_carry(now, 0, setting.steps), setting.order(now.key, 0)
+    advance = step_of_epoch(step, batch_of)
+    program = compile_epoch(advance, setting.max_nonfinite, carry, order, *held[0])
+
+    def where(before: TrainState, rows: Array, position: int) -> str:
+        batch = batch_of(before, rows, position, *held[0])
+        return where_not_finite(net, before, batch, loss, **options)
+
+    session = Session(
+        setting,
+        now,
+        resume,
+        preprocessing,
+        deliver,
+        Measurer(net, loss, setting, held, seed),
+        where,
+        Callbacks(on_progress, on_epoch, on_chunk),
+    )
+    return session.train(program)
