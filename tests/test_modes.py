@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from funcnet import _machine
+
 # Flags of the suite, which compile fast, are not the flags of users.
 USERS_ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
 
@@ -35,7 +37,8 @@ def test_annotations_hold_when_they_are_executed():
 
     The same for a tour: train, resume, sweep, evaluate, diagnose, draw and check.
     """
-    out = run_python("""
+    out = run_python(
+        """
 import jax, numpy as np
 jax.config.update("jax_enable_x64", True)
 from jaxtyping import install_import_hook, TypeCheckError
@@ -101,7 +104,9 @@ for name in filter(str.islower, optimizers.__all__):
 report = checks.check_rule(losses.softmax_cross_entropy, jnp.ones((2, 3)), jnp.array([0, 2]))
 assert checks.RuleReport.from_json(report.to_json()).raise_if_bad().ok
 print(count)
-""")
+""",
+        XLA_FLAGS=_machine.quick_compile_flags(),
+    )
     from rules import SAMPLES
 
     assert int(out) == len(SAMPLES) + 3
