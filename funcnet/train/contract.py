@@ -26,6 +26,8 @@ LEAVES = ("structure", "shapes", "dtypes")  # without which there is no second s
 class StepError(TypeError):
     """A step breaks its contract: the message names the leaf, what came in and what came out."""
 
+    __module__ = "funcnet.checks"  # where people find it, whoever raises it
+
 
 # --- By the trace
 
@@ -216,7 +218,7 @@ def require(function: str, checks: Iterable[Check]) -> None:
     >>> require("fit", [Check("dtypes", False, "float32 in, float64 out", where="opt_state.nu.w")])
     Traceback (most recent call last):
     ...
-    funcnet.train.contract.StepError: fit: opt_state.nu.w: float32 in, float64 out
+    funcnet.checks.StepError: fit: opt_state.nu.w: float32 in, float64 out
     """
     failed = [check for check in checks if check.passed is False]
     wrong = [check.text for check in failed if check.name in LEAVES]
