@@ -13,7 +13,10 @@ from typing import NamedTuple
 import funcnet
 
 ROOT = Path(funcnet.__file__).parent
-GROUND = set("_validate _files _homes _machine _matplotlib _moments _reports _jaxprs".split())
+GROUND = {
+    *("_validate", "_files", "_homes", "_machine"),
+    *("_matplotlib", "_moments", "_reports", "_jaxprs"),
+}
 # What each room may import, beside the ground. A room that is not here may import nothing.
 BELOW = {
     "kernels": "",
