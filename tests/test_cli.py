@@ -401,8 +401,10 @@ WRONG = {
 def test_wrong_lines_are_refused_in_one_line(here, capsys, words, said):
     (here / "data/mnist").mkdir(parents=True)
     (here / "data/file").write_bytes(b"")
-    for name in data._IDX_FILES:
-        (here / "data/mnist" / name).write_bytes(b"\x00\x00\x08\x03 and then nothing")
+    for name in data.SETS["mnist"].files:
+        (here / "data/mnist" / name.removesuffix(".gz")).write_bytes(
+            b"\x00\x00\x08\x03 and then nothing"
+        )
     before = sorted(here.rglob("*"))
     assert cli.main(words) == 2
     captured = capsys.readouterr()
