@@ -39,11 +39,13 @@ from funcnet.cli._train_options import (
     TrainingOptions,
 )
 from funcnet.cli._train_report import Report, facts, layers, result_rows
+from funcnet.optimizers import OPTIMIZERS
 
 
 def _recipes() -> str:
     lines = ["What is left unsaid:", ""]
-    for name, (net, optimizer, training) in settings.RECIPES.items():
+    for name in data.SETS:
+        net, optimizer, training = settings.recipe_of(name)
         hidden = " ".join(map(str, net.hidden or ()))
         lines.append(
             f"  {name:14}--net {net.name} --hidden {hidden} --norm {net.norm} --optimizer "
@@ -53,7 +55,7 @@ def _recipes() -> str:
             f"  {'':14}--learning-rate {optimizer.learning_rate} --lr-decay {optimizer.lr_decay} "
             f"--epochs {training.epochs} --batch-size {training.batch_size}"
         )
-    rates = ", ".join(f"{name} {rate:g}" for name, rate in settings.RATES.items())
+    rates = ", ".join(f"{name} {rule.learning_rate:g}" for name, rule in OPTIMIZERS.items())
     lines += ["", *textwrap.wrap(f"Learning rates of other optimizers: {rates}.", 90)]
     return "\n".join(lines)
 
