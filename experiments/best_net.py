@@ -41,7 +41,7 @@ import numpy as np
 import optax
 
 from experiments import _images, _study
-from funcnet import augment, checkpoint, data, nets, optimizers, plots, sweep, train
+from funcnet import checkpoint, data, nets, optimizers, plots, sweep, train
 
 HIDDEN, BATCH, TRIAL_SEED = (100, 400, 400, 400, 100), 50, 123
 WORDS = {"two": "two layers", "best": "four layers"}
@@ -159,8 +159,8 @@ def trained(
         schedule = optax.warmup_cosine_decay_schedule(0.0, recipe.rate, total // 10, total)
         optimizer = optimizers.adamw(schedule, weight_decay=recipe.weight_decay)
     if recipe.crop is not None:
-        crop = partial(augment.random_crop, padding=recipe.crop)
-        fit["augment"] = augment.compose(augment.random_flip, crop)
+        crop = partial(data.random_crop, padding=recipe.crop)
+        fit["augment"] = data.compose(data.random_flip, crop)
 
     digest = hashlib.sha256(json.dumps(config).encode()).hexdigest()[:12]
     folder = Path(tempfile.gettempdir()) / f"funcnet_best_net_{digest}"

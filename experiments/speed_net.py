@@ -43,7 +43,7 @@ import numpy as np
 import optax
 
 from experiments import _images, _study
-from funcnet import augment, data, layers, nets, optimizers, plots, train
+from funcnet import data, layers, nets, optimizers, plots, train
 
 CLASSES = 10
 
@@ -167,9 +167,7 @@ def measure(options: Options) -> Iterator[_study.Record]:
     some = data.preprocess(preprocessing, dataset.train.images[:5000])
     net = whitened(whitening_kernel(np.asarray(some)), convolutions(options.widths))
     steps = options.epochs * train.steps_per_epoch(len(dataset.train.labels), options.batch_size)
-    views = augment.compose(
-        augment.random_flip, partial(augment.random_crop, padding=2, mode="reflect")
-    )
+    views = data.compose(data.random_flip, partial(data.random_crop, padding=2, mode="reflect"))
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         with _study.timed() as watch:
             run = train.fit(

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from funcnet.augment import Preprocessing
 from funcnet.checkpoint import Checkpoints
+from funcnet.data import Preprocessing
 from funcnet.train import History, Run, TrainState
 
 POINTS = ("begin", "data", "manifest", "rename", "prune")

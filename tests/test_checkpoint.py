@@ -18,7 +18,7 @@ import pytest
 import safetensors.numpy
 
 from funcnet import checkpoint, nets
-from funcnet.augment import Preprocessing
+from funcnet.data import Preprocessing
 
 CheckpointError = checkpoint.CheckpointError
 

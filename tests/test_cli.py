@@ -22,7 +22,7 @@ import pytest
 from rich.console import Console
 
 import funcnet
-from funcnet import checkpoint, cli, data, nets, plots, train
+from funcnet import checkpoint, cli, data, nets, optimizers, plots, train
 from funcnet.cli import _train_command, _train_folder
 from funcnet.cli import _train_options as settings
 from funcnet.cli._train_report import Report
@@ -401,8 +401,10 @@ WRONG = {
 def test_wrong_lines_are_refused_in_one_line(here, capsys, words, said):
     (here / "data/mnist").mkdir(parents=True)
     (here / "data/file").write_bytes(b"")
-    for name in data._IDX_FILES:
-        (here / "data/mnist" / name).write_bytes(b"\x00\x00\x08\x03 and then nothing")
+    for name in data.SETS["mnist"].files:
+        (here / "data/mnist" / name.removesuffix(".gz")).write_bytes(
+            b"\x00\x00\x08\x03 and then nothing"
+        )
     before = sorted(here.rglob("*"))
     assert cli.main(words) == 2
     captured = capsys.readouterr()
@@ -462,7 +464,7 @@ def test_importing_the_command_imports_no_extra():
 # --- Options
 
 
-@pytest.mark.parametrize("name", settings.NETS)
+@pytest.mark.parametrize("name", nets.NETWORKS)
 def test_every_net_is_built_by_default(name):
     options = _parsed(f"funcnet train --net {name}")
     net = settings.build_net(options.net, classes=10)
@@ -470,10 +472,10 @@ def test_every_net_is_built_by_default(name):
         assert nets.summary(net, (8, 8, 1)).rows[-1].output_shape == (10,)
 
 
-@pytest.mark.parametrize("name", settings.RATES)
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 def test_every_optimizer_is_built_by_default(name):
     options = _parsed(f"funcnet train --optimizer {name}").optimizer
-    rate = 1e-3 if name == "adam" else settings.RATES[name]
+    rate = 1e-3 if name == "adam" else optimizers.OPTIMIZERS[name].learning_rate
     assert (options.learning_rate, options.lr_decay) == (rate, 0.9)
     optimizer = settings.build_optimizer(options, steps_per_epoch=1)
     params = {"w": jnp.ones((3, 2), jnp.float32), "b": jnp.ones(2, jnp.float32)}
@@ -618,7 +620,7 @@ def test_info_says_how_to_get_what_is_not_installed(capsys, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", settings.RATES)
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 def test_every_optimizer_learns_digits_by_default(here, name):
     words = ["train", "--optimizer", name, "--epochs", "10", "--out", "run", "--quiet"]
     assert cli.main(words) == 0

@@ -7,8 +7,10 @@ import hashlib
 import http.client
 import io
 import os
+import sys
 import urllib.error
 import urllib.request
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -514,8 +516,8 @@ def test_a_made_mat_file_is_refused(tmp_path, monkeypatch):
 
 
 def test_every_file_that_can_be_loaded_has_a_checksum():
-    for name, source in data._SOURCES.items():
-        sums = data._checksums(name)
+    for source in data.SETS.values():
+        sums = source.checksums
         files = {f for form in source.forms for names in form for f in names} | set(source.files)
         # A plain tar is nobody's official file: its members are verified one by one. Kaggle's names
         # are verified as the official ones.
@@ -532,8 +534,8 @@ def test_every_file_that_can_be_loaded_has_a_checksum():
 def network(monkeypatch):
     """Serves the made MNIST as if it were the official one; returns {file: content} to change."""
     files = {f"{n}.gz": gzip.compress(idx_bytes(a), mtime=0) for n, a in IDX.items()}
-    table = "\n".join(f"{hashlib.sha256(c).hexdigest()} {n}" for n, c in files.items())
-    monkeypatch.setitem(data._CHECKSUMS, "mnist", table)
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    monkeypatch.setitem(data.SETS, "mnist", data.SETS["mnist"]._replace(checksums=sums))
     asked = []
 
     def urlopen(url, timeout):
@@ -939,3 +941,15 @@ def test_raw_keys_and_empty_batches():
 def test_wrong_calls_of_augmentations(call, message):
     with pytest.raises(ValueError, match=message):
         call(distinct_images())
+
+
+def test_the_deprecated_room_warns_once_and_is_data(monkeypatch):
+    monkeypatch.delitem(sys.modules, "funcnet.augment", raising=False)
+    with pytest.warns(DeprecationWarning, match=r"from funcnet\.data") as caught:
+        from funcnet.augment import compose
+    assert compose is data.compose
+    assert len(caught) == 1
+    with warnings.catch_warnings(action="error"):
+        import funcnet.augment as augment
+    for name in augment.__all__:
+        assert getattr(augment, name) is getattr(data, name)

@@ -13,21 +13,23 @@ from typing import NamedTuple
 import funcnet
 
 ROOT = Path(funcnet.__file__).parent
-GROUND = {"_validate", "_files", "_homes", "_machine", "_matplotlib", "_moments", "_reports"}
-GROUND |= {"_jaxprs"}
+GROUND = {
+    *("_validate", "_files", "_homes", "_machine"),
+    *("_matplotlib", "_moments", "_reports", "_jaxprs"),
+}
 # What each room may import, beside the ground. A room that is not here may import nothing.
 BELOW = {
     "kernels": "",
     "optimizers": "",
-    "augment": "",
-    "data": "augment",
+    "data": "",
+    "augment": "data",
     "layers": "kernels",
     "losses": "kernels",
     "plain": "layers",
     "catalogue": "layers losses plain",
     "nets": "kernels layers",
-    "train": "kernels losses nets augment data optimizers",
-    "checkpoint": "kernels augment train",
+    "train": "kernels losses nets data optimizers",
+    "checkpoint": "kernels data train",
     "sweep": "kernels losses nets data optimizers train checkpoint",
     "checks": "kernels train checkpoint",
     "bench": "kernels layers losses plain catalogue nets optimizers data train checks",

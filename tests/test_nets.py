@@ -1,5 +1,6 @@
 """Nets: names, shapes, state, fusing, dropout's keys, summaries, and the courses' networks."""
 
+import contextlib
 import inspect
 import itertools
 import math
@@ -163,8 +164,8 @@ FUSED = {
 @pytest.mark.parametrize(("blocks", "shape", "first"), FUSED.values(), ids=FUSED)
 def test_fusing_changes_neither_names_nor_numbers(blocks, shape, first, rng):
     fused, plain = nets.serial(*blocks), nets.serial(*blocks, fuse=False)
-    assert dict(fused.config)["stages"][0].names == tuple(first)
-    assert all(stage.fusion is None for stage in dict(plain.config)["stages"])
+    assert fused.parts[0].names == tuple(first)
+    assert all(len(part.names) == 1 for part in plain.parts)
     params, state = initialised(fused, shape)
     jax.tree.map(np.testing.assert_array_equal, (params, state), initialised(plain, shape))
     x = jnp.asarray(rng.normal(size=(4, *shape)))
@@ -189,8 +190,8 @@ def test_fusing_changes_neither_names_nor_numbers(blocks, shape, first, rng):
 
 def test_pools_that_overlap_are_not_taken_for_tiles():
     for pool in (nets.max_pool(3), nets.max_pool(2, stride=1), nets.max_pool(2, padding="SAME")):
-        stages = dict(nets.serial(nets.conv(2), nets.relu(), pool).config)["stages"]
-        assert [stage.names for stage in stages] == [("conv1", "relu1"), ("max_pool1",)]
+        parts = nets.serial(nets.conv(2), nets.relu(), pool).parts
+        assert [part.names for part in parts] == [("conv1", "relu1"), ("max_pool1",)]
 
 
 # --- Convolutions of other kinds
@@ -310,8 +311,8 @@ def masks(net, steps, width=200):
     for step in range(steps):
         x = jnp.ones((1, width))
         key = jax.random.fold_in(KEY, step)
-        for stage in dict(net.config)["stages"]:
-            x, _ = stage.run({}, {}, jnp.ones_like(x), train=True, key=key)
+        for part in net.parts:
+            x, _ = part.run({}, {}, jnp.ones_like(x), train=True, key=key)
             found.append(np.asarray(x == 0).ravel())
     return found
 
@@ -432,8 +433,8 @@ def test_a_strangers_net_works_everywhere():
 
 
 def test_a_kind_alone_does_not_make_a_stranger_fuse():
-    stages = dict(nets.serial(scaled_by(2.0), nets.relu()).config)["stages"]
-    assert all(stage.fusion is None for stage in stages)
+    parts = nets.serial(scaled_by(2.0), nets.relu()).parts
+    assert all(len(part.names) == 1 for part in parts)
 
 
 def test_nets_are_hashable_so_that_they_may_be_static():
@@ -441,6 +442,68 @@ def test_nets_are_hashable_so_that_they_may_be_static():
     run = jax.jit(lambda net, p, s, x: net.apply(p, s, x)[0], static_argnums=0)
     assert run(net, *net.init(KEY, (4,)), jnp.ones((2, 4), jnp.float32)).shape == (2, 2)
     assert isinstance(hash(nets.resnet(2)), int)
+
+
+def test_walking_changes_no_bit(rng):
+    """With each layer's own apply in its place, whole and taken apart, dropout's masks included."""
+    around = nets.serial(nets.conv(4, size=1), nets.batch_norm())
+    net = nets.serial(
+        nets.conv(4), nets.relu(), nets.residual(nets.serial(nets.conv(4), nets.relu()), around),
+        nets.remat(nets.serial(nets.dropout(0.5))), nets.affine(3), nets.batch_norm(), nets.relu(),
+        scaled_by(2.0), nets.serial(),
+    )  # fmt: skip
+    params, state = initialised(net, (4, 4, 2))
+    x = jnp.asarray(rng.normal(size=(3, 4, 4, 2)))
+    ways = ["residual1.block.conv1", "residual1.block.relu1"]
+    short = ["residual1.shortcut.conv1", "residual1.shortcut.batch_norm1"]
+    tail = ["affine1", "batch_norm1", "relu2"]
+    whole = ["conv1 + relu1", " + ".join(ways), *short, "remat1", " + ".join(tail), "net1"]
+    apart = ["conv1", "relu1", *ways, *short, "remat1.dropout1", *tail, "net1"]
+    for same, visited, options in ((net, whole, {}), (unfused(net), apart, {"apart": True})):
+        names = []
+        walked = net._replace(apply=nets.walk(net, noting(names), **options))
+        assert names == visited
+        got, want = (applied(n, params, state, x, train=True, key=KEY) for n in (walked, same))
+        jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def noting(names):
+    def visit(name, apply):
+        names.append(name)
+        return apply
+
+    return visit
+
+
+def unfused(net):
+    """The same net, no neighbours of which run as one."""
+    if net.kind == "serial":
+        return nets.serial(*map(unfused, net.children), fuse=False)
+    if net.kind in ("residual", "remat"):
+        return getattr(nets, net.kind)(*map(unfused, net.children))
+    return net
+
+
+def test_profiles_show_the_blocks_names_and_the_program_is_the_same(monkeypatch):
+    net = nets.serial(
+        nets.serial(nets.conv(2), nets.relu()), nets.residual(nets.tanh()), nets.affine(2)
+    )
+    params, state = net.init(KEY, (4, 4, 1))
+    x = jnp.ones((2, 4, 4, 1), jnp.float32)
+
+    def lowered():
+        def loss(params, x):
+            return net.apply(params, state, x, train=True)[0].sum()
+
+        return jax.jit(jax.grad(loss)).lower(params, x)
+
+    named = lowered()
+    for name in ("jvp(serial1)/conv1+relu1/", "jvp(residual1)/block/", "transpose(jvp(affine1))/"):
+        assert name in named.as_text(debug_info=True), name
+    monkeypatch.setattr(jax, "named_scope", lambda name: contextlib.nullcontext())
+    nameless = lowered()
+    assert "conv1+relu1" not in nameless.as_text(debug_info=True)
+    assert named.as_text() == nameless.as_text()
 
 
 # --- Errors

@@ -52,7 +52,7 @@ def test_blocks_pass_every_option_on(name, rng):
 def test_only_the_usual_pool_is_fused():
     def stages(**options):
         net = nets.serial(nets.conv(2), nets.relu(), nets.max_pool(**options))
-        return [stage.names for stage in dict(net.config)["stages"]]
+        return [part.names for part in net.parts]
 
     fused = [("conv1", "relu1", "max_pool1")]
     assert stages() == stages(padding=0) == stages(padding=((0, 0), (0, 0))) == fused

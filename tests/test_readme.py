@@ -23,9 +23,18 @@ def test_scripts_run(script):
         assert names["run"].history[-1]["val_accuracy"] > 0.9
 
 
-def test_every_public_name_is_named():
-    from funcnet import layers, losses, optimizers
+def test_every_data_set_is_named():
+    from funcnet import data
 
+    for name in data.SETS:
+        assert f'"{name}"' in README, name
+
+
+def test_every_public_name_is_named():
+    from funcnet import layers, losses, nets, optimizers
+
+    for network in nets.NETWORKS.values():
+        assert f"`{network.__name__}`" in README, network
     for room in (layers, losses, optimizers):
         for name in getattr(room, "__all__", []):
             if name[0].islower() and not name.endswith("_init"):

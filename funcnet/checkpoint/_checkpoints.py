@@ -27,7 +27,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet._machine import changed, settings, versions
-from funcnet.augment import Preprocessing
 from funcnet.checkpoint._arrays import (
     CheckpointError,
     compare,
@@ -40,6 +39,7 @@ from funcnet.checkpoint._arrays import (
     stored,
     write_npz,
 )
+from funcnet.data import Preprocessing
 from funcnet.kernels import native_status
 from funcnet.train import History, Run, TrainState
 

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from funcnet._files import replacing
-from funcnet.augment import Preprocessing
 from funcnet.checkpoint._arrays import (
     CheckpointError,
     compare,
@@ -24,6 +23,7 @@ from funcnet.checkpoint._arrays import (
     to_safetensors,
     write_npz,
 )
+from funcnet.data import Preprocessing
 
 _STATE, _PREPROCESSING = "state.", "preprocessing."
 

@@ -102,7 +102,7 @@ def machine() -> dict[str, str]:
 def _data(data_dir: str | None) -> dict[str, str]:
     root = data_dir or os.environ.get("FUNCNET_DATA_DIR") or "~/.cache/funcnet"
     rows = {"folder": str(Path(root).expanduser())}
-    for name in data.NAMES:
+    for name in data.SETS:
         found = data.find(name, data_dir)
         if found.found:
             rows[name] = f"found in {found.paths[0].parent}" if found.paths else "needs no file"

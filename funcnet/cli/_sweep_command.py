@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
+import functools
 import json
+import operator
 import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from types import GenericAlias
+from typing import Annotated, Any, ClassVar, NamedTuple, get_args, get_type_hints
 
-import jax
 import numpy as np
 from rich import progress as bars
 from rich.console import Console
 from rich.table import Table
 
-from funcnet import checkpoint, data, plots, sweep, train
+from funcnet import checkpoint, plots, sweep, train
 from funcnet._files import replacing
 from funcnet._machine import device, versions
 from funcnet.cli import _stdout
@@ -32,8 +33,7 @@ from funcnet.cli._command import (
     option,
     print_whole,
 )
-from funcnet.cli._memory import require_room
-from funcnet.cli._train_command import _downloads_said, _loaded
+from funcnet.cli._jobs import Job, loaded, with_numbers
 from funcnet.cli._train_options import (
     DataOptions,
     NetOptions,
@@ -44,54 +44,45 @@ from funcnet.cli._train_options import (
 )
 from funcnet.sweep import HOWS
 
-if TYPE_CHECKING:
-    Numbers = Any  # where `funcnet train` takes one
-    Scales = Any
-else:
-    Numbers = tuple[float, ...] | None
-    Scales = tuple[float | Literal["he"], ...] | None
-
 _TABLE_ROWS = 30
 
 
+def _traced(group: type) -> set[str]:
+    """The numbers among the options of a group that may be traced, and so swept."""
+    numbers = {name for name, kind in get_type_hints(group).items() if float in get_args(kind)}
+    return numbers - {"lr_decay", "dropout", "label_smoothing"}  # which shape the program
+
+
+def _several(group: type) -> type:
+    """Lets each number that may be traced be several, with the help of `funcnet train`."""
+    parent: Any = group.__base__
+    hints = get_type_hints(parent, include_extras=True)
+    for name in _traced(parent):
+        kinds, *said = get_args(hints[name])
+        one = functools.reduce(operator.or_, (k for k in get_args(kinds) if k is not type(None)))
+        several: Any = GenericAlias(tuple, (one, ...))
+        group.__annotations__[name] = Annotated[(several | None, *said)]
+        setattr(group, name, None)
+    return group
+
+
 @dataclasses.dataclass(frozen=True)
+@_several
 class SweptNet(NetOptions):
-    """The function, the same for all members but for the scale of its weights."""
-
-    weight_scale: Annotated[Scales, settings._own("weight_scale")] = None
-    """Standard deviations of the initial weights; or he, alone, for sqrt(2 / fan-in)."""
+    """The function, the same for all but for the scale of its weights: numbers, or he alone."""
 
 
 @dataclasses.dataclass(frozen=True)
+@_several
 class SweptOptimizer(OptimizerOptions):
     """The rule of the update: where an option takes several numbers, they are swept."""
 
-    learning_rate: Annotated[Numbers, settings._RATE] = None
-    """Learning rates of the first epoch."""
-    momentum: Annotated[Numbers, settings._own("momentum")] = None
-    """Shares of the velocity kept at each step: momentum, nesterov, sgd, rmsprop."""
-    decay: Annotated[Numbers, settings._own("decay")] = None
-    """Shares of the mean square kept at each step: rmsprop."""
-    rho: Annotated[Numbers, settings._own("rho")] = None
-    """Shares of the mean squares kept at each step: adadelta."""
-    b1: Annotated[Numbers, settings._own("b1")] = None
-    """Shares of the first moment kept at each step: adam and its kin, lamb, lion."""
-    b2: Annotated[Numbers, settings._own("b2")] = None
-    """Shares of the second moment kept at each step: the same."""
-    beta: Annotated[Numbers, settings._own("beta")] = None
-    """Shares of the momentum kept at each step: muon."""
-    eps: Annotated[Numbers, settings._own("eps")] = None
-    """What is added to denominators."""
-    weight_decay: Annotated[Numbers, settings._own("weight_decay")] = None
-    """Decoupled weight decays: adamw, lamb, lion, muon, adadelta."""
-
 
 @dataclasses.dataclass(frozen=True)
+@_several
 class SweptTraining(TrainingOptions):
-    """How each member is trained."""
+    """How each member is trained; several numbers are swept."""
 
-    reg: Annotated[Numbers, option("0")] = None
-    """L2 penalties: half of this times the sum of the squared weights, biases and norms free."""
     seed: Annotated[int | None, option("0")] = None
     """First of the members' seeds, 0 to 2^32 - 1."""
 
@@ -168,12 +159,13 @@ stdout.
         out = console(self.output.quiet)
         with expected_errors():
             options, columns = self._options(), self._columns()
-            with _downloads_said(out.print):
-                dataset = _loaded(options.data)
-            job = _Job(options, dataset)
+            job = Job(options, loaded(options.data, out.print))
             count = max(map(len, columns.values()), default=1)
             for index in range(count):
-                job.checked({name: column[index].item() for name, column in columns.items()})
+                # What `funcnet train` would refuse: traced, the numbers have no value.
+                row = {name: column[index].item() for name, column in columns.items()}
+                settings.resolved(with_numbers(options, row))
+                job.member(**row)
         first = options.training.seed or 0
         seeds = range(first, first + self.search.seeds)
         folder = Path(
@@ -194,8 +186,8 @@ stdout.
                     done += 1
                     on_member(index, member)
 
-                result = job.swept(
-                    columns, seeds, self.search, folder, on_progress=asked, on_member=counted
+                result = _swept(
+                    job, columns, seeds, self.search, folder, on_progress=asked, on_member=counted
                 )
         except KeyboardInterrupt:
             there = (
@@ -294,10 +286,10 @@ stdout.
                 ) from None
         return drawn
 
-    def _write(self, result: sweep.Result, job: _Job, folder: Path, out: Console) -> None:
+    def _write(self, result: sweep.Result, job: Job, folder: Path, out: Console) -> None:
         ranking = result.ranking()
         best = result.member(ranking[0]["member"])
-        trial = job.make(**best.values)
+        trial = job.member(**best.values)
         test = train.evaluate(
             trial.net, best.best, job.dataset.test, result.preprocessing, loss=trial.loss
         )
@@ -341,103 +333,56 @@ class _Said(NamedTuple):
     search: SearchOptions
 
 
-# What may be traced: all numbers but those that shape the program.
-_SWEPT = {
-    field.name
-    for group in (SweptNet, SweptOptimizer, SweptTraining)
-    for field in dataclasses.fields(group)
-    if field.name in group.__annotations__ and field.name != "seed"
-}
+_SWEPT = _traced(NetOptions) | _traced(OptimizerOptions) | _traced(TrainingOptions)
 
 
-class _Job:
-    """What the options stand for."""
+def _swept(
+    job: Job,
+    columns: dict[str, np.ndarray],
+    seeds: range,
+    search: SearchOptions,
+    folder: Path,
+    **callbacks: Any,
+) -> sweep.Result:
+    """Runs the sweep; what is refused before its first step is the user's to mend."""
+    training: Any = job.options.training
+    begun = False
 
-    def __init__(self, options: Options, dataset: data.Dataset):
-        self.options, self.dataset = options, dataset
-        training = options.training
-        assert training.batch_size is not None
-        count = len(dataset.train.labels)
-        full = training.sampling == "full"
-        if not full and training.batch_size > count:
-            raise CommandError(
-                f"--batch-size is {training.batch_size}, expected at most {count}, the number of "
-                f"training images of {options.data.name}."
-            )
-        batch_size = count if full else training.batch_size
-        self.steps_per_epoch = train.steps_per_epoch(count, batch_size)
-        net = settings.build_net(options.net, dataset.num_classes)
-        shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), dataset.input_shape)[0])
-        require_room(sum(leaf.size for leaf in jax.tree.leaves(shapes)))
+    def on_progress(now: sweep.Progress) -> None:
+        nonlocal begun
+        begun = True
+        callbacks["on_progress"](now)
 
-    def make(self, **row: Any) -> sweep.Trial:
-        """What one member trains; the numbers may be traced."""
-        options = _with(self.options, row)
-        training: Any = options.training
-        return sweep.Trial(
-            settings.build_net(options.net, self.dataset.num_classes),
-            settings.build_optimizer(options.optimizer, self.steps_per_epoch),
-            training.reg,
-            settings.LOSSES[training.loss],
-            training.label_smoothing,
-            None if training.compute_dtype == "float32" else training.compute_dtype,
+    how: Any = search.how
+    try:
+        return sweep.run(
+            job.member,
+            job.dataset,
+            columns,
+            seeds,
+            training.epochs,
+            training.batch_size,
+            how=how,
+            folder=folder,
+            keep=("best",),
+            members_at_once=search.members_at_once,
+            sampling=training.sampling,
+            preprocessing=training.preprocessing,
+            augment=job.augment(),
+            on_progress=on_progress,
+            on_member=callbacks["on_member"],
         )
-
-    def checked(self, row: dict[str, float]) -> None:
-        """Raises where `funcnet train` would refuse these numbers: traced, they have no value."""
-        settings.resolved(_with(self.options, row))
-        self.make(**row)
-
-    def swept(
-        self, columns: Any, seeds: range, search: SearchOptions, folder: Path, **callbacks: Any
-    ) -> sweep.Result:
-        """Runs the sweep; what is refused before its first step is the user's to mend."""
-        training: Any = self.options.training
-        begun = False
-
-        def on_progress(now: sweep.Progress) -> None:
-            nonlocal begun
-            begun = True
-            callbacks["on_progress"](now)
-
-        how: Any = search.how
-        try:
-            return sweep.run(
-                self.make,
-                self.dataset,
-                columns,
-                seeds,
-                training.epochs,
-                training.batch_size,
-                how=how,
-                folder=folder,
-                keep=("best",),
-                members_at_once=search.members_at_once,
-                sampling=training.sampling,
-                preprocessing=training.preprocessing,
-                augment=settings.build_augmentation(training.augment, self.dataset.train.images),
-                on_progress=on_progress,
-                on_member=callbacks["on_member"],
-            )
-        except checkpoint.LockedError as error:
-            raise CommandError(f"--out: {error}") from None
-        except OSError as error:
-            what = error.strerror or error
-            raise CommandError(
-                f"--out: cannot write into {folder}: {what}.", 1 + (not begun)
-            ) from error
-        except (ValueError, TypeError) as error:
-            if begun:
-                raise
-            raise CommandError(str(error)) from error
-
-
-def _with(options: Options, row: dict[str, Any]) -> Options:
-    """The options with a member's numbers in their places, where they may be traced."""
-    groups: Any = [copy.copy(group) for group in options]
-    for group in groups:
-        vars(group).update({k: v for k, v in row.items() if hasattr(group, k)})
-    return Options(*groups)
+    except checkpoint.LockedError as error:
+        raise CommandError(f"--out: {error}") from None
+    except OSError as error:
+        what = error.strerror or error
+        raise CommandError(
+            f"--out: cannot write into {folder}: {what}.", 1 + (not begun)
+        ) from error
+    except (ValueError, TypeError) as error:
+        if begun:
+            raise
+        raise CommandError(str(error)) from error
 
 
 # --- What is printed

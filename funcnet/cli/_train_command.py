@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
-import logging
 import math
 import os
 import shlex
@@ -18,18 +16,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from funcnet import checkpoint, data, nets, plots, train
+from funcnet import checkpoint, data, plots, train
 from funcnet._files import replacing
 from funcnet._machine import cpu_model, device
 from funcnet.cli import _stdout
 from funcnet.cli import _train_folder as files
 from funcnet.cli import _train_options as settings
 from funcnet.cli._command import CommandError, console, drawing, expected_errors, print_whole
-from funcnet.cli._memory import require_room
+from funcnet.cli._jobs import Job, loaded
 from funcnet.cli._train_options import (
     DataOptions,
     NetOptions,
@@ -39,11 +35,13 @@ from funcnet.cli._train_options import (
     TrainingOptions,
 )
 from funcnet.cli._train_report import Report, facts, layers, result_rows
+from funcnet.optimizers import OPTIMIZERS
 
 
 def _recipes() -> str:
     lines = ["What is left unsaid:", ""]
-    for name, (net, optimizer, training) in settings.RECIPES.items():
+    for name in data.SETS:
+        net, optimizer, training = settings.recipe_of(name)
         hidden = " ".join(map(str, net.hidden or ()))
         lines.append(
             f"  {name:14}--net {net.name} --hidden {hidden} --norm {net.norm} --optimizer "
@@ -53,7 +51,7 @@ def _recipes() -> str:
             f"  {'':14}--learning-rate {optimizer.learning_rate} --lr-decay {optimizer.lr_decay} "
             f"--epochs {training.epochs} --batch-size {training.batch_size}"
         )
-    rates = ", ".join(f"{name} {rate:g}" for name, rate in settings.RATES.items())
+    rates = ", ".join(f"{name} {rule.learning_rate:g}" for name, rule in OPTIMIZERS.items())
     lines += ["", *textwrap.wrap(f"Learning rates of other optimizers: {rates}.", 90)]
     return "\n".join(lines)
 
@@ -104,11 +102,9 @@ options or data, or another process in the folder; 130 Ctrl-C; 141 closed stdout
                 options = settings.reconciled(said, settings.from_config(config["options"]), folder)
             else:
                 options = settings.resolved(said)
-            with _downloads_said(out.print):
-                dataset = _loaded(options.data)
-            job = _Job.of(options, dataset)
-            require_room(job.summary.parameters)
-            now = files.configuration(options, dataset)
+            job = Job(options, loaded(options.data, out.print))
+            inputs = {"preprocessing": job.preprocessing(), "augment": job.augment()}
+            now = files.configuration(options, job.dataset)
             if self.output.resume:
                 config, changed = files.gone_on(config, now, folder)
                 for line in changed:
@@ -117,24 +113,24 @@ options or data, or another process in the folder; 130 Ctrl-C; 141 closed stdout
                 folder, config = files.claimed(self.output.out, options, stack), now
             every = settings.saving(self.output.checkpoint_every, job.steps_per_epoch)
             checkpoints = _checkpoints(folder, options, every)
-            begun = checkpoints.restore(job.template(dataset)) if self.output.resume else None
+            begun = checkpoints.restore(job.template()) if self.output.resume else None
         began = time.perf_counter()
         try:
             if not self.output.resume:
                 stack.enter_context(files.unless_begun(folder))
             files.write_json(folder / files.CONFIG, config)
-            out.print(facts("run", _facts(options, dataset, job, folder, begun)))
+            out.print(facts("run", _facts(job, folder, begun)))
             out.print()
             print_whole(out, layers(job.summary))
             out.print()
-            with Report(out, job.epochs) as report:
+            with Report(out, options.training.epochs or 0) as report:
                 save = checkpoints if every else None
-                run = _fitted(job, options, dataset, folder, report, begun, save)
+                run = _fitted(job, inputs, folder, report, begun, save)
             if every and run.stopped in (None, *SIGNALS):
                 checkpoints.save(run)
             if run.stopped != "terminated":
                 rate = report.images_per_second
-                result = _finished(run, job, options, dataset, folder, rate) | {
+                result = _finished(run, job, folder, rate) | {
                     "seconds": time.perf_counter() - began + (begun.seconds if begun else 0.0),
                     "images_per_second": rate,
                     "nonfinite": len(run.nonfinite),
@@ -143,7 +139,7 @@ options or data, or another process in the folder; 130 Ctrl-C; 141 closed stdout
                 files.write_json(folder / "result.json", result)
                 out.print(facts("result", result_rows(result, folder)))
                 with drawing("funcnet train", folder / "curves.png", self.output.traceback):
-                    _drawn(run, options, dataset, folder, result["test_accuracy"])
+                    _drawn(run, job, folder, result["test_accuracy"])
         except (OSError, checkpoint.CheckpointError) as error:
             raise CommandError(f"{error}. What it has is in {folder}.", code=1) from error
         if run.stopped in SIGNALS:
@@ -213,76 +209,9 @@ def _checkpoints(
     return checkpoint.Checkpoints(folder / "checkpoints", config=config, **(every or {}))
 
 
-def _loaded(options: DataOptions) -> data.Dataset:
-    made = options.name in ("digits", "synthetic")
-    more = {} if made else {"verify": not options.allow_unverified}
-    try:
-        return data.load(options.name or "", options.data_dir, **more)
-    except data.DataFormatError as error:
-        message = str(error).replace("verify=False", "--allow-unverified")
-        raise data.DataFormatError(message) from error
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """What the options stand for, ready to be trained."""
-
-    net: nets.Net
-    summary: nets.Summary
-    optimizer: Any
-    loss: Callable[..., Any]
-    preprocessing: data.Preprocessing
-    augment: Callable[..., Any] | None
-    epochs: int
-    batch_size: int
-    steps_per_epoch: int
-
-    @classmethod
-    def of(cls, options: Options, dataset: data.Dataset) -> _Job:
-        """Builds all of it, and raises where it does not fit the data."""
-        training: Any = options.training
-        images = dataset.train.images
-        full = training.sampling == "full"
-        batch_size = len(images) if full else training.batch_size
-        if batch_size > len(images):
-            raise CommandError(
-                f"--batch-size is {batch_size}, expected at most {len(images)}, the number of "
-                f"training images of {options.data.name}."
-            )
-        steps = train.steps_per_epoch(len(images), batch_size)
-        net = settings.build_net(options.net, dataset.num_classes)
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints its table, and we another
-            summary = nets.summary(net, dataset.input_shape)
-
-        def first_step(key: Any) -> Any:
-            x = jnp.zeros((batch_size, *dataset.input_shape), jnp.float32)
-            return net.apply(*net.init(key, dataset.input_shape), x, train=True, key=key)
-
-        jax.eval_shape(first_step, jax.random.key(0))  # a batch of one may be too small for it
-        return cls(
-            net,
-            summary,
-            settings.build_optimizer(options.optimizer, steps),
-            settings.LOSSES[training.loss],
-            data.fit_preprocessing(images, training.preprocessing, dataset.full_scale),
-            settings.build_augmentation(training.augment, images),
-            training.epochs,
-            batch_size,
-            steps,
-        )
-
-    def template(self, dataset: data.Dataset) -> train.TrainState:
-        """The structure, shapes and dtypes of the state that is trained."""
-        key = jax.random.key(0)
-        return jax.eval_shape(
-            lambda: train.init_state(self.net, self.optimizer, key, dataset.input_shape)
-        )
-
-
-def _facts(
-    options: Options, dataset: data.Dataset, job: _Job, folder: Path, begun: train.Run | None
-) -> Iterator[tuple[str, str]]:
+def _facts(job: Job, folder: Path, begun: train.Run | None) -> Iterator[tuple[str, str]]:
     """The table before the run."""
+    options, dataset = job.options, job.dataset
     shape = "×".join(map(str, dataset.input_shape))
     training: Any = options.training
     optimizer = options.optimizer
@@ -296,8 +225,8 @@ def _facts(
     yield (
         "training",
         (
-            f"{job.epochs} epochs of {job.steps_per_epoch} steps, batches of {job.batch_size} by "
-            f"{training.sampling}, seed {training.seed}"
+            f"{training.epochs} epochs of {job.steps_per_epoch} steps, batches of "
+            f"{job.batch_size} by {training.sampling}, seed {training.seed}"
         ),
     )
     found = device()
@@ -325,16 +254,16 @@ def _said(group: Any) -> str:
 
 
 def _fitted(
-    job: _Job,
-    options: Options,
-    dataset: data.Dataset,
+    job: Job,
+    inputs: dict[str, Any],
     folder: Path,
     report: Report,
     begun: train.Run | None,
     on_chunk: Callable[[train.Run], Any] | None,
 ) -> train.Run:
     """Runs `fit`, each row of its history on the disk as it comes."""
-    training: Any = options.training
+    training: Any = job.options.training
+    net, optimizer, reg, loss, label_smoothing, compute_dtype = job.trial
     rows = 0
     last_step = 0 if begun is None else int(begun.final.step)
 
@@ -359,25 +288,22 @@ def _fitted(
     try:
         with open(folder / files.HISTORY, "ab") as file:
             return train.fit(
-                job.net,
-                dataset,
-                job.optimizer,
-                job.epochs,
+                net,
+                job.dataset,
+                optimizer,
+                training.epochs,
                 job.batch_size,
                 training.seed,
-                loss=job.loss,
-                reg=training.reg,
-                label_smoothing=training.label_smoothing,
-                compute_dtype=None
-                if training.compute_dtype == "float32"
-                else training.compute_dtype,
+                loss=loss,
+                reg=reg,
+                label_smoothing=label_smoothing,
+                compute_dtype=compute_dtype,
                 sampling=training.sampling,
-                preprocessing=job.preprocessing,
-                augment=job.augment,
                 resume=begun,
                 on_progress=on_progress,
                 on_epoch=on_epoch,
                 on_chunk=on_chunk,
+                **inputs,
             )
     except checkpoint.CheckpointError:
         raise
@@ -388,12 +314,7 @@ def _fitted(
 
 
 def _finished(
-    run: train.Run,
-    job: _Job,
-    options: Options,
-    dataset: data.Dataset,
-    folder: Path,
-    images_per_second: float | None,
+    run: train.Run, job: Job, folder: Path, images_per_second: float | None
 ) -> dict[str, Any]:
     """Writes the best parameters and the losses, and measures the best.
 
@@ -403,13 +324,13 @@ def _finished(
     with replacing(folder / "losses.npy") as file:
         np.save(file, run.losses, allow_pickle=False)
     test: dict[str, Any] = {"accuracy": None, "loss": None}
-    test_seconds = len(dataset.test.labels) / (images_per_second or math.inf)
+    test_seconds = len(job.dataset.test.labels) / (images_per_second or math.inf)
     if run.stopped != "interrupted" or test_seconds < _PATIENCE_SECONDS:
-        test = train.evaluate(job.net, run, dataset.test, loss=job.loss)
+        test = train.evaluate(job.trial.net, run, job.dataset.test, loss=job.trial.loss)
     best = next(row for row in run.history if row["epoch"] == run.best_epoch)
     return {
         "best_epoch": run.best_epoch,
-        "epochs": job.epochs,
+        "epochs": job.options.training.epochs,
         "steps": int(run.final.step),
         "val_accuracy": best["val_accuracy"],
         "val_loss": best["val_loss"],
@@ -418,30 +339,9 @@ def _finished(
     }
 
 
-def _drawn(
-    run: train.Run, options: Options, dataset: data.Dataset, folder: Path, accuracy: float | None
-) -> None:
+def _drawn(run: train.Run, job: Job, folder: Path, accuracy: float | None) -> None:
     """Draws the curves of the run."""
-    title = f"{dataset.name}, {options.net.name}"
+    title = f"{job.dataset.name}, {job.options.net.name}"
     if accuracy is not None:
         title += f": {100 * accuracy:.2f} % test accuracy"
     plots.curves(run.history, run.losses, folder / "curves.png", title=title)
-
-
-@contextlib.contextmanager
-def _downloads_said(say: Callable[[str], Any]) -> Iterator[None]:
-    """Says on the console what `data.load` logs: that it downloads."""
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            say(record.getMessage())
-
-    logger, handler = logging.getLogger("funcnet.data"), Handler(logging.INFO)
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)

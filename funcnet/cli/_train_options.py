@@ -14,40 +14,13 @@ import numpy as np
 import optax
 import tyro
 
-from funcnet import data, losses, nets, optimizers, train
+from funcnet import data, losses, nets, train
 from funcnet.cli._command import CommandError, choice, option
-from funcnet.nets import ACTIVATIONS
+from funcnet.data import SETS
+from funcnet.nets import ACTIVATIONS, NETWORKS
+from funcnet.optimizers import OPTIMIZERS
 from funcnet.train.engine import SAMPLINGS
 
-NETS: dict[str, Callable[..., nets.Net]] = {
-    "softmax": nets.softmax_classifier,
-    "two_layer": nets.two_layer_net,
-    "fully_connected": nets.fully_connected_net,
-    "small": nets.small_net,
-    "two_layer_convnet": nets.two_layer_convnet,
-    "three_layer_convnet": nets.three_layer_convnet,
-    "resnet": nets.resnet,
-}
-# Each optimizer's learning rate, where neither the command line nor the data set's recipe has one.
-RATES = {
-    "sgd": 0.1,
-    "momentum": 0.03,
-    "nesterov": 0.03,
-    "rmsprop": 1e-3,
-    "adagrad": 0.03,
-    "adadelta": 1.0,
-    "adam": 1e-3,
-    "nadam": 1e-3,
-    "adamax": 2e-3,
-    "adamw": 1e-3,
-    "amsgrad": 1e-3,
-    "lamb": 3e-3,
-    "lion": 3e-4,
-    "muon": 0.01,
-}
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    name: getattr(optimizers, name) for name in RATES
-}
 LOSSES = {"softmax": losses.softmax_cross_entropy, "hinge": losses.multiclass_hinge}
 PREPROCESSINGS = ("none", "mean_image", "scaled", "scaled_mean_image", "standardised")
 AUGMENTATIONS = (
@@ -59,7 +32,6 @@ COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 _OPTION_OF = {"size": "filter_size", "widths": "channels"}
 _DATA_SETS = "the data set's, see below"
 _THE_DATA_SETS = option(_DATA_SETS)
-_RATE = option("the data set's or the optimizer's, see below")
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -71,7 +43,8 @@ def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 def _own(name: str) -> Any:
     """Says of an option what the nets or optimizers that have it take where it is not given."""
     takers: dict[str, list[str]] = {}
-    for function_name, function in (NETS | OPTIMIZERS).items():
+    rules = {rule: entry.make for rule, entry in OPTIMIZERS.items()}
+    for function_name, function in (NETWORKS | rules).items():
         default = _parameters(function)[name].default if name in _parameters(function) else None
         if default is not None:
             text = " ".join(map(str, default if isinstance(default, tuple) else (default,)))
@@ -84,7 +57,7 @@ def _own(name: str) -> Any:
 class DataOptions:
     """What is learned."""
 
-    name: Annotated[str | None, choice(data.NAMES), option("digits", "data")] = None
+    name: Annotated[str | None, choice(SETS), option("digits", "data")] = None
     """Data set. digits needs no file; synthetic is made, not read."""
     data_dir: Annotated[str | None, option("$FUNCNET_DATA_DIR, else ~/.cache/funcnet")] = None
     """Folder of the data sets. What is missing there is downloaded, unless FUNCNET_DOWNLOAD=0."""
@@ -96,7 +69,7 @@ class DataOptions:
 class NetOptions:
     """The function. Options that the net does not have are refused."""
 
-    name: Annotated[str | None, choice(NETS), option(_DATA_SETS, "net")] = None
+    name: Annotated[str | None, choice(NETWORKS), option(_DATA_SETS, "net")] = None
     """Net."""
     hidden: Annotated[tuple[int, ...] | None, _THE_DATA_SETS] = None
     """Units of each hidden layer: one number for two_layer and small."""
@@ -120,7 +93,7 @@ class NetOptions:
 class OptimizerOptions:
     """The rule of the update. Options that the optimizer does not have are refused."""
 
-    name: Annotated[str | None, choice(RATES), option(_DATA_SETS, "optimizer")] = None
+    name: Annotated[str | None, choice(OPTIMIZERS), option(_DATA_SETS, "optimizer")] = None
     """Optimizer."""
     learning_rate: Annotated[
         float | None, option("the data set's or the optimizer's, see below")
@@ -230,14 +203,19 @@ def _recipe(hidden: tuple[int, ...], epochs: int, batch_size: int) -> Recipe:
     )
 
 
-RECIPES = {
+_RECIPES = {
     "digits": _recipe((500, 500), epochs=20, batch_size=50),
     "cifar10": _recipe((500, 500, 500), epochs=10, batch_size=100),
     "svhn": _recipe((500, 500, 500), epochs=10, batch_size=100),
-    "mnist": _recipe((500, 500), epochs=10, batch_size=100),
-    "fashion_mnist": _recipe((500, 500), epochs=10, batch_size=100),
     "synthetic": _recipe((100,), epochs=10, batch_size=50),
 }
+
+
+def recipe_of(data_set: str) -> Recipe:
+    """The recipe of a data set; the usual one, of MNIST, where it has none of its own."""
+    return _RECIPES.get(data_set) or _recipe((500, 500), epochs=10, batch_size=100)
+
+
 # The hidden layers of nets that must have some, where no recipe says.
 _HIDDEN = {"two_layer": (100,), "small": (512,)}
 
@@ -274,7 +252,7 @@ def resolved(options: Options) -> Options:
     options = Options(*(_with_unsaid(kind, group) for kind, group in options._asdict().items()))
     if options.training.label_smoothing and options.training.loss != "softmax":
         raise CommandError("--label-smoothing is an option of --loss softmax alone.")
-    recipe = RECIPES[options.data.name or ""]
+    recipe = recipe_of(options.data.name or "")
     training = _merged(options.training, recipe.training)
     net, optimizer = options.net, options.optimizer
     if net.name in (None, recipe.net.name):
@@ -288,13 +266,15 @@ def resolved(options: Options) -> Options:
     else:
         optimizer = dataclasses.replace(
             optimizer,
-            learning_rate=_either(optimizer.learning_rate, RATES[optimizer.name]),
+            learning_rate=_either(
+                optimizer.learning_rate, OPTIMIZERS[optimizer.name].learning_rate
+            ),
             lr_decay=_either(optimizer.lr_decay, recipe.optimizer.lr_decay),
         )
-    rule = OPTIMIZERS[optimizer.name or ""]
+    rule = OPTIMIZERS[optimizer.name or ""].make
     return Options(
         options.data,
-        _with_own(net, "net", NETS[net.name or ""]),
+        _with_own(net, "net", NETWORKS[net.name or ""]),
         _with_own(optimizer, "optimizer", rule, ("learning_rate", "lr_decay")),
         training,
     )
@@ -327,7 +307,7 @@ def _with_own(group: Any, kind: str, function: Callable[..., Any], ours: Any = (
         if name in own:
             default = own[name].default
             if value is None and default not in (None, inspect.Parameter.empty):
-                several = "tuple" in str(fields[name].type) and own[name].annotation == "int"
+                several = "tuple" in str(fields[name].type) and own[name].annotation in ("int", int)
                 said[name] = (default,) if several else default
         elif value is not None:
             takes = ", ".join(map(flag, (other for other in said if other in own)))
@@ -427,13 +407,13 @@ def saving(text: str, steps_per_epoch: int) -> dict[str, Any] | None:
 
 def build_net(options: NetOptions, classes: int) -> nets.Net:
     """The net that resolved options describe."""
-    function = NETS[options.name or ""]
+    function = NETWORKS[options.name or ""]
     arguments: dict[str, Any] = {}
     for name, parameter in _parameters(function).items():
-        if name == "classes":
+        if not hasattr(options, name):  # the classes, and what has no option
             continue
         value = getattr(options, name)
-        if parameter.annotation == "int" and isinstance(value, tuple):
+        if parameter.annotation in ("int", int) and isinstance(value, tuple):
             if len(value) != 1:
                 numbers = " ".join(map(str, value)) or "empty"
                 raise CommandError(
@@ -448,7 +428,7 @@ def build_optimizer(
     options: OptimizerOptions, steps_per_epoch: int
 ) -> optax.GradientTransformation:
     """The optimizer that resolved options describe."""
-    function = OPTIMIZERS[options.name or ""]
+    function = OPTIMIZERS[options.name or ""].make
     arguments = {
         name: getattr(options, name)
         for name in _parameters(function)

@@ -1,71 +1,24 @@
-"""Blocks of nets: one layer each, with its parameters and its state, as (init, apply) pairs."""
+"""Blocks of nets: one layer each, with its parameters and its state, as (init, apply) pairs.
+
+What a block computes and refuses is said by the layer of the same name in `funcnet.layers`
+(of `conv` and `conv_transpose`, `conv2d` and `conv2d_transpose`); a block's own docstring says the
+rest.
+"""
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from funcnet import _validate, layers
-from funcnet._validate import example_shape, float_dtype
+from funcnet._validate import example_shape
 from funcnet.layers import BatchStats, NormParams
-
-
-class Net(NamedTuple):
-    r"""A network, or a block of one, as a pair of pure functions.
-
-    `init(key, input_shape)` returns `(params, state)`; `input_shape` is one example's, without the
-    batch. `apply(params, state, x, *, train=False, key=None)` returns `(output, state)`: `params`
-    are what gradients are taken for, `state` what the net observes (running statistics), and `key`
-    feeds dropout. What has no parameters or no state has `()` there. Anybody's `Net(init, apply)`
-    is a full member: the fields behind are for names and summaries, and have defaults. Nets are
-    equal where their functions are the same objects (methods: of the same object), so that methods
-    of objects that have no hash will do.
-
-    Args:
-      init: the initialiser, traceable by JAX.
-      apply: the network, traceable by JAX.
-      kind: what `serial` names the block by; the fusing of neighbours trusts the kinds of this
-        module.
-      children: the blocks inside.
-      config: pairs of option and value that fusing and summaries ask for; hashable.
-
-    >>> from funcnet import nets
-    >>> double = nets.Net(lambda key, shape: ((), ()),
-    ...              lambda params, state, x, *, train=False, key=None: (2 * x, state))
-    >>> double.apply((), (), jnp.ones(2))
-    (Array([2., 2.], dtype=float64), ())
-    """
-
-    init: Callable[..., tuple[Any, Any]]
-    apply: Callable[..., tuple[Any, Any]]
-    kind: str = "net"
-    children: tuple[Net, ...] = ()
-    config: tuple[tuple[str, Any], ...] = ()
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Net)
-            and all(map(operator.eq, map(_identity, self[:2]), map(_identity, other[:2])))
-            and self[2:] == other[2:]
-        )
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    def __hash__(self) -> int:
-        return hash(tuple(map(_identity, self[:2])))
-
-
-def _identity(function: Any) -> Any:
-    """What tells a function from others; a method is made anew each time that it is asked for."""
-    owner, method = (getattr(function, name, None) for name in ("__self__", "__func__"))
-    return id(function) if owner is None or method is None else (id(owner), id(method))
+from funcnet.nets._net import Net, Padding, Scale, Size
 
 
 def _channels(function: str, input_shape: Any) -> int:
@@ -73,13 +26,6 @@ def _channels(function: str, input_shape: Any) -> int:
     if not shape:
         raise ValueError(f"{function}: input_shape is (), expected at least the channels' axis.")
     return shape[-1]
-
-
-def output_shape(net: Net, params: Any, state: Any, input_shape: tuple[int, ...]) -> Any:
-    """The shape of one output of `net`, found without computing it."""
-    x = jax.ShapeDtypeStruct((1, *input_shape), float_dtype(params))
-    y, _ = jax.eval_shape(lambda p, s, x: net.apply(p, s, x, train=False), params, state, x)
-    return y.shape[1:]
 
 
 def _plain(kind: str, function: Callable[[Array], Array], **config: Any) -> Net:
@@ -90,14 +36,16 @@ def _plain(kind: str, function: Callable[[Array], Array], **config: Any) -> Net:
         example_shape(f"nets.{kind}", input_shape)
         return (), ()
 
-    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
+    def apply(
+        params: Any, state: Any, x: Array, *, train: bool = False, key: Array | None = None
+    ) -> tuple[Array, Any]:
         del params, train, key
         return function(x), state
 
     return Net(init, apply, kind, config=tuple(config.items()))
 
 
-def affine(units: int, scale: Any = "he", bias: bool = True) -> Net:
+def affine(units: int, scale: Scale = "he", bias: bool = True) -> Net:
     r"""An affine layer: $y = x w + b$, x flattened to rows.
 
     Args:
@@ -125,7 +73,9 @@ def affine(units: int, scale: Any = "he", bias: bool = True) -> Net:
         d = math.prod(example_shape("nets.affine", input_shape))
         return layers.affine_init(key, d, units, scale, bias=bias), ()
 
-    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
+    def apply(
+        params: Any, state: Any, x: Array, *, train: bool = False, key: Array | None = None
+    ) -> tuple[Array, Any]:
         del train, key
         return layers.affine(params, x), state
 
@@ -134,11 +84,11 @@ def affine(units: int, scale: Any = "he", bias: bool = True) -> Net:
 
 def conv(
     channels: int,
-    size: int | tuple[int, int] = 3,
-    stride: int | tuple[int, int] = 1,
-    padding: Any = "SAME",
-    scale: Any = "he",
-    dilation: int | tuple[int, int] = 1,
+    size: Size = 3,
+    stride: Size = 1,
+    padding: Padding = "SAME",
+    scale: Scale = "he",
+    dilation: Size = 1,
     groups: int = 1,
     bias: bool = True,
 ) -> Net:
@@ -184,8 +134,8 @@ def conv1d(
     channels: int,
     size: int = 3,
     stride: int = 1,
-    padding: Any = "SAME",
-    scale: Any = "he",
+    padding: Padding = "SAME",
+    scale: Scale = "he",
     dilation: int = 1,
     groups: int = 1,
     bias: bool = True,
@@ -209,8 +159,6 @@ def conv1d(
       TypeError: a size is not an int.
       ValueError: a size is below 1; at init: the example is not a sequence (l, channels).
 
-    Source: `layers.conv1d`.
-
     >>> from funcnet import nets
     >>> params, _ = nets.conv1d(8).init(jax.random.key(0), (100, 3))
     >>> params.w.shape
@@ -229,11 +177,11 @@ def conv1d(
 
 def conv_transpose(
     channels: int,
-    size: int | tuple[int, int] = 3,
-    stride: int | tuple[int, int] = 1,
-    padding: Any = "SAME",
-    scale: Any = "he",
-    dilation: int | tuple[int, int] = 1,
+    size: Size = 3,
+    stride: Size = 1,
+    padding: Padding = "SAME",
+    scale: Scale = "he",
+    dilation: Size = 1,
     groups: int = 1,
     bias: bool = True,
 ) -> Net:
@@ -256,8 +204,6 @@ def conv_transpose(
     Raises:
       TypeError: a size is not an int.
       ValueError: a size is below 1; at init: the example is not an image (h, w, channels).
-
-    Source: `layers.conv2d_transpose`.
 
     >>> from funcnet import nets
     >>> net = nets.conv_transpose(4, stride=2)
@@ -286,7 +232,7 @@ def _convolution(
     draw: Callable[..., Any],
     size: Any,
     channels: int,
-    scale: Any,
+    scale: Scale,
     bias: bool,
 ) -> Net:
     """A block of a convolution whose examples have the axes that `example` names."""
@@ -303,7 +249,9 @@ def _convolution(
         params = draw(key, size, shape[-1], channels, scale, groups=groups, bias=bias)
         return params, ()
 
-    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
+    def apply(
+        params: Any, state: Any, x: Array, *, train: bool = False, key: Array | None = None
+    ) -> tuple[Array, Any]:
         del train, key
         return layer(params, x, **config), state
 
@@ -312,8 +260,6 @@ def _convolution(
 
 def relu() -> Net:
     r"""Rectified linear unit, $\max(x, 0)$: see `layers.relu`.
-
-    Source: `layers.relu`, which says what it computes and refuses.
 
     >>> from funcnet import nets
     >>> nets.relu().apply((), (), jnp.array([-1.0, 2.0]))[0]
@@ -328,8 +274,6 @@ def leaky_relu(negative_slope: int | float = 0.01) -> Net:
     Args:
       negative_slope: the slope a left of 0.
 
-    Source: `layers.leaky_relu`, which says what it computes and refuses.
-
     >>> from funcnet import nets
     >>> nets.leaky_relu().apply((), (), jnp.array([-1.0, 2.0]))[0]
     Array([-0.01,  2.  ], dtype=float64)
@@ -343,8 +287,6 @@ def elu(alpha: int | float = 1.0) -> Net:
     Args:
       alpha: the limit at minus infinity, negated.
 
-    Source: `layers.elu`, which says what it computes and refuses.
-
     >>> from funcnet import nets
     >>> nets.elu().apply((), (), jnp.array([0.0, 2.0]))[0]
     Array([0., 2.], dtype=float64)
@@ -355,8 +297,6 @@ def elu(alpha: int | float = 1.0) -> Net:
 def sigmoid() -> Net:
     r"""Logistic sigmoid, $1/(1 + e^{-x})$: see `layers.sigmoid`.
 
-    Source: `layers.sigmoid`, which says what it computes and refuses.
-
     >>> from funcnet import nets
     >>> nets.sigmoid().apply((), (), jnp.array([0.0]))[0]
     Array([0.5], dtype=float64)
@@ -366,8 +306,6 @@ def sigmoid() -> Net:
 
 def tanh() -> Net:
     r"""Hyperbolic tangent: see `layers.tanh`.
-
-    Source: `layers.tanh`, which says what it computes and refuses.
 
     >>> from funcnet import nets
     >>> nets.tanh().apply((), (), jnp.array([0.0]))[0]
@@ -382,8 +320,6 @@ def gelu(approximate: bool = True) -> Net:
     Args:
       approximate: the tanh formula, as in `jax.nn.gelu`.
 
-    Source: `layers.gelu`, which says what it computes and refuses.
-
     >>> from funcnet import nets
     >>> nets.gelu().apply((), (), jnp.array([0.0]))[0]
     Array([0.], dtype=float64)
@@ -394,8 +330,6 @@ def gelu(approximate: bool = True) -> Net:
 def silu() -> Net:
     r"""Sigmoid linear unit, $x\,\sigma(x)$: see `layers.silu`.
 
-    Source: `layers.silu`, which says what it computes and refuses.
-
     >>> from funcnet import nets
     >>> nets.silu().apply((), (), jnp.array([0.0]))[0]
     Array([0.], dtype=float64)
@@ -405,8 +339,6 @@ def silu() -> Net:
 
 def softplus() -> Net:
     r"""Softplus, $\log(1 + e^x)$: see `layers.softplus`.
-
-    Source: `layers.softplus`, which says what it computes and refuses.
 
     >>> from funcnet import nets
     >>> nets.softplus().apply((), (), jnp.array([0.0]))[0].round(4)
@@ -477,7 +409,9 @@ def batch_norm(
         mean, var = jnp.zeros((channels,), jnp.float32), jnp.ones((channels,), jnp.float32)
         return _norm_init(channels, gain, bias), BatchStats(mean, var)
 
-    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
+    def apply(
+        params: Any, state: Any, x: Array, *, train: bool = False, key: Array | None = None
+    ) -> tuple[Array, Any]:
         del key
         params = params or NO_NORM_PARAMS
         if not train:
@@ -502,7 +436,9 @@ def _norm(kind: str, function: Callable[[Any, Array], Array], gain: bool, bias: 
         params = _norm_init(_channels(f"nets.{kind}", input_shape), gain, bias)
         return (params.gamma if kind == "rms_norm" and gain else params), ()
 
-    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
+    def apply(
+        params: Any, state: Any, x: Array, *, train: bool = False, key: Array | None = None
+    ) -> tuple[Array, Any]:
         del train, key
         return function(params, x), state
 
@@ -519,8 +455,6 @@ def layer_norm(eps: int | float = 1e-5, *, gain: bool = True, bias: bool = True)
 
     Returns:
       The block; params `NormParams(gamma, beta)`, (c,) each, or as in `batch_norm` without them.
-
-    Source: `layers.layer_norm`, which says what it computes and refuses.
 
     >>> from funcnet import nets
     >>> params, _ = nets.layer_norm().init(jax.random.key(0), (3,))
@@ -552,8 +486,6 @@ def group_norm(
       TypeError: `groups` is not an int.
       ValueError: `groups` is below 1; at init: it does not divide the number of channels.
 
-    Source: `layers.group_norm`, which says what it computes and refuses.
-
     >>> from funcnet import nets
     >>> params, _ = nets.group_norm(2).init(jax.random.key(0), (8, 8, 4))
     >>> params.gamma.shape
@@ -576,8 +508,6 @@ def rms_norm(eps: int | float = 1e-6, *, gain: bool = True) -> Net:
 
     Returns:
       The block; params `gamma` (c,), `()` without.
-
-    Source: `layers.rms_norm`, which says what it computes and refuses.
 
     >>> from funcnet import nets
     >>> params, _ = nets.rms_norm().init(jax.random.key(0), (3,))
@@ -622,7 +552,9 @@ def dropout(rate: int | float) -> Net:
         example_shape("nets.dropout", input_shape)
         return (), ()
 
-    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
+    def apply(
+        params: Any, state: Any, x: Array, *, train: bool = False, key: Array | None = None
+    ) -> tuple[Array, Any]:
         del params
         if not train or rate == 0.0:
             return x, state
@@ -637,11 +569,11 @@ def dropout(rate: int | float) -> Net:
 
 
 def max_pool(
-    window: Any = 2,
-    stride: Any = None,
-    padding: Any = "VALID",
+    window: Size = 2,
+    stride: Size | None = None,
+    padding: Padding = "VALID",
     ceil_mode: bool = False,
-    dilation: Any = 1,
+    dilation: Size = 1,
 ) -> Net:
     r"""The maximum of each window: see `layers.max_pool`.
 
@@ -655,8 +587,6 @@ def max_pool(
     Raises:
       TypeError: a size is not an int.
       ValueError: a size is below 1; at init: the window does not fit.
-
-    Source: `layers.max_pool`, which says what it computes and refuses.
 
     >>> from funcnet import nets
     >>> nets.max_pool().apply((), (), jnp.arange(4.0).reshape(1, 2, 2, 1))[0].ravel()
@@ -676,9 +606,9 @@ def max_pool(
 
 
 def avg_pool(
-    window: Any = 2,
-    stride: Any = None,
-    padding: Any = "VALID",
+    window: Size = 2,
+    stride: Size | None = None,
+    padding: Padding = "VALID",
     ceil_mode: bool = False,
     count_include_pad: bool = False,
 ) -> Net:
@@ -695,8 +625,6 @@ def avg_pool(
       TypeError: a size is not an int.
       ValueError: a size is below 1; at init: the window does not fit.
 
-    Source: `layers.avg_pool`, which says what it computes and refuses.
-
     >>> from funcnet import nets
     >>> nets.avg_pool().apply((), (), jnp.arange(4.0).reshape(1, 2, 2, 1))[0].ravel()
     Array([1.5], dtype=float64)
@@ -708,15 +636,15 @@ def avg_pool(
     )
 
 
-def _window(function: str, window: Any, stride: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+def _window(
+    function: str, window: Size, stride: Size | None
+) -> tuple[tuple[int, int], tuple[int, int]]:
     window = _validate.pair(function, "window", window)
     return window, window if stride is None else _validate.pair(function, "stride", stride)
 
 
 def global_avg_pool() -> Net:
     r"""The mean over all pixels, (n, h, w, c) to (n, c): see `layers.global_avg_pool`.
-
-    Source: `layers.global_avg_pool`, which says what it computes and refuses.
 
     >>> from funcnet import nets
     >>> nets.global_avg_pool().apply((), (), jnp.ones((2, 4, 4, 3)))[0].shape
@@ -727,8 +655,6 @@ def global_avg_pool() -> Net:
 
 def flatten() -> Net:
     r"""Each example as one row, (n, ...) to (n, d): see `layers.flatten`.
-
-    Source: `layers.flatten`, which says what it computes and refuses.
 
     >>> from funcnet import nets
     >>> nets.flatten().apply((), (), jnp.ones((2, 4, 4, 3)))[0].shape

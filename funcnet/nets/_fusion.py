@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 from jax import Array
 
 from funcnet import layers
-from funcnet.nets._blocks import NO_NORM_PARAMS, Net, running_statistics
+from funcnet.nets._blocks import NO_NORM_PARAMS, running_statistics
+from funcnet.nets._net import Part, child
 
 Configs = list[dict[str, Any]]
 
@@ -62,69 +60,38 @@ FUSIONS = (
 )
 
 
-class Stage(NamedTuple):
-    """One block of a `serial`, or neighbours that a fused rule runs as one."""
-
-    position: int
-    names: tuple[str, ...]
-    blocks: tuple[Net, ...]
-    fusion: Fusion | None
-
-    def run(
-        self, params: Any, state: Any, x: Any, *, train: bool, key: Any
-    ) -> tuple[Array, dict[str, Any]]:
-        """Applies the blocks to x; `params` and `state` are those of the whole `serial`."""
-        p = [child(params, name) for name in self.names]
-        s = [child(state, name) for name in self.names]
-        title = " + ".join(self.names)
-        with within(f"{title} of nets.serial, applied to an array of shape {jnp.shape(x)}"):
-            if self.fusion is not None:
-                configs = [dict(block.config) for block in self.blocks]
-                x, s = self.fusion.apply(configs, p, s, x)
-            else:
-                own = None if key is None else jax.random.fold_in(key, self.position)
-                x, s[0] = self.blocks[0].apply(p[0], s[0], x, train=train, key=own)
-        return x, without_empty(dict(zip(self.names, s, strict=True)))
-
-
-def stages(
-    names: Sequence[str], blocks: Sequence[Net], *, train: bool, fuse: bool
-) -> tuple[Stage, ...]:
-    """Cuts the blocks of a `serial` into stages, each as long as a fused rule allows."""
-    cut: list[Stage] = []
+def fused(parts: Sequence[Part], *, train: bool) -> tuple[Part, ...]:
+    """The parts of a `serial`, each as long as a fused rule allows."""
+    cut: list[Part] = []
     start = 0
-    while start < len(blocks):
-        fusion = next((f for f in FUSIONS if fuse and _fits(f, blocks[start:], train)), None)
+    while start < len(parts):
+        fusion = next((f for f in FUSIONS if _fits(f, parts[start:], train)), None)
         stop = start + (1 if fusion is None else len(fusion.kinds))
-        cut.append(Stage(start, tuple(names[start:stop]), tuple(blocks[start:stop]), fusion))
+        cut.append(parts[start] if fusion is None else _as_one(fusion, parts[start:stop]))
         start = stop
     return tuple(cut)
 
 
-def _fits(fusion: Fusion, blocks: Sequence[Net], train: bool) -> bool:
-    run = blocks[: len(fusion.kinds)]
+def _fits(fusion: Fusion, parts: Sequence[Part], train: bool) -> bool:
+    blocks = [part.blocks[0] for part in parts[: len(fusion.kinds)]]
     return (
-        tuple(block.kind for block in run) == fusion.kinds
+        tuple(block.kind for block in blocks) == fusion.kinds
         and (train or not fusion.train_only)
-        and fusion.admits([dict(block.config) for block in run])
+        and fusion.admits([dict(block.config) for block in blocks])
     )
 
 
-def child(tree: Any, name: str) -> Any:
-    """The part of params or state that belongs to `name`: () where it has none."""
-    return dict(tree).get(name, ())
+def _as_one(fusion: Fusion, parts: Sequence[Part]) -> Part:
+    names = tuple(part.names[0] for part in parts)
+    blocks = tuple(part.blocks[0] for part in parts)
+    configs = [dict(block.config) for block in blocks]
 
+    def apply(
+        params: Any, state: Any, x: Array, *, train: bool = False, key: Array | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        del train, key
+        p, s = ([child(tree, name) for name in names] for tree in (params, state))
+        y, new = fusion.apply(configs, p, s, x)
+        return y, dict(zip(names, new, strict=True))
 
-def without_empty(tree: dict[str, Any]) -> dict[str, Any]:
-    """Leaves out what holds no array: blocks without parameters or without state."""
-    return {name: value for name, value in tree.items() if jax.tree.leaves(value)}
-
-
-@contextmanager
-def within(where: str) -> Iterator[None]:
-    """Notes on an error where in the net it came from."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"in {where}")
-        raise
+    return Part(names, blocks, parts[0].position, apply)

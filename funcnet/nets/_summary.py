@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +11,8 @@ from jax import Array
 
 from funcnet import kernels
 from funcnet._validate import example_shape, float_dtype
-from funcnet.nets._blocks import Net
-from funcnet.nets._fusion import Stage, child
+from funcnet.nets._compose import walk
+from funcnet.nets._net import Apply, Net
 
 
 class Row(NamedTuple):
@@ -121,51 +121,25 @@ def _rows(net: Net, shape: tuple[int, ...], batch: int) -> list[Row]:
     def run(key: Array) -> Array:
         params, state = net.init(key, shape)
         x = jnp.zeros((batch, *shape), float_dtype(params))
-        kept = {id(leaf) for leaf in jax.tree.leaves((params, state, x))}
+        kept = {id(leaf): leaf for leaf in jax.tree.leaves((params, state, x))}
 
-        def visit(name: str, apply: Callable[..., Any], params: Any, x: Array) -> Array:
-            y, vjp = jax.vjp(apply, params, x)
-            new = {id(leaf): leaf for leaf in jax.tree.leaves(vjp) if id(leaf) not in kept}
-            kept.update(new)
-            residual_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in new.values())
-            parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-            flops = kernels.flops(jax.make_jaxpr(apply)(params, x))
-            rows.append(Row(name, y.shape[1:], parameters, flops, residual_bytes))
-            return y
+        def counted(name: str, apply: Apply) -> Apply:
+            def counting(params: Any, state: Any, x: Array, **options: Any) -> tuple[Array, Any]:
+                def output(params: Any, x: Array) -> Array:
+                    return apply(params, state, x, **options)[0]
 
-        return _walk(net, "", params, state, x, key, visit)
+                y, vjp = jax.vjp(output, params, x)
+                new = {id(leaf): leaf for leaf in jax.tree.leaves(vjp) if id(leaf) not in kept}
+                kept.update(new)
+                residual_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in new.values())
+                parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+                flops = kernels.flops(jax.make_jaxpr(output)(params, x))
+                rows.append(Row(name, y.shape[1:], parameters, flops, residual_bytes))
+                return y, state
+
+            return counting
+
+        return walk(net, counted)(params, state, x, train=True, key=key)[0]
 
     jax.eval_shape(run, jax.random.key(0))
     return rows
-
-
-def _walk(
-    net: Net, name: str, params: Any, state: Any, x: Array, key: Array, visit: Callable[..., Array]
-) -> Array:
-    """Runs a net layer by layer: calls `visit(name, apply, params, x)` for each."""
-
-    def inside(part: str, block: Net) -> Array:
-        own = child(params, part), child(state, part)
-        return _walk(block, f"{name}.{part}".lstrip("."), *own, x, key, visit)
-
-    if net.kind == "residual":
-        ends = [inside(*way) for way in zip(("block", "shortcut"), net.children, strict=False)]
-        return ends[0] + (ends[1] if len(ends) > 1 else x)
-    if net.kind != "serial":
-
-        def apply(params: Any, x: Array) -> Array:
-            return net.apply(params, state, x, train=True, key=key)[0]
-
-        return visit(name or net.kind, apply, params, x)
-    for stage in dict(net.config)["stages"]:
-        if stage.fusion is None:
-            x = inside(stage.names[0], stage.blocks[0])
-        else:
-            own = {part: params[part] for part in stage.names if part in params}
-            title = " + ".join(f"{name}.{part}".lstrip(".") for part in stage.names)
-            x = visit(title, _of_stage(stage, state), own, x)
-    return x
-
-
-def _of_stage(stage: Stage, state: Any) -> Callable[..., Array]:
-    return lambda params, x: stage.run(params, state, x, train=True, key=None)[0]

@@ -51,12 +51,15 @@ from funcnet.optimizers._frame import (
 )
 from funcnet.optimizers._momentum import lion, momentum, nesterov, sgd
 from funcnet.optimizers._muon import muon
+from funcnet.optimizers._registry import OPTIMIZERS, Entry
 
 __all__ = [
+    "OPTIMIZERS",
     "AMSGradState",
     "AdaDeltaState",
     "AdaGradState",
     "AdamState",
+    "Entry",
     "LionState",
     "MuonState",
     "RMSPropState",

@@ -135,12 +135,16 @@ def diagnose(
     def forward(params: Any, added: dict[str, Array]) -> Any:
         outputs: dict[str, Array] = {}  # of this trace alone, as tracers may not outlive theirs
 
-        def visit(name: str, y: Array) -> Array:
-            outputs[name] = y
-            return y + added[name] if name in added else y
+        def seen(name: str, apply: Callable[..., Any]) -> Callable[..., Any]:
+            def seeing(*args: Any, **options: Any) -> tuple[Array, Any]:
+                y, state = apply(*args, **options)
+                outputs[name] = y
+                return y + added[name] if name in added else y, state
 
-        seen = _seen(net, "", visit)
-        objective = make_objective("diagnose", seen, loss, reg, label_smoothing, compute_dtype)
+            return seeing
+
+        watched = net._replace(apply=nets.walk(net, seen, apart=True))
+        objective = make_objective("diagnose", watched, loss, reg, label_smoothing, compute_dtype)
         value, _ = objective(params, state, batch)
         names[:] = outputs
         return value, outputs
@@ -164,28 +168,6 @@ def diagnose(
         for kind, tree in found.items()
     }
     return _diagnosis(float(value), float(grad_norm), ["input", *names], sizes)
-
-
-def _seen(net: Net, name: str, visit: Callable[[str, Array], Array]) -> Net:
-    """The same net, its layers one by one, each of which shows its output to `visit`."""
-    stages = dict(net.config).get("stages")
-    if net.kind == "serial" and stages is not None:
-        inside = [pair for stage in stages for pair in zip(stage.names, stage.blocks, strict=True)]
-        own = [_seen(block, f"{name}.{part}".lstrip("."), visit) for part, block in inside]
-        return nets.serial(*own, fuse=False)
-    if net.kind == "residual" and net.children:
-        ways = zip(("block", "shortcut"), net.children, strict=False)
-        return nets.residual(
-            *(_seen(way, f"{name}.{part}".lstrip("."), visit) for part, way in ways)
-        )
-    if net.kind == "remat" and net.children:
-        return _seen(net.children[0], name, visit)._replace(kind="remat")
-
-    def apply(params: Any, state: Any, x: Any, *, train: bool = False, key: Any = None) -> Any:
-        y, state = net.apply(params, state, x, train=train, key=key)
-        return visit(name or net.kind, y), state
-
-    return net._replace(apply=apply)
 
 
 def _by_name(params: Any) -> dict[str, Array]:
