@@ -12,7 +12,7 @@ __all__ = ["ROWS", "Case", "Refusal", "Row", "Sample"]
 ROWS: dict[str, Row] = {
     row.name: row
     for family in (_activations, _linear, _pools, _norms, _losses)
-    for row in family.rows()
+    for row in family.ROWS
 }
 """The rows of all rules, by name."""
 

@@ -84,6 +84,10 @@ class Row:
         return self.function.__name__
 
 
+def normal(rng: Generator, *shape: int) -> np.ndarray:
+    return rng.normal(size=shape)
+
+
 def away_from_zero(rng: Generator, *shape: int) -> np.ndarray:
     return rng.choice([-1.0, 1.0], shape) * rng.uniform(0.05, 2.0, shape)
 
