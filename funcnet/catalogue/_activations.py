@@ -10,6 +10,8 @@ import numpy as np
 from numpy.random import Generator
 
 from funcnet import layers, plain
+from funcnet.catalogue import _bench as bench
+from funcnet.catalogue._bench import BenchCase
 from funcnet.catalogue._row import (
     Case,
     Refusal,
@@ -67,6 +69,7 @@ ROWS = (
             Case("inf", Sample((np.array([np.inf, -np.inf]),)), np.array([np.inf, 0.0])),
         ),
         refusals=REFUSALS,
+        bench=(bench.array(1000, 1000),),
     ),
     Row(
         function=layers.leaky_relu,
@@ -85,6 +88,7 @@ ROWS = (
             ),
         ),
         refusals=(no_integers(), no_number("negative_slope")),
+        bench=(bench.array(1000, 1000),),
     ),
     Row(
         function=layers.elu,
@@ -112,6 +116,7 @@ ROWS = (
             no_number("alpha"),
             value_error("negative alpha", np.ones(2), alpha=-1.0, match="alpha is -1.0"),
         ),
+        bench=(bench.array(1000, 1000),),
     ),
     Row(
         function=layers.sigmoid,
@@ -129,6 +134,7 @@ ROWS = (
             ),
         ),
         refusals=REFUSALS,
+        bench=(bench.array(1000, 1000),),
     ),
     Row(
         function=layers.tanh,
@@ -146,6 +152,7 @@ ROWS = (
             ),
         ),
         refusals=REFUSALS,
+        bench=(bench.array(1000, 1000),),
     ),
     Row(
         function=layers.softplus,
@@ -163,6 +170,7 @@ ROWS = (
             ),
         ),
         refusals=REFUSALS,
+        bench=(bench.array(1000, 1000),),
     ),
     Row(
         function=layers.silu,
@@ -180,6 +188,7 @@ ROWS = (
             ),
         ),
         refusals=REFUSALS,
+        bench=(bench.array(1000, 1000),),
     ),
     Row(
         function=layers.gelu,
@@ -198,6 +207,12 @@ ROWS = (
             for approximate in (True, False)
         ),
         refusals=REFUSALS,
+        bench=(
+            bench.array(1000, 1000),
+            bench.array(1000, 1000)._replace(
+                label="1000×1000, exact", static={"approximate": False}
+            ),
+        ),
     ),
     Row(
         function=layers.dropout,
@@ -227,6 +242,14 @@ ROWS = (
             value_error("negative", None, np.ones(2), -0.1, match="rate is -0.1"),
             type_error("no key", np.ones(2), np.ones(2), 0.5, match="key is .* expected a key"),
             type_error("no number", None, np.ones(2), "half", match="expected a Python number"),
+        ),
+        bench=(
+            BenchCase(
+                "1000×1000", lambda rng: ("key", bench.normal(rng, 1000, 1000)), {"rate": 0.5}
+            ),
+            BenchCase(
+                "100×500", lambda rng: ("key", bench.normal(rng, *bench.ROWS)), {"rate": 0.5}
+            ),
         ),
     ),
 )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.random import Generator
 
 from funcnet import layers, plain
+from funcnet.catalogue import _bench as bench
 from funcnet.catalogue._row import (
     Refusal,
     Row,
@@ -265,6 +266,14 @@ def pooled_bytes(sample: Sample, itemsize: int) -> int:
     return n * (oh // 2) * (ow // 2) * cout
 
 
+BENCH = (  # kernel, channels in, channels out, image
+    (5, 3, 32, 32),
+    (3, 64, 64, 32),
+    (3, 32, 64, 16),
+    (3, 256, 256, 16),
+    (3, 64, 128, 8),
+)
+
 ROWS = (
     Row(
         function=layers.affine,
@@ -274,6 +283,7 @@ ROWS = (
         reduction=affine_reduction,
         batch=(None, 0),
         refusals=affine_refusals(),
+        bench=bench.affines(bench.affine),
     ),
     Row(
         function=layers.affine_relu,
@@ -286,6 +296,7 @@ ROWS = (
         ),
         batch=(None, 0),
         refusals=affine_refusals(),
+        bench=bench.affines(bench.affine),
     ),
     Row(
         function=layers.conv2d,
@@ -295,6 +306,7 @@ ROWS = (
         reduction=conv_reduction,
         batch=(None, 0),
         refusals=conv_refusals(),
+        bench=bench.convs(*BENCH),
     ),
     Row(
         function=layers.conv1d,
@@ -304,6 +316,7 @@ ROWS = (
         reduction=conv_reduction,
         batch=(None, 0),
         refusals=sequence_refusals(),
+        bench=(bench.sequences(3, 64, 64, 256),),
     ),
     Row(
         function=layers.conv2d_transpose,
@@ -313,6 +326,7 @@ ROWS = (
         reduction=transpose_reduction,
         batch=(None, 0),
         refusals=transpose_refusals(),
+        bench=(bench.transposed(4, 64, 32, 16, 2),),
     ),
     Row(
         function=layers.conv_relu,
@@ -323,6 +337,7 @@ ROWS = (
         residual_bytes=lambda sample, itemsize: size(conv_output(sample)) * itemsize,
         batch=(None, 0),
         refusals=conv_refusals(),
+        bench=bench.convs(BENCH[0], BENCH[2]),
     ),
     Row(
         function=layers.conv_relu_pool,
@@ -341,6 +356,7 @@ ROWS = (
                 match="a window of 2 does not fit",
             ),
         ),
+        bench=bench.convs(BENCH[0], BENCH[2]),
     ),
     Row(
         function=layers.flatten,
@@ -352,5 +368,6 @@ ROWS = (
             no_integers(),
             value_error("a scalar", np.ones(()), match="expected a batch"),
         ),
+        bench=(bench.array(*bench.IMAGES),),
     ),
 )

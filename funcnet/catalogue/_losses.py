@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.random import Generator
 
 from funcnet import losses, plain
+from funcnet.catalogue import _bench as bench
+from funcnet.catalogue._bench import BenchCase
 from funcnet.catalogue._row import (
     INTEGERS,
     Case,
@@ -82,6 +85,10 @@ def label_refusals(name: str) -> tuple[Refusal, ...]:
             match="class_weights has dtype int",
         ),
     )
+
+
+def scores_and_labels(rng: Generator, n: int, c: int) -> tuple[Any, ...]:
+    return bench.normal(rng, n, c), bench.labels(rng, n, c)
 
 
 NAN_ROW = np.array([[np.nan] * 2, [0.25, -0.25]])
@@ -213,6 +220,7 @@ ROWS = (
                 match="labels are probabilities, which name no class",
             ),
         ),
+        bench=bench.losses(scores_and_labels),
     ),
     Row(
         function=losses.multiclass_hinge,
@@ -269,6 +277,7 @@ ROWS = (
                 match="power is 3, expected 1 or 2",
             ),
         ),
+        bench=bench.losses(scores_and_labels),
     ),
     Row(
         function=losses.mean_squared_error,
@@ -297,6 +306,7 @@ ROWS = (
                 match="reduction is 'batchmean'",
             ),
         ),
+        bench=bench.losses(lambda rng, n, c: (bench.normal(rng, n, c), bench.normal(rng, n, c))),
     ),
     Row(
         function=losses.l2_penalty,
@@ -332,6 +342,18 @@ ROWS = (
         refusals=(
             type_error(
                 "integers", {"w": np.ones((2, 2), int)}, 0.1, match=r"params\['w'\] has dtype"
+            ),
+        ),
+        bench=(
+            BenchCase(
+                "3072-500-500-500-10",
+                lambda rng: (
+                    {
+                        f"affine{i}": bench.affine(rng, d, m)
+                        for i, (d, m) in enumerate(pairwise((3072, 500, 500, 500, 10)), 1)
+                    },
+                    np.float32(0.1),
+                ),
             ),
         ),
     ),

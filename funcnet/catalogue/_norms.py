@@ -9,6 +9,7 @@ import numpy as np
 from numpy.random import Generator
 
 from funcnet import layers, plain
+from funcnet.catalogue import _bench as bench
 from funcnet.catalogue._row import (
     Case,
     Refusal,
@@ -72,6 +73,10 @@ def layer_reduction(sample: Sample) -> int:
     return max(sample.args[1].shape[-1], size(sample.args[1][..., 0]))
 
 
+def params_and_x(rng: Generator, shape: tuple[int, ...]) -> tuple[Any, ...]:
+    return bench.norm(rng, shape[-1]), bench.normal(rng, *shape)
+
+
 IDENTITY = AffineParams(np.eye(2), np.zeros(2))
 CONSTANT = Sample((channels(2), np.full((4, 2), 0.1)))
 FLAT = Case("equal numbers become beta exactly", CONSTANT, np.ones((4, 2)))
@@ -91,6 +96,7 @@ ROWS = (
             FLAT._replace(value=(np.ones((4, 2)), BatchStats(np.full(2, 0.1), np.zeros(2)))),
         ),
         refusals=(*norm_refusals(), *batch_refusals(lambda x: (channels(3), x))),
+        bench=bench.norms(params_and_x),
     ),
     Row(
         function=layers.batch_norm_inference,
@@ -119,6 +125,13 @@ ROWS = (
                 match="stats.mean has shape",
             ),
         ),
+        bench=bench.norms(
+            lambda rng, shape: (
+                bench.norm(rng, shape[-1]),
+                bench.stats(rng, shape[-1]),
+                bench.normal(rng, *shape),
+            )
+        ),
     ),
     Row(
         function=layers.layer_norm,
@@ -130,6 +143,7 @@ ROWS = (
         batch=(None, 0),
         conventions=(FLAT,),
         refusals=norm_refusals(),
+        bench=bench.norms(params_and_x),
     ),
     Row(
         function=layers.group_norm,
@@ -158,6 +172,7 @@ ROWS = (
             type_error("two", channels(3), np.ones((2, 3)), (1, 3), match="expected an int"),
             value_error("one row", channels(3), np.ones(3), 1, match=r"expected \(n, ..., c"),
         ),
+        bench=bench.norms(params_and_x, groups=4),
     ),
     Row(
         function=layers.rms_norm,
@@ -178,6 +193,9 @@ ROWS = (
             value_error("eps -1", np.ones(3), np.ones((4, 3)), eps=-1.0, match="eps is -1.0"),
             value_error("no axis", None, np.ones(()), match="with c channels"),
             value_error("no channels", None, np.ones((2, 0)), match="with c channels"),
+        ),
+        bench=bench.norms(
+            lambda rng, shape: (bench.norm(rng, shape[-1]).gamma, bench.normal(rng, *shape))
         ),
     ),
     Row(
@@ -235,5 +253,6 @@ ROWS = (
                 lambda x: ((AffineParams(np.ones((3, 3)), np.ones(3)), channels(3)), x)
             ),
         ),
+        bench=bench.affines(lambda rng, d, m: (bench.affine(rng, d, m), bench.norm(rng, m))),
     ),
 )

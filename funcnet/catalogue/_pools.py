@@ -9,6 +9,7 @@ import numpy as np
 from numpy.random import Generator
 
 from funcnet import layers, plain
+from funcnet.catalogue import _bench as bench
 from funcnet.catalogue._row import (
     Case,
     Row,
@@ -160,6 +161,14 @@ TIES = (
     ),
 )
 
+IMAGES = bench.array(*bench.IMAGES)
+BENCH = (
+    IMAGES._replace(label=f"2×2, {IMAGES.label}"),
+    IMAGES._replace(
+        label=f"3×3 by 2, {IMAGES.label}", static={"window": 3, "stride": 2, "padding": 1}
+    ),
+)
+
 ROWS = (
     Row(
         function=layers.max_pool,
@@ -193,6 +202,7 @@ ROWS = (
                 match="a window of padding alone has no value",
             ),
         ),
+        bench=BENCH,
     ),
     Row(
         function=layers.avg_pool,
@@ -235,6 +245,7 @@ ROWS = (
             ),
         ),
         refusals=REFUSALS,
+        bench=BENCH,
     ),
     Row(
         function=layers.global_avg_pool,
@@ -248,5 +259,6 @@ ROWS = (
             value_error("rows", np.ones((2, 3)), match="expected .n, ..., c. with at least"),
             value_error("no place", np.ones((2, 0, 3)), match="at least one place"),
         ),
+        bench=(bench.array(*bench.IMAGES),),
     ),
 )
