@@ -1,10 +1,7 @@
-"""Rows of affine maps, convolutions and their fusions."""
+"""Rows of affine maps and convolutions."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
 import numpy as np
 from numpy.random import Generator
 
@@ -15,7 +12,6 @@ from funcnet.catalogue._row import (
     Row,
     Sample,
     affine_params,
-    clear,
     conv_params,
     no_integers,
     normal,
@@ -33,11 +29,6 @@ def affine_samples(rng: Generator) -> list[Sample]:
         Sample((affine_params(rng, 1, 1), rng.normal(size=(5, 1)))),
         Sample((affine_params(rng, 3, 2)._replace(b=None), rng.normal(size=(4, 3)))),
     ]
-
-
-def affine_relu_samples(rng: Generator) -> list[Sample]:
-    count = len(affine_samples(rng))
-    return [clear(lambda i=i: affine_samples(rng)[i], plain.affine) for i in range(count)]
 
 
 def affine_reduction(sample: Sample) -> int:
@@ -150,23 +141,6 @@ def transpose_samples(rng: Generator) -> list[Sample]:
     ]
 
 
-def conv_relu_samples(rng: Generator) -> list[Sample]:
-    count = len(conv_samples(rng))
-    return [clear(lambda i=i: conv_samples(rng)[i], plain.conv2d) for i in range(count)]
-
-
-def conv_relu_pool_samples(rng: Generator) -> list[Sample]:
-    def gaps(params: ConvParams, x: np.ndarray, **static: Any) -> np.ndarray:
-        z = np.asarray(plain.conv2d(params, x, **static))
-        n, h, w, c = z.shape[0], z.shape[1] // 2, z.shape[2] // 2, z.shape[3]
-        cells = z[:, : 2 * h, : 2 * w].reshape(n, h, 2, w, 2, c).transpose(0, 1, 3, 5, 2, 4)
-        second, first = np.sort(cells.reshape(-1, 4))[:, -2:].T
-        return np.concatenate([first, np.where(first > 0, first - second, 1.0)])
-
-    fitting = [i for i, s in enumerate(conv_samples(rng)) if min(conv_output(s).shape[1:3]) > 1]
-    return [clear(lambda i=i: conv_samples(rng)[i], gaps) for i in fitting]
-
-
 def conv_reduction(sample: Sample) -> int:
     params, x = sample.args
     return max(size(params.w[..., 0]), size(params.w[..., 0, :]), size(x[..., 0]))
@@ -257,15 +231,6 @@ def conv_refusals() -> tuple[Refusal, ...]:
     )
 
 
-def conv_output(sample: Sample) -> jax.ShapeDtypeStruct:
-    return jax.eval_shape(lambda params, x: plain.conv2d(params, x, **sample.static), *sample.args)
-
-
-def pooled_bytes(sample: Sample, itemsize: int) -> int:
-    n, oh, ow, cout = conv_output(sample).shape
-    return n * (oh // 2) * (ow // 2) * cout
-
-
 BENCH = (  # kernel, channels in, channels out, image
     (5, 3, 32, 32),
     (3, 64, 64, 32),
@@ -281,19 +246,6 @@ ROWS = (
         kind="contraction",
         samples=affine_samples,
         reduction=affine_reduction,
-        batch=(None, 0),
-        refusals=affine_refusals(),
-        bench=bench.affines(bench.affine),
-    ),
-    Row(
-        function=layers.affine_relu,
-        plain=plain.affine_relu,
-        kind="contraction",
-        samples=affine_relu_samples,
-        reduction=affine_reduction,
-        residual_bytes=lambda sample, itemsize: (
-            sample.args[1].shape[0] * sample.args[0].w.shape[1] * itemsize
-        ),
         batch=(None, 0),
         refusals=affine_refusals(),
         bench=bench.affines(bench.affine),
@@ -327,36 +279,6 @@ ROWS = (
         batch=(None, 0),
         refusals=transpose_refusals(),
         bench=(bench.transposed(4, 64, 32, 16, 2),),
-    ),
-    Row(
-        function=layers.conv_relu,
-        plain=plain.conv_relu,
-        kind="contraction",
-        samples=conv_relu_samples,
-        reduction=conv_reduction,
-        residual_bytes=lambda sample, itemsize: size(conv_output(sample)) * itemsize,
-        batch=(None, 0),
-        refusals=conv_refusals(),
-        bench=bench.convs(BENCH[0], BENCH[2]),
-    ),
-    Row(
-        function=layers.conv_relu_pool,
-        plain=plain.conv_relu_pool,
-        kind="contraction",
-        samples=conv_relu_pool_samples,
-        reduction=conv_reduction,
-        residual_bytes=pooled_bytes,
-        batch=(None, 0),
-        refusals=(
-            *conv_refusals(),
-            value_error(
-                "no room to pool",
-                ConvParams(np.ones((1, 1, 1, 1)), np.ones(1)),
-                np.ones((1, 1, 1, 1)),
-                match="a window of 2 does not fit",
-            ),
-        ),
-        bench=bench.convs(BENCH[0], BENCH[2]),
     ),
     Row(
         function=layers.flatten,

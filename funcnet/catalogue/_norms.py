@@ -15,9 +15,7 @@ from funcnet.catalogue._row import (
     Refusal,
     Row,
     Sample,
-    affine_params,
     batch_stats,
-    clear,
     no_integers,
     norm_params,
     size,
@@ -25,7 +23,7 @@ from funcnet.catalogue._row import (
     value_error,
     wide_bytes,
 )
-from funcnet.layers import AffineParams, BatchStats, NormParams
+from funcnet.layers import BatchStats, NormParams
 
 NONE = NormParams(None, None)
 
@@ -77,7 +75,6 @@ def params_and_x(rng: Generator, shape: tuple[int, ...]) -> tuple[Any, ...]:
     return bench.norm(rng, shape[-1]), bench.normal(rng, *shape)
 
 
-IDENTITY = AffineParams(np.eye(2), np.zeros(2))
 CONSTANT = Sample((channels(2), np.full((4, 2), 0.1)))
 FLAT = Case("equal numbers become beta exactly", CONSTANT, np.ones((4, 2)))
 
@@ -197,62 +194,5 @@ ROWS = (
         bench=bench.norms(
             lambda rng, shape: (bench.norm(rng, shape[-1]).gamma, bench.normal(rng, *shape))
         ),
-    ),
-    Row(
-        function=layers.affine_batch_norm_relu,
-        plain=plain.affine_batch_norm_relu,
-        kind="contraction",
-        samples=lambda rng: [
-            clear(
-                lambda d=d, m=m, shape=shape, norm=norm: Sample(
-                    ((affine_params(rng, d, m), norm(rng, m)), rng.normal(size=shape))
-                ),
-                lambda params, x: plain.batch_norm(params[1], plain.affine(params[0], x))[0],
-            )
-            for d, m, shape, norm in (
-                (4, 3, (5, 4), norm_params),
-                (6, 2, (4, 2, 3), norm_params),
-                (3, 2, (4, 3), lambda rng, m: norm_params(rng, m)._replace(gamma=None)),
-            )
-        ],
-        reduction=lambda sample: max(*sample.args[0][0].w.shape, sample.args[1].shape[0]),
-        residual_bytes=lambda sample, itemsize: (
-            sample.args[0][0].w.shape[1]
-            * (sample.args[1].shape[0] * itemsize + 3 * wide_bytes(itemsize))
-        ),
-        empty="is refused",
-        single="is refused",
-        statistics=(1,),
-        conventions=(
-            Case(
-                "relu'(0) = 0: nothing passes where gamma and beta are 0",
-                Sample(((IDENTITY, NormParams(np.zeros(2), np.zeros(2))), np.eye(2))),
-                cotangents=(
-                    (
-                        AffineParams(np.zeros((2, 2)), np.zeros(2)),
-                        NormParams(np.zeros(2), np.zeros(2)),
-                    ),
-                    np.zeros((2, 2)),
-                ),
-            ),
-        ),
-        refusals=(
-            value_error(
-                "features",
-                (AffineParams(np.ones((3, 2)), np.ones(2)), channels(2)),
-                np.ones((2, 4)),
-                match="4 features a row",
-            ),
-            value_error(
-                "channels",
-                (AffineParams(np.ones((3, 2)), np.ones(2)), channels(3)),
-                np.ones((2, 3)),
-                match="params.gamma has shape",
-            ),
-            *batch_refusals(
-                lambda x: ((AffineParams(np.ones((3, 3)), np.ones(3)), channels(3)), x)
-            ),
-        ),
-        bench=bench.affines(lambda rng, d, m: (bench.affine(rng, d, m), bench.norm(rng, m))),
     ),
 )
