@@ -22,10 +22,11 @@ from mutation_optimizers import optimizer_subject
 from rules import cotangents, is_float, problem_of, worst
 from test_optimizers import TABLE
 
+from funcnet import kernels
 from funcnet.catalogue import ROWS, Case, Refusal, Row, Sample
 from funcnet.checks._rules import raw_rules
 from funcnet.cli._certificate import certify
-from funcnet.kernels import _conv, _products
+from funcnet.kernels import _conv_cpu, _conv_xla, _products
 from funcnet.layers import AffineParams, BatchStats, ConvParams, NormParams
 
 EPS = np.finfo(np.float64).eps
@@ -436,17 +437,17 @@ def maps_subject() -> Subject:
         few = dy[:, :-1]
         groups = where.pop("groups", 1)
         maps = (
-            ((_conv.xla_conv, _conv.chunked_conv), (x, w), {}),
+            ((_conv_xla.xla_conv, _conv_cpu.chunked_conv), (x, w), {}),
             (
-                (_conv.xla_kernel_gradient, _conv.chunked_kernel_gradient),
+                (_conv_xla.xla_kernel_gradient, _conv_cpu.chunked_kernel_gradient),
                 (x, few),
                 {"size": w.shape[:2]},
             ),
-            ((_conv.xla_input_gradient,), (few, w), {"size": x.shape[1:3]}),
+            ((_conv_xla.xla_input_gradient,), (few, w), {"size": x.shape[1:3]}),
         )
         if groups > 1:  # the depthwise ways, and one group after the other
             where["groups"] = groups
-            ways = _conv.cpu_conv, _conv.cpu_kernel_gradient, _conv.cpu_input_gradient
+            ways = _conv_cpu.cpu_conv, _conv_cpu.cpu_kernel_gradient, _conv_cpu.cpu_input_gradient
             maps = tuple(
                 ((xla, way), args, size)
                 for ((xla, *_), args, size), way in zip(maps, ways, strict=True)
@@ -458,11 +459,11 @@ def maps_subject() -> Subject:
                     yield functools.partial(same, function, args, size | where, want, cache_bytes)
 
     def same(function: Any, args: Any, options: Any, want: Any, cache_bytes: int) -> None:
-        kept, _conv.CACHE_BYTES = _conv.CACHE_BYTES, cache_bytes
+        kept, _conv_cpu.CACHE_BYTES = _conv_cpu.CACHE_BYTES, cache_bytes
         try:
             test_kernels.assert_close(function(*args, **options), want, args[0].size)
         finally:
-            _conv.CACHE_BYTES = kept
+            _conv_cpu.CACHE_BYTES = kept
 
     def products() -> list[Proof]:
         rng = np.random.default_rng(2)
@@ -482,7 +483,7 @@ def maps_subject() -> Subject:
         ]
 
     def with_bias(a: Any, b: Any, relu: bool) -> Any:
-        return _products.product_bias(a, b, jnp.full(4, 0.5, jnp.bfloat16), relu=relu)
+        return kernels.matmul_bias(a, b, jnp.full(4, 0.5, jnp.bfloat16), relu=relu)
 
     def by_xla(a: Any, b: Any, form: str) -> Any:
         return _products.xla_product(a, b, form=form)
@@ -500,26 +501,28 @@ def maps_subject() -> Subject:
         )
         b, options = jnp.ones(w.shape[-1], jnp.bfloat16), {**where, "relu": False}
         wide = [a.astype(jnp.float32) for a in (x, w, b)]
-        want = _conv.xla_conv(*wide[:2], **where) + 1
+        want = _conv_xla.xla_conv(*wide[:2], **where) + 1
         return [
-            functools.partial(close, functools.partial(_conv.conv_bias, *operands, **options), want)
+            functools.partial(
+                close, functools.partial(kernels.conv_bias, *operands, **options), want
+            )
             for operands in ((x, w, b), (wide[0], w, b), (x, wide[1], b), (x, w, wide[2]))
         ]
 
     seeds = (
-        _conv.xla_conv,
-        _conv.xla_kernel_gradient,
-        _conv.xla_input_gradient,
-        _conv.chunked_conv,
-        _conv.chunked_kernel_gradient,
-        _conv.depthwise_conv,
-        _conv.depthwise_kernel_gradient,
-        _conv.depthwise_input_gradient,
-        _conv._group_by_group,
-        _conv.conv_bias,
+        _conv_xla.xla_conv,
+        _conv_xla.xla_kernel_gradient,
+        _conv_xla.xla_input_gradient,
+        _conv_cpu.chunked_conv,
+        _conv_cpu.chunked_kernel_gradient,
+        _conv_cpu.depthwise_conv,
+        _conv_cpu.depthwise_kernel_gradient,
+        _conv_cpu.depthwise_input_gradient,
+        _conv_cpu._group_by_group,
+        kernels.conv_bias,
         _products.xla_product,
         _products.product,
-        _products.product_bias,
+        kernels.matmul_bias,
     )
     by_geometry = [
         lambda g=g, d=d: list(proofs_of(g, d))

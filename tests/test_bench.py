@@ -4,6 +4,7 @@ No time is ever asserted; the shapes here are so small that their times mean not
 """
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import math
@@ -42,7 +43,7 @@ def _one_core():
 
 def small(name):
     """The first case of a rule with each large axis cut, so that it takes no time."""
-    case = bench.CASES[name][0]
+    case = catalogue.ROWS[name].bench[0]
 
     def cut(leaf):
         if not isinstance(leaf, np.ndarray):
@@ -60,17 +61,16 @@ def measured(names, **options):
 # --- The tables are complete
 
 
-def test_every_rule_of_the_catalogue_has_a_case():
-    assert set(bench.CASES) == set(catalogue.ROWS)
-    for name, cases in bench.CASES.items():
-        assert cases, name
-        assert len({case.label for case in cases}) == len(cases), name
+def test_every_row_of_the_catalogue_says_what_it_is_measured_with():
+    for name, row in catalogue.ROWS.items():
+        assert row.bench, name
+        assert len({case.label for case in row.bench}) == len(row.bench), name
 
 
-@pytest.mark.parametrize("name", bench.CASES)
+@pytest.mark.parametrize("name", catalogue.ROWS)
 def test_cases_are_float32_and_the_rule_takes_them(name):
     row = catalogue.ROWS[name]
-    for case in bench.CASES[name]:
+    for case in row.bench:
         arrays = [a for a in jax.tree.leaves(case.arguments()) if not isinstance(a, str)]
         assert {a.dtype.name for a in arrays} <= {"float32", "int32"}, case.label
         arguments = _programs.Arguments(case.arguments())
@@ -88,14 +88,16 @@ def test_cases_are_float32_and_the_rule_takes_them(name):
 
 
 def test_cases_are_the_same_at_each_call():
-    for one, two in zip(*(bench.CASES["affine"][0].arguments() for _ in "12"), strict=True):
+    for one, two in zip(
+        *(catalogue.ROWS["affine"].bench[0].arguments() for _ in "12"), strict=True
+    ):
         jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
 def test_the_shapes_that_are_to_be_measured_are_there():
-    convolutions = {case.label for case in bench.CASES["conv2d"]}
+    convolutions = {case.label for case in catalogue.ROWS["conv2d"].bench}
     assert {"5×5, 3→32, 32×32", "3×3, 64→64, 32×32", "3×3, 64→128, 8×8"} <= convolutions
-    assert "2×2, 100×32×32×32" in {case.label for case in bench.CASES["max_pool"]}
+    assert "2×2, 100×32×32×32" in {case.label for case in catalogue.ROWS["max_pool"].bench}
     dense, convolutional = {"fc500x3", "fc100x5", "course_000"}, {"three_conv", "modern_convnet"}
     assert set(bench.STEPS) == dense | convolutional | {"course_004_convnet"}
 
@@ -197,7 +199,11 @@ def test_variants_are_traced_each_in_its_own_context(monkeypatch):
 @pytest.mark.parametrize("peer", ["flax", "equinox"])
 def test_jax_peers_compute_the_same(peer):
     pytest.importorskip(peer)
-    having = [n for n in bench.CASES if peers.JAX_PEERS[peer](n, bench.CASES[n][0].static)]
+    having = [
+        name
+        for name, row in catalogue.ROWS.items()
+        if peers.JAX_PEERS[peer](name, row.bench[0].static)
+    ]
     assert len(having) >= 12
     # Those that are made differently: the rest are one call each, compared when they are measured.
     names = {"affine_batch_norm_relu", "conv_relu_pool", "avg_pool", "group_norm", "rms_norm"}
@@ -244,7 +250,7 @@ def test_torch_that_disagrees_is_said(torch, same_torch, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("name", bench.CASES)
+@pytest.mark.parametrize("name", catalogue.ROWS)
 def test_torch_computes_the_same(torch, name):
     case = small(name)
     arguments = _programs.Arguments(case.arguments())
@@ -272,7 +278,7 @@ def test_torch_computes_the_same(torch, name):
 
 
 def test_torch_in_trouble_is_said(torch):
-    case = bench.Case("bad", lambda rng: (np.ones((2, 3), np.float32),), {"rate": 2.0})
+    case = catalogue.BenchCase("bad", lambda rng: (np.ones((2, 3), np.float32),), {"rate": 2.0})
     with pytest.raises(_torch.TorchError, match="dropout probability"):
         torch.rule("dropout", case, np.ones((2, 3), np.float32), 1e-4, 1)
 
@@ -592,7 +598,8 @@ def quick(monkeypatch, tmp_path):
     """The command on small shapes, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     for name in ("relu", "affine"):
-        monkeypatch.setitem(_cases.CASES, name, (small(name),))
+        row = dataclasses.replace(catalogue.ROWS[name], bench=(small(name),))
+        monkeypatch.setitem(catalogue.ROWS, name, row)
     monkeypatch.setattr(bench, "ceilings", lambda seconds: LIMITS)
     return ["bench", "--quick", "--seconds", "1e-4", "--peers", "none"]
 

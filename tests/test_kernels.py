@@ -13,7 +13,7 @@ import pytest
 from jax.test_util import check_grads
 
 from funcnet import kernels
-from funcnet.kernels import _conv, _native
+from funcnet.kernels import _conv_cpu, _conv_xla, _native
 
 # (n, h, w), (cin, cout), (kh, kw), stride, pads: even and odd, bare and crowded with padding.
 GEOMETRIES = [
@@ -49,16 +49,26 @@ def drawn(geometry, rng, dtype=jnp.float64):
         where |= {"dilation": dilation, "groups": groups}
     x = jnp.asarray(rng.normal(size=(*size, cin)), dtype)
     w = jnp.asarray(rng.normal(size=(*kernel, cin // groups, cout)), dtype)
-    y = jax.eval_shape(functools.partial(_conv.xla_conv, **where), x, w)
+    y = jax.eval_shape(functools.partial(_conv_xla.xla_conv, **where), x, w)
     return x, w, jnp.asarray(rng.normal(size=y.shape), dtype), where
 
 
 def maps_of(x, w, dy, where):
     """The three maps as kernels has them and as XLA does, each with its operands."""
     maps = (
-        (_conv.conv, _conv.xla_conv, (x, w), {}),
-        (_conv.kernel_gradient, _conv.xla_kernel_gradient, (x, dy), {"size": w.shape[:2]}),
-        (_conv.input_gradient, _conv.xla_input_gradient, (dy, w), {"size": x.shape[1:3]}),
+        (kernels.conv, _conv_xla.xla_conv, (x, w), {}),
+        (
+            kernels.conv_kernel_gradient,
+            _conv_xla.xla_kernel_gradient,
+            (x, dy),
+            {"size": w.shape[:2]},
+        ),
+        (
+            kernels.conv_input_gradient,
+            _conv_xla.xla_input_gradient,
+            (dy, w),
+            {"size": x.shape[1:3]},
+        ),
     )
     return [
         (*(functools.partial(f, **size, **where) for f in (ours, xla)), operands)
@@ -78,7 +88,7 @@ def assert_close(got, want, terms):
 @pytest.fixture(params=[2**12, 2**15, 2**24], ids=["singly", "chunks", "at_once"])
 def cache_bytes(request, monkeypatch):
     """So little that each image is a chunk, or a few of them with a rest; or all at once."""
-    monkeypatch.setattr(_conv, "CACHE_BYTES", request.param)
+    monkeypatch.setattr(_conv_cpu, "CACHE_BYTES", request.param)
 
 
 @pytest.mark.usefixtures("cache_bytes")
@@ -99,9 +109,9 @@ def test_products_of_patches_are_the_convolution(geometry, dtype, rng):
 
     @jax.jit
     def pairs(x, w, dy):
-        found = [[f(x, w, **where) for f in (_conv.chunked_conv, _conv.xla_conv)]]
+        found = [[f(x, w, **where) for f in (_conv_cpu.chunked_conv, _conv_xla.xla_conv)]]
         for seen in (dy, dy[:, :-1, :-1]):  # a last row and column of zeros may be left out
-            ways = (_conv.chunked_kernel_gradient, _conv.xla_kernel_gradient)
+            ways = (_conv_cpu.chunked_kernel_gradient, _conv_xla.xla_kernel_gradient)
             found.append([f(x, seen, size=w.shape[:2], **where) for f in ways])
         return found
 
@@ -167,7 +177,7 @@ def test_scratch_is_no_multiple_of_the_images(images, channels, k, groups, monke
     for f, _, operands in maps_of(x, w, dy, where):
         compiled = jax.jit(f).lower(*operands).compile()
         scratch = compiled.memory_analysis().temp_size_in_bytes
-        assert scratch <= 1.25 * sides + 4 * _conv.CACHE_BYTES, (scratch, sides)
+        assert scratch <= 1.25 * sides + 4 * _conv_cpu.CACHE_BYTES, (scratch, sides)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=IDS)
@@ -176,9 +186,9 @@ def test_maps_differentiate_into_each_other(geometry, rng):
     kernel, image = w.shape[:2], x.shape[1:3]
     few = dy[:, :-1]
     for f, args in (
-        (lambda x, w: _conv.conv(x, w, **where), (x, w)),
-        (lambda x, dy: _conv.kernel_gradient(x, dy, size=kernel, **where), (x, few)),
-        (lambda dy, w: _conv.input_gradient(dy, w, size=image, **where), (few, w)),
+        (lambda x, w: kernels.conv(x, w, **where), (x, w)),
+        (lambda x, dy: kernels.conv_kernel_gradient(x, dy, size=kernel, **where), (x, few)),
+        (lambda dy, w: kernels.conv_input_gradient(dy, w, size=image, **where), (few, w)),
     ):
         check_grads(f, args, order=3 if geometry in GEOMETRIES[:3] else 2, modes=["fwd", "rev"])
 
@@ -190,7 +200,7 @@ def test_with_bias_and_relu_it_differentiates_as_its_parts(geometry, relu, rng):
     b = jnp.asarray(rng.normal(size=w.shape[-1]))
 
     def parts(x, w, b):
-        y = _conv.xla_conv(x, w, **where) + b[None, None, None]
+        y = _conv_xla.xla_conv(x, w, **where) + b[None, None, None]
         return jnp.where(y > 0, y, 0) if relu else y
 
     def whole(x, w, b):
@@ -230,9 +240,9 @@ def test_maps_of_a_batch_are_the_maps_one_by_one(geometry, axes, rng):
     x, w, dy, where = drawn(geometry, rng)
     kernel, image = w.shape[:2], x.shape[1:3]
     for f, args in (
-        (lambda x, w: _conv.conv(x, w, **where), (x, w)),
-        (lambda x, dy: _conv.kernel_gradient(x, dy, size=kernel, **where), (x, dy)),
-        (lambda dy, w: _conv.input_gradient(dy, w, size=image, **where), (dy, w)),
+        (lambda x, w: kernels.conv(x, w, **where), (x, w)),
+        (lambda x, dy: kernels.conv_kernel_gradient(x, dy, size=kernel, **where), (x, dy)),
+        (lambda dy, w: kernels.conv_input_gradient(dy, w, size=image, **where), (dy, w)),
     ):
         several = [
             a if axis is None else jnp.stack([a, 2 * a, a - 1], axis)
@@ -274,14 +284,16 @@ def test_the_way_is_chosen_by_shape(monkeypatch):
     where = {"stride": (1, 1), "pads": ((1, 1), (1, 1))}
     for cin, pixels in itertools.product((3, 16), (8, 16)):
         x, w, dy = (10, pixels, pixels, cin), (3, 3, cin, 32), (10, pixels, pixels, 32)
-        assert products(lambda x, w: _conv.conv(x, w, **where), x, w) == (cin == 3)
-        gradient = products(lambda x, d: _conv.kernel_gradient(x, d, size=(3, 3), **where), x, dy)
+        assert products(lambda x, w: kernels.conv(x, w, **where), x, w) == (cin == 3)
+        gradient = products(
+            lambda x, d: kernels.conv_kernel_gradient(x, d, size=(3, 3), **where), x, dy
+        )
         assert gradient == (pixels == 16)
 
 
 def test_elsewhere_it_is_one_convolution():
     x, w = jnp.zeros((10, 16, 16, 3), jnp.float32), jnp.zeros((3, 3, 3, 32), jnp.float32)
-    f = jax.jit(lambda x, w: _conv.conv(x, w, stride=(1, 1), pads=((1, 1), (1, 1))))
+    f = jax.jit(lambda x, w: kernels.conv(x, w, stride=(1, 1), pads=((1, 1), (1, 1))))
     for platform in ("cuda", "tpu"):
         text = f.trace(x, w).lower(lowering_platforms=(platform,)).as_text()
         assert "stablehlo.convolution" in text

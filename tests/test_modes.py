@@ -52,7 +52,7 @@ from funcnet import checks, cli, data, kernels, layers, nets, optimizers, train
 from funcnet.catalogue import ROWS
 import jax.numpy as jnp
 from rules import problem_of
-TAKE_NUMPY = ("_activations", "_norms", "_pools")
+TAKE_NUMPY = ("_activations", "_fused", "_norms", "_pools")
 count = 0
 for row in ROWS.values():
     for sample in row.samples(np.random.default_rng(0)):

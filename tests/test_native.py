@@ -13,7 +13,7 @@ import pytest
 import test_kernels
 
 from funcnet import kernels, layers, nets, optimizers, train
-from funcnet.kernels import _conv, _native
+from funcnet.kernels import _native
 
 needs_native = pytest.mark.skipif(
     not kernels.native_status().startswith("native"), reason=kernels.native_status()
@@ -149,8 +149,8 @@ def test_dilation_is_xlas_and_groups_are_native_one_by_one(dilation, groups, nat
         error = np.abs(np.float64(got) - want).max()
         assert error <= 2 * 9 * 8 * np.finfo(np.float32).eps * np.abs(want).max()
     b = jnp.ones(12, jnp.float32)
-    biased = jax.jit(lambda x, w: _conv.conv_bias(x, w, b, relu=True, **where, groups=groups))
-    want = np.maximum(np.asarray(_conv.conv(x, w, **where, groups=groups)) + 1, 0)
+    biased = jax.jit(lambda x, w: kernels.conv_bias(x, w, b, relu=True, **where, groups=groups))
+    want = np.maximum(np.asarray(kernels.conv(x, w, **where, groups=groups)) + 1, 0)
     np.testing.assert_allclose(biased(x, w), want, rtol=1e-5, atol=1e-4)
 
 

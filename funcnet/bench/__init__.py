@@ -14,7 +14,7 @@ quartiles.
 """
 
 from funcnet._homes import at_home
-from funcnet.bench._cases import CASES, STEPS, Case, Step
+from funcnet.bench._cases import STEPS, Step
 from funcnet.bench._programs import Comparison, Variant, compare, environment
 from funcnet.bench._rules import rules
 from funcnet.bench._settings import ceilings
@@ -24,9 +24,7 @@ from funcnet.bench.results import Ceilings, Contender, Machine, Report, Result
 from funcnet.bench.tables import Slower, figure, slower, to_markdown
 
 __all__ = [
-    "CASES",
     "STEPS",
-    "Case",
     "Ceilings",
     "Comparison",
     "Contender",

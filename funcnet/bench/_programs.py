@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcnet import _jaxprs, kernels
-from funcnet.bench._cases import KEY
 from funcnet.bench._timing import Timing, interleaved
 
 PASSES = ("forward", "forward_backward")
@@ -80,9 +79,7 @@ class Arguments:
 
     def __init__(self, args: tuple[Any, ...]):
         leaves, self.tree = jax.tree.flatten(args)
-        leaves = [
-            jax.random.key(0) if isinstance(leaf, str) and leaf == KEY else leaf for leaf in leaves
-        ]
+        leaves = [jax.random.key(0) if isinstance(leaf, str) else leaf for leaf in leaves]
         self.leaves = [jnp.asarray(leaf) for leaf in leaves]
         self.where = [i for i, leaf in enumerate(self.leaves) if is_float(leaf)]
         self.diff = [self.leaves[i] for i in self.where]

@@ -10,20 +10,19 @@ import jax
 import numpy as np
 
 from funcnet.bench import _programs
-from funcnet.bench._cases import CASES, Case
 from funcnet.bench._programs import DEFAULT_VARIANTS, PASSES, Arguments, Program, Variant
 from funcnet.bench._settings import Budget, Progress, ceilings, selection, silent, torch_if
 from funcnet.bench._timing import Timing, interleaved
 from funcnet.bench._torch import Torch, TorchError
 from funcnet.bench.peers import JAX_PEERS, Layout, Peer, choose
 from funcnet.bench.results import Ceilings, Contender, Report, Result, report
-from funcnet.catalogue import ROWS
+from funcnet.catalogue import ROWS, BenchCase
 
 
 def rules(
     only: Iterable[str] | None = None,
     *,
-    cases: Mapping[str, Sequence[Case]] | None = None,
+    cases: Mapping[str, Sequence[BenchCase]] | None = None,
     variants: Sequence[Variant] = DEFAULT_VARIANTS,
     peers: Iterable[str] | None = None,
     quick: bool = False,
@@ -40,7 +39,7 @@ def rules(
 
     Args:
       only: names of rules; all of the catalogue by default.
-      cases: rule -> shapes to measure instead of the table's, `CASES`.
+      cases: rule -> shapes to measure instead of those of its row in the catalogue.
       variants: ways to run funcnet's rules, each a contender; ratios are of the first.
       peers: some of "flax", "equinox" and "torch"; those installed by default.
       quick: one case a rule, and short budgets.
@@ -54,7 +53,8 @@ def rules(
     Raises:
       ValueError: there is no such rule or peer, or no variant.
 
-    >>> case = Case("rows", lambda rng: (rng.normal(size=(8, 9)).astype(np.float32),))
+    >>> from funcnet.catalogue import BenchCase
+    >>> case = BenchCase("rows", lambda rng: (rng.normal(size=(8, 9)).astype(np.float32),))
     >>> found = rules(["relu"], cases={"relu": [case]}, peers=(), seconds=1e-3,
     ...               limits=Ceilings(1e9, 1e9))
     >>> [c.name for c in found.results[0].contenders]
@@ -65,7 +65,7 @@ def rules(
     names = selection("rules", ROWS, only)
     there, missing = choose(peers)
     budget = Budget.of(quick, seconds)
-    table = {**CASES, **(cases or {})}
+    table = {name: ROWS[name].bench for name in names} | dict(cases or {})
     jobs = [(name, case) for name in names for case in (table[name][:1] if quick else table[name])]
     limits = limits or ceilings(budget.seconds)
     results = []
@@ -79,7 +79,7 @@ def rules(
 
 def _measure(
     name: str,
-    case: Case,
+    case: BenchCase,
     variants: Sequence[Variant],
     peers: Sequence[str],
     torch: Torch | None,
@@ -157,7 +157,7 @@ def _answers(program: Program) -> list[Any]:
 
 
 def _by_peer(
-    peer: Peer, name: str, case: Case, arguments: Arguments, cotangent: list[Any]
+    peer: Peer, name: str, case: BenchCase, arguments: Arguments, cotangent: list[Any]
 ) -> tuple[Program, list[Any]]:
     """The peer's program, and its first output and its gradients in our layout."""
     if not peer.channels_first:

@@ -16,10 +16,11 @@ import jax
 import numpy as np
 
 from funcnet import _machine
-from funcnet.bench._cases import KEY, Case, Step
+from funcnet.bench._cases import Step
 from funcnet.bench._timing import Timing
 from funcnet.bench.peers import Layout
 from funcnet.bench.results import Contender
+from funcnet.catalogue import BenchCase
 
 
 class TorchError(Exception):
@@ -33,7 +34,7 @@ class Torch:
         self.process, self.folder = process, Path(folder)
 
     def rule(
-        self, name: str, case: Case, cotangent: np.ndarray, seconds: float, least: int
+        self, name: str, case: BenchCase, cotangent: np.ndarray, seconds: float, least: int
     ) -> tuple[Contender, list[Any]] | None:
         """Times a rule; returns also its output and the gradients of the float leaves.
 
@@ -42,7 +43,7 @@ class Torch:
         args = case.arguments()
         layout = Layout(name, args)
         leaves = jax.tree.leaves(args)
-        keep = [i for i, leaf in enumerate(leaves) if not (isinstance(leaf, str) and leaf == KEY)]
+        keep = [i for i, leaf in enumerate(leaves) if not isinstance(leaf, str)]
         sent = layout.there(leaves)
         answer = self._ask(
             {"kind": "rule", "name": name, "static": case.static, "images": layout.images},

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 
+from funcnet.catalogue._bench import BenchCase
 from funcnet.layers import AffineParams, BatchStats, ConvParams, NormParams
 
 Kind = Literal["elementwise", "reduction", "contraction", "selection"]
@@ -62,6 +63,7 @@ class Row:
       statistics: outputs that carry no gradient, by position.
       conventions: values and gradients at kinks, ties and in corners.
       refusals: wrong input and what is said to it.
+      bench: the shapes that the rule is measured with, the first alone when it has to be quick.
     """
 
     function: Any
@@ -76,12 +78,17 @@ class Row:
     single: Literal["has a value", "is refused"] = "has a value"
     statistics: tuple[int, ...] = ()
     conventions: tuple[Case, ...] = ()
-    refusals: tuple[Refusal, ...] = field(default=())
+    refusals: tuple[Refusal, ...] = ()
+    bench: tuple[BenchCase, ...] = ()
 
     @property
     def name(self) -> str:
         """The rule's name, the same in `layers` or `losses` and in `plain`."""
         return self.function.__name__
+
+
+def normal(rng: Generator, *shape: int) -> np.ndarray:
+    return rng.normal(size=shape)
 
 
 def away_from_zero(rng: Generator, *shape: int) -> np.ndarray:

@@ -3,501 +3,40 @@
 A convolution is linear in its images and in its kernel, so there are three maps: the convolution,
 its adjoint in the kernel and its adjoint in the images; and each of them differentiates into the
 other two. As primitives they differentiate as mathematics, at any order, whatever runs underneath:
-how a map is computed is decided when it is lowered, by platform and by shape.
-
-Everywhere but on a CPU, and on a CPU where a program is partitioned over devices, that is XLA's own
-convolution. XLA's CPU convolution is slow in two places: the kernel gradient of images larger than
-a few pixels, whose cotangent XLA treats as a kernel of that size (28 to 75 GFLOP/s where a product
-runs at 150 to 300), and few input channels. There the map is a sum of products over a few images
-at a time, or over a band of rows of a large one, so that the patches stay in the second-level
-cache; where the kernel is too large for that it is XLA's convolution after all.
-
-For the kernel gradient of groups XLA makes a dense convolution (64 times the products for 64 groups
-of one channel) or one of three dimensions. So on a CPU groups are taken one after the other, each
-by the way that suits it; and where each is a single channel (depthwise) a map is a sum of products
-of shifted images, number by number.
+how a map is computed is decided when it is lowered, by platform and by shape. Everywhere but on a
+CPU, and on a CPU where a program is partitioned over devices, that is XLA's own convolution
+(`_conv_xla`); on a CPU it is what `_conv_cpu` finds the fastest.
 """
 
 from __future__ import annotations
 
 import functools
-import math
-import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
+from jaxtyping import Float
 
-from funcnet.kernels import _native
+from funcnet.kernels._conv_cpu import (
+    cpu_conv,
+    cpu_input_gradient,
+    cpu_kernel_gradient,
+    native_for_conv,
+)
+from funcnet.kernels._conv_xla import (
+    Pads,
+    Pair,
+    pads_exactly,
+    spans_of,
+    xla_conv,
+    xla_input_gradient,
+    xla_kernel_gradient,
+)
 from funcnet.kernels._lowering import make_composite, make_primitive, promoted, wide, wide_dtype
-from funcnet.kernels._products import xla_product
-
-Pads = tuple[tuple[int, int], tuple[int, int]]
-Pair = tuple[int, int]
-
-CACHE_BYTES = 3 * 2**20  # of what a step of the sum reads and writes
-PATCH_BYTES = 8 * CACHE_BYTES  # of the patches that a step of the sum may lay out, at most
-FEW_CHANNELS = 4  # of the input: below this a product over patches beats XLA's convolution
-FEW_PIXELS = 64  # of the output: up to this XLA's kernel gradient is the fastest
-MANY_TAPS = 128  # of a kernel: up to this the sum over them is written out, tap by tap
-
-
-# The maps by XLA's convolution -------------------------------------------------------------
-
-
-def xla_conv(
-    x: Array, w: Array, *, stride: Pair, pads: Pads, dilation: Pair = (1, 1), groups: int = 1
-) -> Array:
-    """(n, h, w, cin) and (kh, kw, cin // groups, cout) -> (n, oh, ow, cout)."""
-    return _correlate(
-        x, w, pads, stride=stride, kernel_dilation=dilation, feature_group_count=groups
-    )
-
-
-def xla_kernel_gradient(
-    x: Array,
-    dy: Array,
-    *,
-    size: Pair,
-    stride: Pair,
-    pads: Pads,
-    dilation: Pair = (1, 1),
-    groups: int = 1,
-) -> Array:
-    """(n, h, w, cin) and (n, oh, ow, cout) -> (kh, kw, cin // groups, cout)."""
-    # Images become channels: the sum is over them, and the cotangent is the kernel.
-    dw = _correlate(
-        x.transpose(3, 1, 2, 0),
-        dy.transpose(1, 2, 0, 3),
-        _exactly(x.shape[1:3], dy.shape[1:3], _spans(size, dilation), stride, pads),
-        stride=dilation,
-        kernel_dilation=stride,
-        batch_group_count=groups,
-    )
-    return dw.transpose(1, 2, 0, 3)
-
-
-def xla_input_gradient(
-    dy: Array,
-    w: Array,
-    *,
-    size: Pair,
-    stride: Pair,
-    pads: Pads,
-    dilation: Pair = (1, 1),
-    groups: int = 1,
-) -> Array:
-    """(n, oh, ow, cout) and (kh, kw, cin // groups, cout) -> (n, h, w, cin)."""
-    kh, kw, cin, cout = w.shape  # channels of a group, channels of all
-    w = w.reshape(kh, kw, cin, groups, cout // groups).transpose(0, 1, 4, 3, 2)
-    return _correlate(
-        dy,
-        lax.rev(w.reshape(kh, kw, cout // groups, groups * cin), (0, 1)),
-        _around(dy.shape[1:3], size, _spans((kh, kw), dilation), stride, pads),
-        image_dilation=stride,
-        kernel_dilation=dilation,
-        feature_group_count=groups,
-    )
-
-
-def _spans(size: Any, dilation: Pair) -> Pair:
-    """The pixels from a dilated kernel's first row and column to its last."""
-    return (size[0] - 1) * dilation[0] + 1, (size[1] - 1) * dilation[1] + 1
-
-
-def _around(output: Any, image: Any, spans: Pair, stride: Pair, pads: Pads) -> Pads:
-    """Pads of a cotangent, dilated by `stride`, from which windows give the image's gradient."""
-    low = tuple(spans[i] - 1 - pads[i][0] for i in (0, 1))
-    high = tuple(image[i] - (output[i] - 1) * stride[i] - 2 - low[i] + spans[i] for i in (0, 1))
-    return (low[0], high[0]), (low[1], high[1])
-
-
-def _exactly(image: Any, output: Any, window: Any, stride: Pair, pads: Pads) -> Pads:
-    """Pads that begin as `pads` do and end so that an image has just these outputs.
-
-    The end may be negative, which crops: an output may have fewer rows than there is room for.
-    """
-    above, left = (low for low, _ in pads)
-    below, right = ((output[i] - 1) * stride[i] + window[i] - image[i] - pads[i][0] for i in (0, 1))
-    return (above, below), (left, right)
-
-
-def _correlate(
-    x: Array,
-    w: Array,
-    pads: Pads,
-    *,
-    stride: Pair = (1, 1),
-    image_dilation: Pair = (1, 1),
-    kernel_dilation: Pair = (1, 1),
-    **groups: Any,
-) -> Array:
-    """The one convolution that XLA is asked for: NHWC by HWIO.
-
-    Inside a loop XLA runs other orders up to a hundred times slower on a CPU, while a transposition
-    costs little: https://github.com/jax-ml/jax/issues/12868.
-    """
-    return lax.conv_general_dilated(
-        x,
-        w,
-        stride,
-        pads,
-        image_dilation,
-        kernel_dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        preferred_element_type=wide_dtype(x.dtype),
-        **groups,
-    )
-
-
-# The maps as products over patches, a few images or a band of one at a time ----------------
-
-
-def chunked_conv(x: Array, w: Array, *, stride: Pair, pads: Pads, dilation: Pair = (1, 1)) -> Array:
-    """`xla_conv` as products of patches with the kernel."""
-    kh, kw, cin, cout = w.shape
-    n, (oh, ow) = x.shape[0], _outputs(x, w, stride, pads, dilation)
-    kernel = w.reshape(kh * kw * cin, cout)
-    bands = _conv_bands(x, w, stride, pads, dilation)
-    x = _padded(x, (bands.pads(x, pads[0][0]), pads[1]))
-
-    def some(x: Array) -> Array:
-        rows = _shifted(x, 2, kw, ow, stride[1], dilation[1])
-        patches = jnp.concatenate(_shifts(rows, 1, kh, bands.rows, stride[0], dilation[0]), -1)
-        y = xla_product(patches.reshape(-1, kh * kw * cin), kernel, form="nn")
-        return y.reshape(x.shape[0], bands.rows, ow, cout)
-
-    y = _of_bands(some, bands, (x, *bands.pixels))
-    return y.reshape(n, bands.per_image * bands.rows, ow, cout)[:, :oh]
-
-
-def chunked_kernel_gradient(
-    x: Array, dy: Array, *, size: Pair, stride: Pair, pads: Pads, dilation: Pair = (1, 1)
-) -> Array:
-    """`xla_kernel_gradient` as a sum of products of shifted images with the cotangent.
-
-    Where the cotangent has as few channels as the images it is shifted instead of them: the smaller
-    side is copied, and the product's shorter side comes first.
-    """
-    kh, kw = size
-    (_, h, w, cin), (_, oh, ow, cout) = x.shape, dy.shape
-    spans = _spans(size, dilation)
-    bands = _gradient_bands(x, dy, size, stride, dilation)
-    if _shifts_cotangent(x, dy, stride):
-        around = _around((oh, ow), (h, w), spans, stride, pads)
-
-        def of_cotangents(dy: Array, x: Array) -> Array:
-            rows = _shifted(dy, 2, kw, w, 1, dilation[1])
-            x = x.reshape(-1, cin)
-            shifts = _shifts(rows, 1, kh, bands.rows, 1, dilation[0])
-            return jnp.stack([xla_product(x, s.reshape(-1, kw * cout), form="tn") for s in shifts])
-
-        dw = _of_bands(of_cotangents, bands, *_cut(dy, x, bands, around), add=True)
-        return dw.reshape(kh, cin, kw, cout).transpose(0, 2, 1, 3)[::-1, ::-1]
-
-    around = _exactly((h, w), (oh, ow), spans, stride, pads)
-
-    def of_images(x: Array, dy: Array) -> Array:
-        rows = _shifted(x, 2, kw, ow, stride[1], dilation[1])
-        dy = dy.reshape(-1, cout)
-        shifts = _shifts(rows, 1, kh, bands.rows, stride[0], dilation[0])
-        return jnp.stack([xla_product(s.reshape(-1, kw * cin), dy, form="tn") for s in shifts])
-
-    dw = _of_bands(of_images, bands, *_cut(x, dy, bands, around), add=True)
-    return dw.reshape(kh, kw, cin, cout)
-
-
-def _shifts_cotangent(x: Array, dy: Array, stride: Pair) -> bool:
-    return stride == (1, 1) and dy.shape[3] <= x.shape[3]
-
-
-def _outputs(x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair) -> Pair:
-    spans = _spans(w.shape, dilation)
-    oh, ow = ((x.shape[1 + i] + sum(pads[i]) - spans[i]) // stride[i] + 1 for i in (0, 1))
-    return oh, ow
-
-
-def _padded(x: Array, pads: Pads) -> Array:
-    config = [(0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)]
-    return lax.pad(x, jnp.zeros((), x.dtype), config)
-
-
-def _shifts(
-    x: Array, axis: int, window: int, outputs: int, stride: int, dilation: int
-) -> list[Array]:
-    """The j-th cell of every window along an axis, for each j."""
-    last = (outputs - 1) * stride + 1
-    starts = range(0, window * dilation, dilation)
-    return [lax.slice_in_dim(x, j, j + last, stride, axis) for j in starts]
-
-
-def _shifted(x: Array, axis: int, window: int, outputs: int, stride: int, dilation: int) -> Array:
-    """The windows along an axis, their cells beside each other as channels."""
-    return jnp.concatenate(_shifts(x, axis, window, outputs, stride, dilation), -1)
-
-
-class Bands(NamedTuple):
-    """Images cut into bands of rows, so that a band's patches stay in the cache.
-
-    Attributes:
-      per_image: bands of an image.
-      rows: rows of windows in a band; in an image's last some may lie behind its end.
-      span: rows of pixels under a row of windows.
-      stride: rows of pixels from one row of windows to the next.
-      at_once: images that a step of the sum takes, where one is not cut.
-      patch_bytes: what the patches of one band take, laid out.
-    """
-
-    per_image: int
-    rows: int
-    span: int
-    stride: int
-    at_once: int
-    patch_bytes: int
-
-    @property
-    def pixels(self) -> tuple[int, int]:
-        """Rows of pixels from one band to the next, and under one band."""
-        return self.rows * self.stride, (self.rows - 1) * self.stride + self.span
-
-    def pads(self, x: Array, above: int) -> tuple[int, int]:
-        """Rows to pad so that the bands end where the images do."""
-        step, own = self.pixels
-        return above, (self.per_image - 1) * step + own - above - x.shape[1]
-
-
-def _bands(
-    images: Array, outputs: int, span: int, stride: int, row_numbers: int, patch_numbers: int
-) -> Bands:
-    """So many rows, or whole images, that what is read and written of them stays in the cache.
-
-    For a row of windows that is `row_numbers` numbers, and its patches are `patch_numbers`.
-    """
-    itemsize = images.dtype.itemsize
-    most = max(1, min(outputs, CACHE_BYTES // max(1, row_numbers * itemsize)))
-    # Bands that divide an image need no copy of what is cut.
-    rows = next((r for r in range(most, most // 2, -1) if outputs % r == 0), most)
-    at_once = max(1, min(len(images), CACHE_BYTES // max(1, rows * row_numbers * itemsize)))
-    return Bands(-(-outputs // rows), rows, span, stride, at_once, rows * patch_numbers * itemsize)
-
-
-def _conv_bands(x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair) -> Bands:
-    kh, kw, cin, cout = w.shape
-    oh, ow = _outputs(x, w, stride, pads, dilation)
-    span, taps = _spans((kh, kw), dilation)[0], kh * kw * cin
-    return _bands(x, oh, span, stride[0], (taps + cout) * ow, taps * ow)
-
-
-def _gradient_bands(x: Array, dy: Array, size: Pair, stride: Pair, dilation: Pair) -> Bands:
-    kh, kw = size
-    (_, h, w, cin), (_, oh, ow, cout) = x.shape, dy.shape
-    span = _spans(size, dilation)[0]
-    if _shifts_cotangent(x, dy, stride):
-        return _bands(x, h, span, 1, (kw * cout + cin) * w, kh * kw * cout * w)
-    return _bands(x, oh, span, stride[0], (kw * cin + cout) * ow, kh * kw * cin * ow)
-
-
-Cut = tuple[Array, int, int]  # an array, its rows from one band to the next, and those of a band
-
-
-def _cut(images: Array, rows: Array, bands: Bands, around: Pads) -> tuple[Cut, Cut]:
-    """Images to be cut, padded, and what has one row for each of their rows of windows."""
-    images = _padded(images, (bands.pads(images, around[0][0]), around[1]))
-    rows = _padded(rows, ((0, bands.per_image * bands.rows - rows.shape[1]), (0, 0)))
-    return (images, *bands.pixels), (rows, bands.rows, bands.rows)
-
-
-def _of_bands(some: Callable[..., Array], bands: Bands, *images: Cut, add: bool = False) -> Array:
-    """`some(*images)`, a band at a time, or a few whole images: see `_of_chunks`."""
-    if bands.per_image == 1:
-        return _of_chunks(some, bands.at_once, *(x for x, _, _ in images), add=add)
-
-    def one(i: Any) -> Array:
-        image, band = i // bands.per_image, i % bands.per_image
-        return some(
-            *(
-                lax.dynamic_slice(x, (image, band * step, 0, 0), (1, rows, *x.shape[2:]))
-                for x, step, rows in images
-            )
-        )
-
-    n = images[0][0].shape[0] * bands.per_image
-    if add:
-        return lax.fori_loop(1, n, lambda i, total: total + one(i), one(0))
-    y = lax.map(one, jnp.arange(n))
-    return y.reshape(n, *y.shape[2:])
-
-
-def _of_chunks(some: Callable[..., Array], few: int, *images: Array, add: bool = False) -> Array:
-    """`some(*images)`, a few images at a time: what it returns, one after the other or added."""
-    n = images[0].shape[0]
-    whole = n // few
-    if whole <= 1:
-        return some(*images)
-    parts = [x[: whole * few].reshape(whole, few, *x.shape[1:]) for x in images]
-    rest = [x[whole * few :] for x in images]
-    if add:
-        zero = some(*(part[0] for part in parts))
-        total, _ = lax.scan(
-            lambda total, part: (total + some(*part), None), zero, [part[1:] for part in parts]
-        )
-        return total + some(*rest) if n % few else total
-    _, y = lax.scan(lambda _, part: (None, some(*part)), None, parts)
-    y = y.reshape(whole * few, *y.shape[2:])
-    return jnp.concatenate([y, some(*rest)]) if n % few else y
-
-
-# The maps of groups: of single channels number by number, of more one after the other -------
-
-
-def depthwise_conv(x: Array, w: Array, *, stride: Pair, pads: Pads, dilation: Pair) -> Array:
-    """`xla_conv` of as many groups as channels, as a sum of products of shifted images."""
-    kh, kw, _, cout = w.shape
-    spread = jnp.repeat(_padded(wide(x), pads), cout // x.shape[3], -1)
-    outputs = _outputs(x, w, stride, pads, dilation)
-    return _multiply_add(spread, wide(w).reshape(kh, kw, cout), outputs, stride, dilation)
-
-
-def depthwise_kernel_gradient(
-    x: Array, dy: Array, *, size: Pair, stride: Pair, pads: Pads, dilation: Pair
-) -> Array:
-    """`xla_kernel_gradient` of as many groups as channels, a sum over all pixels for each tap."""
-    (_, h, w, cin), (_, oh, ow, cout) = x.shape, dy.shape
-    spans = _spans(size, dilation)
-    bands = _bands(x, oh, spans[0], stride[0], (math.prod(size) + 1) * ow * cout, 0)
-    around = _exactly((h, w), (oh, ow), spans, stride, pads)
-
-    def some(x: Array, dy: Array) -> Array:
-        spread, dy = jnp.repeat(wide(x), cout // cin, -1), wide(dy)
-        taps = _taps(spread, size, (bands.rows, ow), stride, dilation)
-        return jnp.stack([(tap * dy).sum((0, 1, 2)) for tap in taps])
-
-    dw = _of_bands(some, bands, *_cut(x, dy, bands, around), add=True)
-    return dw.reshape(*size, 1, cout)
-
-
-def depthwise_input_gradient(
-    dy: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads, dilation: Pair, groups: int
-) -> Array:
-    """`xla_input_gradient` of as many groups as channels, as a sum of shifted cotangents."""
-    kh, kw, _, cout = w.shape
-    above, left = _around(dy.shape[1:3], size, _spans((kh, kw), dilation), stride, pads)
-    config = [(0, 0, 0), (*above, stride[0] - 1), (*left, stride[1] - 1), (0, 0, 0)]
-    dy = lax.pad(wide(dy), jnp.zeros((), wide_dtype(dy.dtype)), config)
-    kernel = lax.rev(wide(w).reshape(kh, kw, cout), (0, 1))
-    each = cout // groups  # outputs of a channel
-    parts = (
-        _multiply_add(dy[..., j::each], kernel[..., j::each], size, (1, 1), dilation)
-        for j in range(each)
-    )
-    return functools.reduce(operator.add, parts)
-
-
-def _multiply_add(x: Array, w: Array, outputs: Pair, stride: Pair, dilation: Pair) -> Array:
-    """Padded images and a kernel, one number a channel and tap."""
-    kernel = w.reshape(-1, 1, 1, 1, w.shape[-1])
-    # Padded once, not again for every tap that reads it.
-    taps = _taps(lax.optimization_barrier(x), w.shape[:2], outputs, stride, dilation)
-    return functools.reduce(operator.add, (tap * k for tap, k in zip(taps, kernel, strict=True)))
-
-
-def _taps(x: Array, size: Any, outputs: Any, stride: Pair, dilation: Pair) -> list[Array]:
-    """What each tap of a kernel meets in padded images, in row-major order."""
-    return [
-        tap
-        for rows in _shifts(x, 1, size[0], outputs[0], stride[0], dilation[0])
-        for tap in _shifts(rows, 2, size[1], outputs[1], stride[1], dilation[1])
-    ]
-
-
-def _group_by_group(one: Callable[..., Array], groups: int, a: Array, b: Array) -> Array:
-    """A map of each group's channels; channels are last in images, kernels and outputs."""
-
-    def split(x: Array) -> Array:
-        return jnp.moveaxis(x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups), -2, 0)
-
-    y = jnp.moveaxis(lax.map(lambda parts: one(*parts), (split(a), split(b))), 0, -2)
-    return y.reshape(*y.shape[:-2], groups * y.shape[-1])
-
-
-# Which way ---------------------------------------------------------------------------------
-
-
-def cpu_conv(x: Array, w: Array, *, groups: int, **where: Any) -> Array:
-    """The faster way on a CPU: native, else patches where the images have few channels."""
-    if groups > 1:
-        if groups == x.shape[3] and w.size // groups <= MANY_TAPS:
-            return depthwise_conv(x, w, **where)
-        return _group_by_group(functools.partial(cpu_conv, groups=1, **where), groups, x, w)
-    if native := _native_for_conv(x, w, **where):
-        return native.conv(wide(x), wide(w), stride=where["stride"], pads=where["pads"])
-    chunked = w.shape[2] <= FEW_CHANNELS and 1 < math.prod(w.shape[:2]) <= MANY_TAPS and x.size
-    chunked = chunked and _conv_bands(x, w, **where).patch_bytes <= PATCH_BYTES
-    return (chunked_conv if chunked else xla_conv)(x, w, **where)
-
-
-def cpu_kernel_gradient(x: Array, dy: Array, *, size: Pair, groups: int, **where: Any) -> Array:
-    """The faster way on a CPU: native, else patches unless the cotangent has few pixels."""
-    if groups > 1:
-        if groups == x.shape[3] and math.prod(size) * dy.shape[3] // groups <= MANY_TAPS:
-            return depthwise_kernel_gradient(x, dy, size=size, **where)
-        one = functools.partial(cpu_kernel_gradient, size=size, groups=1, **where)
-        return _group_by_group(one, groups, x, dy)
-    kernel = (*size, x.shape[3], dy.shape[3])
-    kind = "conv_kernel_gradient"
-    if native := _native_for(kind, x.shape, kernel, dy.shape, dtype=x.dtype, **where):
-        return native.conv_kernel_gradient(
-            wide(x), wide(dy), size, stride=where["stride"], pads=where["pads"]
-        )
-    chunked = math.prod(dy.shape[1:3]) > FEW_PIXELS and math.prod(size) <= MANY_TAPS and x.size
-    if chunked:
-        bands = _gradient_bands(x, dy, size, where["stride"], where["dilation"])
-        chunked = bands.patch_bytes <= PATCH_BYTES
-    gradient = chunked_kernel_gradient if chunked else xla_kernel_gradient
-    return gradient(x, dy, size=size, **where)
-
-
-def cpu_input_gradient(dy: Array, w: Array, *, size: Pair, groups: int, **where: Any) -> Array:
-    """The faster way on a CPU: native, unless the images have few channels."""
-    if groups > 1:
-        if w.shape[2] == 1 and w.size // groups <= MANY_TAPS:
-            return depthwise_input_gradient(dy, w, size=size, groups=groups, **where)
-        one = functools.partial(cpu_input_gradient, size=size, groups=1, **where)
-        return _group_by_group(one, groups, dy, w)
-    images = (dy.shape[0], *size, w.shape[2])
-    kind = "conv_input_gradient"
-    native = _native_for(kind, images, w.shape, dy.shape, dtype=dy.dtype, **where)
-    if native and w.shape[2] > FEW_CHANNELS:
-        return native.conv_input_gradient(
-            wide(dy), wide(w), size, stride=where["stride"], pads=where["pads"]
-        )
-    return xla_input_gradient(dy, w, size=size, **where)
-
-
-def _native_for_conv(x: Array, w: Array, **where: Any) -> Any:
-    y = jax.eval_shape(functools.partial(xla_conv, **where), x, w)
-    return _native_for("conv", x.shape, w.shape, y.shape, dtype=x.dtype, **where)
-
-
-def _native_for(
-    kind: str, *shapes: Any, stride: Pair, pads: Pads, dilation: Pair, dtype: Any
-) -> Any:
-    """The native package, where it is in use and has a kernel for this geometry; else None.
-
-    The shapes are those of images, kernel and output.
-    """
-    native = _native.package_for(dtype) if dilation == (1, 1) else None
-    return native if native and native.supports(kind, *shapes, stride, pads) else None
-
-
-# The primitives ----------------------------------------------------------------------------
-
-
-UNIT = {"dilation": (1, 1), "groups": 1}  # what is not said of a map
 
 conv_p = make_primitive("funcnet_conv", xla_conv, cpu_conv)
 kernel_gradient_p = make_primitive(
@@ -508,19 +47,122 @@ input_gradient_p = make_primitive(
 )
 
 
-def conv(x: Array, w: Array, **where: Any) -> Array:
-    """See `kernels.conv`."""
-    return conv_p.bind(*promoted(x, w), **(UNIT | where))
+def conv(
+    x: Float[Array, "n h w cin"],
+    w: Float[Array, "kh kw cin//{groups} cout"],
+    stride: Pair,
+    pads: Pads,
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> Float[Array, "n oh ow cout"]:
+    r"""Cross-correlation of images with a kernel.
+
+    $y_{nijo} = \sum_{p,q,c} x_{n,\,i s_h + p d_h - t,\,j s_w + q d_w - l,\,c}\, w_{pqco}$ with t
+    rows padded above and l columns padded on the left. Of groups, each output channel's sum is over
+    the channels of its own, and c counts these.
+
+    Args:
+      x: images (n, h, w, cin).
+      w: a kernel (kh, kw, cin // groups, cout).
+      stride: the step in pixels, (height, width).
+      pads: pixels padded, ((above, below), (left, right)).
+      dilation: the step from tap to tap of the kernel in pixels, (height, width).
+      groups: so many convolutions side by side, each of its own channels.
+
+    Returns:
+      (n, oh, ow, cout), in the dtype that the sum was taken in.
+
+    Raises:
+      ValueError: channels or sizes do not fit, as `jax.lax.conv_general_dilated` says it.
+
+    Source: Dumoulin and Visin 2016, https://arxiv.org/abs/1603.07285.
+
+    >>> x, w = jnp.ones((1, 3, 3, 1)), jnp.ones((2, 2, 1, 1))
+    >>> conv(x, w, (1, 1), ((0, 0), (0, 0))).shape
+    (1, 2, 2, 1)
+    """
+    return conv_p.bind(*promoted(x, w), stride=stride, pads=pads, dilation=dilation, groups=groups)
 
 
-def kernel_gradient(x: Array, dy: Array, *, size: Pair, **where: Any) -> Array:
-    """See `kernels.conv_kernel_gradient`."""
-    return kernel_gradient_p.bind(*promoted(x, dy), size=size, **(UNIT | where))
+def conv_kernel_gradient(
+    x: Float[Array, "n h w cin"],
+    dy: Float[Array, "n oh ow cout"],
+    size: Pair,
+    stride: Pair,
+    pads: Pads,
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> Float[Array, "kh kw cin//{groups} cout"]:
+    r"""The adjoint of `conv` in its kernel: the images correlated with the cotangent.
+
+    $dw_{pqco} = \sum_{n,i,j} x_{n,\,i s_h + p d_h - t,\,j s_w + q d_w - l,\,c}\, dy_{nijo}$.
+
+    Args:
+      x: images (n, h, w, cin).
+      dy: the cotangent of the output, (n, oh, ow, cout); last rows or columns that are 0 may be
+        left out.
+      size: the kernel's height and width.
+      stride: the step in pixels, (height, width).
+      pads: pixels padded, ((above, below), (left, right)).
+      dilation: the step from tap to tap of the kernel in pixels, (height, width).
+      groups: so many convolutions side by side, each of its own channels.
+
+    Returns:
+      (kh, kw, cin // groups, cout), in the dtype that the sum was taken in.
+
+    Raises:
+      ValueError: channels or sizes do not fit, as `jax.lax.conv_general_dilated` says it.
+
+    Source: courses.md row 4-35.
+
+    >>> x, dy = jnp.ones((1, 3, 3, 1)), jnp.ones((1, 2, 2, 1))
+    >>> conv_kernel_gradient(x, dy, (2, 2), (1, 1), ((0, 0), (0, 0))).ravel()
+    Array([4., 4., 4., 4.], dtype=float64)
+    """
+    return kernel_gradient_p.bind(
+        *promoted(x, dy), size=size, stride=stride, pads=pads, dilation=dilation, groups=groups
+    )
 
 
-def input_gradient(dy: Array, w: Array, *, size: Pair, **where: Any) -> Array:
-    """See `kernels.conv_input_gradient`."""
-    return input_gradient_p.bind(*promoted(dy, w), size=size, **(UNIT | where))
+def conv_input_gradient(
+    dy: Float[Array, "n oh ow cout"],
+    w: Float[Array, "kh kw c cout"],
+    size: Pair,
+    stride: Pair,
+    pads: Pads,
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> Float[Array, "n h w cin"]:
+    r"""The adjoint of `conv` in its images of height and width `size`.
+
+    $dx_{nabc} = \sum dy_{nijo}\, w_{pqco}$ over all i, j, p, q, o with
+    $i s_h + p d_h - t = a$ and $j s_w + q d_w - l = b$.
+
+    Args:
+      dy: the cotangent of the output, (n, oh, ow, cout); last rows or columns that are 0 may be
+        left out.
+      w: the kernel (kh, kw, cin // groups, cout).
+      size: the images' height and width.
+      stride: the step in pixels, (height, width).
+      pads: pixels padded, ((above, below), (left, right)).
+      dilation: the step from tap to tap of the kernel in pixels, (height, width).
+      groups: so many convolutions side by side, each of its own channels.
+
+    Returns:
+      (n, h, w, cin), in the dtype that the sum was taken in.
+
+    Raises:
+      ValueError: channels or sizes do not fit, as `jax.lax.conv_general_dilated` says it.
+
+    Source: courses.md row 4-35.
+
+    >>> dy, w = jnp.ones((1, 1, 2, 1)), jnp.ones((1, 2, 1, 1))
+    >>> conv_input_gradient(dy, w, (1, 3), (1, 1), ((0, 0), (0, 0))).ravel()
+    Array([1., 2., 1.], dtype=float64)
+    """
+    return input_gradient_p.bind(
+        *promoted(dy, w), size=size, stride=stride, pads=pads, dilation=dilation, groups=groups
+    )
 
 
 # Each map differentiates into the other two. The operand that is sought is known by its shape
@@ -544,24 +186,24 @@ def _conv_to(
     x: Array, w: Array, image: Any, output: Any, size: Any, *, pads: Pads, **p: Any
 ) -> Array:
     """A convolution that has just these outputs."""
-    spans = _spans(size, p["dilation"])
-    return conv(x, w, pads=_exactly(image, output, spans, p["stride"], pads), **p)
+    spans = spans_of(size, p["dilation"])
+    return conv(x, w, pads=pads_exactly(image, output, spans, p["stride"], pads), **p)
 
 
 _sought(
     conv_p,
-    lambda dy, w, like, **p: input_gradient(dy, w, size=like[1:3], **p),
-    lambda dy, x, like, **p: kernel_gradient(x, dy, size=like[:2], **p),
+    lambda dy, w, like, **p: conv_input_gradient(dy, w, size=like[1:3], **p),
+    lambda dy, x, like, **p: conv_kernel_gradient(x, dy, size=like[:2], **p),
 )
 _sought(
     kernel_gradient_p,
-    lambda w, dy, like, size, **p: input_gradient(dy, w, size=like[1:3], **p),
+    lambda w, dy, like, size, **p: conv_input_gradient(dy, w, size=like[1:3], **p),
     lambda w, x, like, size, **p: _conv_to(x, w, x.shape[1:3], like[1:3], size, **p),
 )
 _sought(
     input_gradient_p,
     lambda x, w, like, size, **p: _conv_to(x, w, size, like[1:3], w.shape, **p),
-    lambda x, dy, like, size, **p: kernel_gradient(x, dy, size=like[:2], **p),
+    lambda x, dy, like, size, **p: conv_kernel_gradient(x, dy, size=like[:2], **p),
 )
 
 
@@ -617,7 +259,7 @@ def biased(x: Array, w: Array, b: Array, *, relu: bool, **where: Any) -> Array:
 
 
 def _cpu_biased(x: Array, w: Array, b: Array, *, relu: bool, groups: int, **where: Any) -> Array:
-    if groups == 1 and (native := _native_for_conv(x, w, **where)):
+    if groups == 1 and (native := native_for_conv(x, w, **where)):
         stride, pads = where["stride"], where["pads"]
         return native.conv(wide(x), wide(w), stride=stride, pads=pads, bias=b, relu=relu)
     return biased(x, w, b, relu=relu, groups=groups, **where)
@@ -626,8 +268,42 @@ def _cpu_biased(x: Array, w: Array, b: Array, *, relu: bool, groups: int, **wher
 conv_bias_p = make_composite("funcnet_conv_bias", biased, _cpu_biased)
 
 
-def conv_bias(x: Array, w: Array, b: Array, *, relu: bool, **where: Any) -> Array:
-    """See `kernels.conv_bias`."""
+def conv_bias(
+    x: Float[Array, "n h w cin"],
+    w: Float[Array, "kh kw cin//{groups} cout"],
+    b: Float[Array, " cout"],
+    stride: Pair,
+    pads: Pads,
+    relu: bool = False,
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> Float[Array, "n oh ow cout"]:
+    r"""`conv` plus a bias, through a ReLU if asked for, in one pass where a kernel can.
+
+    Args:
+      x: images (n, h, w, cin).
+      w: a kernel (kh, kw, cin // groups, cout).
+      b: a bias (cout,).
+      stride: the step in pixels, (height, width).
+      pads: pixels padded, ((above, below), (left, right)).
+      relu: whether what is below 0 becomes 0; NaN stays NaN.
+      dilation: the step from tap to tap of the kernel in pixels, (height, width).
+      groups: so many convolutions side by side, each of its own channels.
+
+    Returns:
+      (n, oh, ow, cout), in the dtype that the sum was taken in.
+
+    Raises:
+      ValueError: channels or sizes do not fit, as `jax.lax.conv_general_dilated` says it.
+
+    Source: courses.md rows 4-33 and 4-41.
+
+    >>> x, w = jnp.ones((1, 1, 2, 1)), jnp.ones((1, 2, 1, 1))
+    >>> conv_bias(x, w, -jnp.ones(1), (1, 1), ((0, 0), (0, 0))).ravel()
+    Array([1.], dtype=float64)
+    """
     x, w = promoted(x, w)
     b = b.astype(wide_dtype(x.dtype))
-    return conv_bias_p.bind(x, w, b, relu=relu, **(UNIT | where))
+    return conv_bias_p.bind(
+        x, w, b, relu=relu, stride=stride, pads=pads, dilation=dilation, groups=groups
+    )

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.interpreters import batching
+from jaxtyping import Float, Int32
 
 from funcnet.kernels._lowering import make_composite
 
@@ -35,3 +36,23 @@ def _batch(operands: Any, axes: Any) -> tuple[Array, int]:
 # A primitive, not a scatter: that of a vmap is more than checkify's index checks can read.
 entries_p = make_composite("with_entries", compared, scattered)
 batching.primitive_batchers[entries_p] = _batch
+
+
+def with_entries(
+    rows: Float[Array, "*batch c"], index: Int32[Array, "*batch"], values: Float[Array, "*batch"]
+) -> Float[Array, "*batch c"]:
+    r"""The rows with one entry of each put in the place of what was there.
+
+    Args:
+      rows: (..., c).
+      index: (...), the place in each row, 0 to c - 1.
+      values: (...), what is put there.
+
+    Returns:
+      (..., c).
+
+    >>> with_entries(jnp.zeros((2, 2)), jnp.array([1, 0], jnp.int32), jnp.array([3.0, 4.0]))
+    Array([[0., 3.],
+           [4., 0.]], dtype=float64)
+    """
+    return entries_p.bind(rows, index, values)

@@ -11,10 +11,18 @@ import jax.numpy as jnp
 from jax import Array, jit, lax  # jit by name: chex.fake_jit replaces jax.jit
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.typing import DTypeLike
 
 
-def wide_dtype(dtype: Any) -> Any:
-    """The dtype that sums over `dtype` are taken in."""
+def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """The dtype that sums over `dtype` are taken in: float64 for itself, float32 for the rest.
+
+    Args:
+      dtype: a floating dtype.
+
+    >>> wide_dtype(jnp.dtype(jnp.bfloat16)), wide_dtype(jnp.dtype(jnp.float64))
+    (dtype('float32'), dtype('float64'))
+    """
     wide = jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
     return jnp.dtype(wide)
 
@@ -26,7 +34,14 @@ def promoted(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def wide(x: Array) -> Array:
-    """In the dtype that sums over it are taken in."""
+    """Returns `x` in the dtype that sums over it are taken in.
+
+    Args:
+      x: an array of a floating dtype.
+
+    >>> wide(jnp.ones(1, jnp.float16)).dtype
+    dtype('float32')
+    """
     return x.astype(wide_dtype(x.dtype))
 
 
@@ -91,3 +106,19 @@ def _on_one_device(context: Any) -> bool:
 once_p = make_primitive("funcnet_once", xla=lambda x: x, cpu=lax.optimization_barrier)
 ad.deflinear2(once_p, lambda dy, _: [dy])
 batching.primitive_batchers[once_p] = lambda x, axis: (once_p.bind(*x), axis[0])
+
+
+def once(x: Array) -> Array:
+    """Returns `x`, which a CPU is to compute once.
+
+    XLA joins a sum with what reads it, and then takes the sum again for every reader: the mean of a
+    row, for each number of the row in the worst case. On other devices it joins what is best
+    joined, and this is the identity.
+
+    Args:
+      x: an array.
+
+    >>> once(jnp.ones(2).sum())
+    Array(2., dtype=float64)
+    """
+    return once_p.bind(x)

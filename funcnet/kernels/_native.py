@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from funcnet import _validate
 from funcnet.kernels._lowering import wide_dtype
 
-_switched: list[bool] = []  # what `use` was last told
+_switched: list[bool] = []  # what `use_native` was last told
 
 
 class Status(NamedTuple):
@@ -54,8 +54,33 @@ def package_for(dtype: Any) -> Any:
     return status().package if wide_dtype(dtype) == jnp.float32 else None
 
 
-def use(on: bool) -> Status:
-    """See `kernels.use_native`."""
+def use_native(on: bool) -> str:
+    """Switches the kernels of the package `funcnet-native` on or off, for programs yet to be made.
+
+    They are on where the package is installed, unless the environment has FUNCNET_NATIVE=0
+    (false, no, off). What JAX has compiled and kept is dropped; a compiled program that somebody
+    holds stays as it is.
+
+    Args:
+      on: whether native kernels may be used.
+
+    Returns:
+      What is in use from now on, and why: as `native_status`.
+
+    >>> use_native(False)
+    'XLA: switched off by kernels.use_native(False)'
+    >>> _ = use_native(True)
+    """
     _switched[:] = [bool(on)]
     jax.clear_caches()
-    return status()
+    return native_status()
+
+
+def native_status() -> str:
+    """Says which kernels convolutions and products of float32 run by on a CPU, and why.
+
+    >>> native_status().split(":")[0] in ("native", "XLA")
+    True
+    """
+    package, reason = status()
+    return f"{'XLA' if package is None else 'native'}: {reason}"

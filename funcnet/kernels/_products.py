@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.interpreters import ad, batching
+from jaxtyping import Float
 
 from funcnet.kernels import _native
 from funcnet.kernels._lowering import make_composite, make_primitive, promoted, wide, wide_dtype
@@ -46,6 +47,63 @@ product_p = make_primitive("funcnet_product", xla_product, cpu_product)
 def product(a: Array, b: Array, form: str) -> Array:
     """The product of two matrices of any floating dtypes, as wide as its sum."""
     return product_p.bind(*promoted(a, b), form=form)
+
+
+def matmul(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
+    r"""The product $a b$.
+
+    Args:
+      a: (n, k).
+      b: (k, m).
+
+    Returns:
+      (n, m), in the dtype that the sum was taken in.
+
+    Raises:
+      TypeError: the shapes do not fit, as `jax.lax.dot_general` says it.
+
+    >>> matmul(jnp.ones((1, 2)), jnp.ones((2, 1)))
+    Array([[2.]], dtype=float64)
+    """
+    return product(a, b, "nn")
+
+
+def matmul_tn(a: Float[Array, "k n"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
+    r"""The product $a^\top b$.
+
+    Args:
+      a: (k, n).
+      b: (k, m).
+
+    Returns:
+      (n, m), in the dtype that the sum was taken in.
+
+    Raises:
+      TypeError: the shapes do not fit, as `jax.lax.dot_general` says it.
+
+    >>> matmul_tn(jnp.ones((2, 1)), jnp.ones((2, 1)))
+    Array([[2.]], dtype=float64)
+    """
+    return product(a, b, "tn")
+
+
+def matmul_nt(a: Float[Array, "n k"], b: Float[Array, "m k"]) -> Float[Array, "n m"]:
+    r"""The product $a b^\top$.
+
+    Args:
+      a: (n, k).
+      b: (m, k).
+
+    Returns:
+      (n, m), in the dtype that the sum was taken in.
+
+    Raises:
+      TypeError: the shapes do not fit, as `jax.lax.dot_general` says it.
+
+    >>> matmul_nt(jnp.ones((1, 2)), jnp.ones((1, 2)))
+    Array([[2.]], dtype=float64)
+    """
+    return product(a, b, "nt")
 
 
 # The cotangents of a and of b: each form differentiates into the other two.
@@ -88,7 +146,27 @@ def _cpu_biased(a: Array, b: Array, bias: Array, *, relu: bool) -> Array:
 product_bias_p = make_composite("funcnet_product_bias", biased, _cpu_biased)
 
 
-def product_bias(a: Array, b: Array, bias: Array, *, relu: bool) -> Array:
-    """See `kernels.matmul_bias`."""
+def matmul_bias(
+    a: Float[Array, "n k"], b: Float[Array, "k m"], bias: Float[Array, " m"], relu: bool = False
+) -> Float[Array, "n m"]:
+    r"""`matmul` plus a bias, through a ReLU if asked for, in one pass where a kernel can.
+
+    Args:
+      a: (n, k).
+      b: (k, m).
+      bias: (m,).
+      relu: whether what is below 0 becomes 0; NaN stays NaN.
+
+    Returns:
+      (n, m), in the dtype that the sum was taken in.
+
+    Raises:
+      TypeError: the shapes do not fit, as `jax.lax.dot_general` says it.
+
+    Source: courses.md rows 0-3 and 1-8.
+
+    >>> matmul_bias(jnp.ones((1, 2)), jnp.ones((2, 1)), -jnp.ones(1))
+    Array([[1.]], dtype=float64)
+    """
     a, b = promoted(a, b)
     return product_bias_p.bind(a, b, bias.astype(wide_dtype(a.dtype)), relu=relu)

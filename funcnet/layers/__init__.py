@@ -7,10 +7,11 @@ directly under its function, in the private module of its family:
 | family | layers |
 |---|---|
 | `_params` | `AffineParams`, `ConvParams`, `NormParams`, `BatchStats`, their `*_init` |
-| `_linear` | `affine`, `conv1d`, `conv2d`, `conv2d_transpose`, `flatten`, fused ones |
+| `_linear` | `affine`, `conv1d`, `conv2d`, `conv2d_transpose`, `flatten` |
 | `_pools` | `max_pool`, `avg_pool`, `global_avg_pool` |
 | `_activations` | `relu` and its kin, `sigmoid`, `tanh`, `gelu`, `silu`, `softplus`, `dropout` |
-| `_norms` | `batch_norm`, `layer_norm`, `group_norm`, `rms_norm`, `affine_batch_norm_relu` |
+| `_norms` | `batch_norm`, `layer_norm`, `group_norm`, `rms_norm` |
+| `_fused` | `affine_relu`, `affine_batch_norm_relu`, `conv_relu`, `conv_relu_pool` |
 
 Any of them works under `jit`, `grad`, `vmap`, `scan`, `cond` and `checkpoint`, and to the second
 order (`jax.hessian`, `grad` of `grad`); plain forward mode (`jax.jvp`) does not, as with every
@@ -29,18 +30,9 @@ from funcnet.layers._activations import (
     softplus,
     tanh,
 )
-from funcnet.layers._linear import (
-    affine,
-    affine_relu,
-    conv1d,
-    conv2d,
-    conv2d_transpose,
-    conv_relu,
-    conv_relu_pool,
-    flatten,
-)
+from funcnet.layers._fused import affine_batch_norm_relu, affine_relu, conv_relu, conv_relu_pool
+from funcnet.layers._linear import affine, conv1d, conv2d, conv2d_transpose, flatten
 from funcnet.layers._norms import (
-    affine_batch_norm_relu,
     batch_norm,
     batch_norm_inference,
     group_norm,

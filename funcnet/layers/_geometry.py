@@ -8,6 +8,7 @@ from jax import lax
 
 from funcnet.kernels import Pads
 
+Pixels = int | tuple[int, int]  # of both axes, or (height, width)
 Padding = int | Literal["SAME", "VALID"] | tuple[int, int] | Pads
 
 

@@ -1,4 +1,4 @@
-"""Affine maps, convolutions and their fusions with ReLU, each layer with its rule under it."""
+"""Affine maps and convolutions, each layer with its rule under it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from funcnet import _validate, kernels
-from funcnet.layers._geometry import Padding, resolve, resolve_transposed
+from funcnet.layers._geometry import Padding, Pixels, resolve, resolve_transposed
 from funcnet.layers._params import AffineParams, ConvParams
-from funcnet.layers._pools import Window, first_winner, tile_cells, to_tiles
 
 
 @jax.custom_vjp
@@ -53,7 +52,11 @@ def affine_sum(params, rows, relu=False):
     if params.b is not None:
         return kernels.matmul_bias(rows, params.w, params.b, relu)
     z = kernels.matmul(rows, params.w)
-    return _positive(z) if relu else z
+    return positive(z) if relu else z
+
+
+def positive(z):
+    return jnp.maximum(z, jnp.zeros((), z.dtype))
 
 
 def affine_arguments(function, params, x):
@@ -158,65 +161,16 @@ def _flatten_bwd(like_x, dy):
 flatten.defvjp(_flatten_fwd, _flatten_bwd)
 
 
-@jax.custom_vjp
-def affine_relu(params: AffineParams, x: Float[ArrayLike, "n ..."]) -> Float[Array, "n m"]:
-    r"""Affine map and ReLU in one.
-
-    Forward: $y = \max(x w + b, 0)$.
-    Backward: with $dz = [y > 0]\,dy$: $dx = dz\,w^\top$, $dw = x^\top dz$, $db = \sum_n dz_n$.
-    Keeps y, which the next layer keeps as its input, besides w and x.
-
-    Args:
-      params: `AffineParams(w, b)` of shapes (d, m) and (m,); b may be None.
-      x: (n, ...) with d features in each row; n may be 0.
-
-    Returns:
-      y, (n, m), in the common dtype of x, w and b.
-
-    Raises:
-      TypeError: an array is not of a floating dtype.
-      ValueError: shapes do not fit.
-
-    Source: courses.md rows 0-7, 1-8 and 4-42.
-
-    >>> affine_relu(AffineParams(jnp.ones((2, 1)), -jnp.ones(1)), jnp.array([[1.0, 1], [0, 0]]))
-    Array([[1.], [0.]], dtype=float64)
-    """
-    return _affine_relu(params, x)
+CONV_OPTIONS = ("stride", "padding", "dilation", "groups")
 
 
-def _affine_relu(params, x):
-    params, rows, dtype = affine_arguments("affine_relu", params, x)
-    return affine_sum(params, rows, relu=True).astype(dtype)
-
-
-def _positive(z):
-    return jnp.maximum(z, jnp.zeros((), z.dtype))
-
-
-def _affine_relu_fwd(params, x):
-    y = _affine_relu(params, x)
-    return y, (params, x, y)
-
-
-def _affine_relu_bwd(residuals, dy):
-    params, x, y = residuals  # (d, m) and (m,), (n, ...), (n, m)
-    return affine_cotangents(params, x, jnp.where(y > 0, dy, jnp.zeros_like(dy)))
-
-
-affine_relu.defvjp(_affine_relu_fwd, _affine_relu_bwd)
-
-
-_CONV_OPTIONS = ("stride", "padding", "dilation", "groups")
-
-
-@partial(jax.custom_vjp, nondiff_argnames=_CONV_OPTIONS)
+@partial(jax.custom_vjp, nondiff_argnames=CONV_OPTIONS)
 def conv2d(
     params: ConvParams,
     x: Float[ArrayLike, "n h w cin"],
-    stride: Window = 1,
+    stride: Pixels = 1,
     padding: Padding = "SAME",
-    dilation: Window = 1,
+    dilation: Pixels = 1,
     groups: int = 1,
 ) -> Float[Array, "n oh ow cout"]:
     r"""Convolution (cross-correlation) of images.
@@ -258,18 +212,18 @@ def conv2d(
 
 def _conv2d(params, x, stride, padding, dilation, groups):
     options = stride, padding, dilation, groups
-    params, x, where, dtype = _conv_arguments("conv2d", params, x, *options)
-    return _conv_sum(params, x, where).astype(dtype)
+    params, x, where, dtype = conv_arguments("conv2d", params, x, *options)
+    return conv_sum(params, x, where).astype(dtype)
 
 
-def _conv_sum(params, x, where, relu=False):
+def conv_sum(params, x, where, relu=False):
     if params.b is not None:
         return kernels.conv_bias(x, params.w, params.b, relu=relu, **where)
     z = kernels.conv(x, params.w, **where)
-    return _positive(z) if relu else z
+    return positive(z) if relu else z
 
 
-def _conv_arguments(function, params, x, stride, padding, dilation, groups):
+def conv_arguments(function, params, x, stride, padding, dilation, groups):
     """Checked parameters and images, where the kernel lies on them, and the result's dtype."""
     params, x, dtype = _checked_channels(function, params, x, groups)
     stride = _validate.pair(function, "stride", stride)
@@ -325,13 +279,13 @@ def _conv2d_fwd(params, x, *options):
 
 def _conv2d_bwd(stride, padding, dilation, groups, residuals, dy):
     params, x = residuals  # (kh, kw, cin // groups, cout) and (cout,) or None, (n, h, w, cin)
-    return _conv_cotangents(params, x, dy, stride, padding, dilation, groups)
+    return conv_cotangents(params, x, dy, stride, padding, dilation, groups)
 
 
-def _conv_cotangents(params, x, dy, stride, padding, dilation, groups, dy_sum=None):
+def conv_cotangents(params, x, dy, stride, padding, dilation, groups, dy_sum=None):
     """`dy_sum` is what db is the sum of, where that is less than dy."""
     options = stride, padding, dilation, groups
-    params, x, where, _ = _conv_arguments("conv2d", params, x, *options)
+    params, x, where, _ = conv_arguments("conv2d", params, x, *options)
     dw = kernels.conv_kernel_gradient(x, dy, params.w.shape[:2], **where)
     dx = kernels.conv_input_gradient(dy, params.w, x.shape[1:3], **where)
     db = _bias_cotangent(params.b, dy if dy_sum is None else dy_sum)
@@ -341,7 +295,7 @@ def _conv_cotangents(params, x, dy, stride, padding, dilation, groups, dy_sum=No
 conv2d.defvjp(_conv2d_fwd, _conv2d_bwd)
 
 
-@partial(jax.custom_vjp, nondiff_argnames=_CONV_OPTIONS)
+@partial(jax.custom_vjp, nondiff_argnames=CONV_OPTIONS)
 def conv1d(
     params: ConvParams,
     x: Float[ArrayLike, "n l cin"],
@@ -385,11 +339,11 @@ def conv1d(
 def _conv1d(params, x, stride, padding, dilation, groups):
     options = stride, padding, dilation, groups
     params, x, where, dtype = _conv1d_arguments(params, x, *options)
-    return _conv_sum(params, x, where)[:, :, 0].astype(dtype)
+    return conv_sum(params, x, where)[:, :, 0].astype(dtype)
 
 
 def _conv1d_arguments(params, x, stride, padding, dilation, groups):
-    """As `_conv_arguments`, with sequences as images that are one pixel wide."""
+    """As `conv_arguments`, with sequences as images that are one pixel wide."""
     params, x, dtype = _checked_channels("conv1d", params, x, groups, axes=3)
     stride, dilation = (
         (_validate.count("conv1d", name, value), 1)
@@ -421,13 +375,13 @@ def _conv1d_bwd(stride, padding, dilation, groups, residuals, dy):
 conv1d.defvjp(_conv1d_fwd, _conv1d_bwd)
 
 
-@partial(jax.custom_vjp, nondiff_argnames=_CONV_OPTIONS)
+@partial(jax.custom_vjp, nondiff_argnames=CONV_OPTIONS)
 def conv2d_transpose(
     params: ConvParams,
     x: Float[ArrayLike, "n h w cin"],
-    stride: Window = 1,
+    stride: Pixels = 1,
     padding: Padding = "SAME",
-    dilation: Window = 1,
+    dilation: Pixels = 1,
     groups: int = 1,
 ) -> Float[Array, "n oh ow cout"]:
     r"""Transposed convolution of images: the adjoint of `conv2d`, which enlarges by `stride`.
@@ -527,138 +481,3 @@ def _conv2d_transpose_bwd(stride, padding, dilation, groups, residuals, dy):
 
 
 conv2d_transpose.defvjp(_conv2d_transpose_fwd, _conv2d_transpose_bwd)
-
-
-@partial(jax.custom_vjp, nondiff_argnames=_CONV_OPTIONS)
-def conv_relu(
-    params: ConvParams,
-    x: Float[ArrayLike, "n h w cin"],
-    stride: Window = 1,
-    padding: Padding = "SAME",
-    dilation: Window = 1,
-    groups: int = 1,
-) -> Float[Array, "n oh ow cout"]:
-    r"""Convolution and ReLU in one.
-
-    Forward: $y = \max(z, 0)$ with z the output of `conv2d`.
-    Backward: `conv2d`'s with $dz = [y > 0]\,dy$ for its cotangent. Keeps y, which the next layer
-    keeps as its input, besides w and x.
-
-    Args:
-      params: `ConvParams(w, b)` of shapes (kh, kw, cin // groups, cout) and (cout,); b may be None.
-      x: images (n, h, w, cin); n may be 0.
-      stride: the step in pixels, an int or (height, width).
-      padding: "SAME", "VALID" or in pixels, as in `conv2d`.
-      dilation: the step between the kernel's taps in pixels, an int or (height, width).
-      groups: a divisor of cin and cout.
-
-    Returns:
-      y, (n, oh, ow, cout), in the common dtype of x, w and b.
-
-    Raises:
-      TypeError: an array is not of a floating dtype, or an option is not of its type.
-      ValueError: shapes do not fit, or the kernel does not fit into the padded image.
-
-    Source: courses.md row 4-41.
-
-    >>> params = ConvParams(jnp.ones((1, 1, 1, 1)), -jnp.ones(1))
-    >>> conv_relu(params, jnp.array([0.0, 3.0]).reshape(1, 1, 2, 1)).ravel()
-    Array([0., 2.], dtype=float64)
-    """
-    return _conv_relu(params, x, stride, padding, dilation, groups)
-
-
-def _conv_relu(params, x, stride, padding, dilation, groups):
-    options = stride, padding, dilation, groups
-    params, x, where, dtype = _conv_arguments("conv_relu", params, x, *options)
-    return _conv_sum(params, x, where, relu=True).astype(dtype)
-
-
-def _conv_relu_fwd(params, x, *options):
-    y = _conv_relu(params, x, *options)
-    return y, (params, x, y)
-
-
-def _conv_relu_bwd(stride, padding, dilation, groups, residuals, dy):
-    params, x, y = residuals  # as conv2d's, and (n, oh, ow, cout)
-    dz = jnp.where(y > 0, dy, jnp.zeros_like(dy))
-    return _conv_cotangents(params, x, dz, stride, padding, dilation, groups)
-
-
-conv_relu.defvjp(_conv_relu_fwd, _conv_relu_bwd)
-
-
-@partial(jax.custom_vjp, nondiff_argnames=_CONV_OPTIONS)
-def conv_relu_pool(
-    params: ConvParams,
-    x: Float[ArrayLike, "n h w cin"],
-    stride: Window = 1,
-    padding: Padding = "SAME",
-    dilation: Window = 1,
-    groups: int = 1,
-) -> Float[Array, "n ph pw cout"]:
-    r"""Convolution, ReLU and 2x2 max pooling in one.
-
-    Forward: $y = \max(\max_{p,q \in \{0,1\}} z_{n,\,2i+p,\,2j+q,\,c},\ 0)$ with z the output of
-    `conv2d`; a last odd row or column of z is dropped.
-    Backward: `conv2d`'s, with dy sent to the first of the window's four cells that has its maximum,
-    and nowhere where that maximum is not positive. Keeps one byte a window (which cell, or none)
-    besides w and x: neither z nor its ReLU.
-
-    Args:
-      params: `ConvParams(w, b)` of shapes (kh, kw, cin // groups, cout) and (cout,); b may be None.
-      x: images (n, h, w, cin); n may be 0.
-      stride: the convolution's step in pixels, an int or (height, width).
-      padding: the convolution's: "SAME", "VALID" or in pixels, as in `conv2d`.
-      dilation: the step between the kernel's taps in pixels, an int or (height, width).
-      groups: a divisor of cin and cout.
-
-    Returns:
-      y, (n, oh // 2, ow // 2, cout), in the common dtype of x, w and b.
-
-    Raises:
-      TypeError: an array is not of a floating dtype, or an option is not of its type.
-      ValueError: shapes do not fit, or there is no room for one window.
-
-    Source: courses.md row 4-40.
-
-    >>> params = ConvParams(jnp.ones((1, 1, 1, 1)), -jnp.ones(1))
-    >>> conv_relu_pool(params, jnp.arange(4.0).reshape(1, 2, 2, 1)).ravel()
-    Array([2.], dtype=float64)
-    """
-    y, _ = _conv_relu_pool(params, x, stride, padding, dilation, groups)
-    return y
-
-
-_NO_CELL = 4
-
-
-def _conv_relu_pool(params, x, stride, padding, dilation, groups):
-    """The output, and which cell of each window has won: 0 to 3, or none."""
-    options = stride, padding, dilation, groups
-    params, x, where, dtype = _conv_arguments("conv_relu_pool", params, x, *options)
-    z = _conv_sum(params, x, where)
-    rows, columns = _pool_axes(z.shape[1:3])
-    top, winner = first_winner(tile_cells(z, rows, columns))
-    winner = jnp.where(top > 0, winner, jnp.asarray(_NO_CELL, winner.dtype))
-    return _positive(top).astype(dtype), winner
-
-
-def _pool_axes(size):
-    return resolve("conv_relu_pool", size, (2, 2), (2, 2), "VALID").axes
-
-
-def _conv_relu_pool_fwd(params, x, *options):
-    y, winner = _conv_relu_pool(params, x, *options)
-    return y, (params, x, winner)
-
-
-def _conv_relu_pool_bwd(stride, padding, dilation, groups, residuals, dy):
-    params, x, winner = residuals  # as conv2d's, and (n, ph, pw, cout)
-    _, ph, pw, _ = winner.shape
-    dy = jnp.where(winner < _NO_CELL, dy, jnp.zeros_like(dy))
-    dz = to_tiles(dy, winner, (2, 2), (2 * ph, 2 * pw))  # a last odd row or column got nothing
-    return _conv_cotangents(params, x, dz, stride, padding, dilation, groups, dy)
-
-
-conv_relu_pool.defvjp(_conv_relu_pool_fwd, _conv_relu_pool_bwd)

@@ -17,8 +17,7 @@ from jaxtyping import Float
 
 from funcnet import _validate
 from funcnet.kernels import once, wide
-from funcnet.layers._linear import affine_arguments, affine_cotangents, affine_sum
-from funcnet.layers._params import AffineParams, BatchStats, NormParams
+from funcnet.layers._params import BatchStats, NormParams
 
 
 @partial(jax.custom_vjp, nondiff_argnames=("eps",))
@@ -61,12 +60,12 @@ def batch_norm(
 
 
 def _batch_norm(params, x, eps):
-    params, x, dtype = _norm_arguments("batch_norm", params, x, eps)
-    _check_batch("batch_norm", x)
+    params, x, dtype = norm_arguments("batch_norm", params, x, eps)
+    check_batch("batch_norm", x)
     axes = tuple(range(x.ndim - 1))
-    x_hat, centre, var, inv_std = _standardise(x, axes, eps)
-    y = _scale_and_shift(params, x_hat).astype(dtype)
-    return y, _statistics(params, centre, var), (centre, inv_std)
+    x_hat, centre, var, inv_std = standardise(x, axes, eps)
+    y = scale_and_shift(params, x_hat).astype(dtype)
+    return y, statistics(params, centre, var), (centre, inv_std)
 
 
 def _batch_norm_fwd(params, x, eps):
@@ -78,11 +77,11 @@ def _batch_norm_bwd(eps, residuals, cotangents):
     params, x, centre, inv_std = residuals  # (c,) and (c,), (..., c), 2 of (1, ..., c), (1, ..., c)
     dy, _ = cotangents
     axes = tuple(range(x.ndim - 1))
-    x_hat = _centred(x, centre) * inv_std
-    return _batch_norm_cotangents(params, dy, x_hat, inv_std, axes, x.dtype)
+    x_hat = centred(x, centre) * inv_std
+    return batch_norm_cotangents(params, dy, x_hat, inv_std, axes, x.dtype)
 
 
-def _batch_norm_cotangents(params, dy, x_hat, inv_std, axes, dtype):
+def batch_norm_cotangents(params, dy, x_hat, inv_std, axes, dtype):
     dy = wide(dy)
     count = x_hat.size // x_hat.shape[-1]
     dbeta = dy.sum(axes)
@@ -131,14 +130,14 @@ def batch_norm_inference(
 
 
 def _batch_norm_inference(params, stats, x, eps):
-    params, x, dtype = _norm_arguments("batch_norm_inference", params, x, eps)
+    params, x, dtype = norm_arguments("batch_norm_inference", params, x, eps)
     for name, value in zip(("stats.mean", "stats.var"), stats, strict=True):
         value = _validate.floating("batch_norm_inference", name, value)
         _validate.shape(
             "batch_norm_inference", name, value, x.shape[-1:], f"x has {x.shape[-1]} channels"
         )
     x_hat, _ = _inference_standardise(stats, x, eps)
-    return _scale_and_shift(params, x_hat).astype(dtype)
+    return scale_and_shift(params, x_hat).astype(dtype)
 
 
 def _inference_standardise(stats, x, eps):
@@ -209,9 +208,9 @@ def layer_norm(
 
 
 def _layer_norm(params, x, eps):
-    params, x, dtype = _norm_arguments("layer_norm", params, x, eps)
-    x_hat, centre, _, inv_std = _standardise(x, (-1,), eps)
-    return _scale_and_shift(params, x_hat).astype(dtype), (centre, inv_std)
+    params, x, dtype = norm_arguments("layer_norm", params, x, eps)
+    x_hat, centre, _, inv_std = standardise(x, (-1,), eps)
+    return scale_and_shift(params, x_hat).astype(dtype), (centre, inv_std)
 
 
 def _layer_norm_fwd(params, x, eps):
@@ -223,7 +222,7 @@ def _layer_norm_fwd(params, x, eps):
 def _layer_norm_bwd(eps, residuals, dy):
     params, x, centre, inv_std = residuals  # (c,) and (c,), (..., c), 2 of (..., 1), (..., 1)
     dy = wide(dy)
-    x_hat = _centred(x, centre) * inv_std
+    x_hat = centred(x, centre) * inv_std
     dx_hat = _scaled(params.gamma, dy)
     dx = _standardise_cotangent(dx_hat, x_hat, inv_std, (-1,))
     axes = tuple(range(x.ndim - 1))
@@ -271,10 +270,10 @@ def group_norm(
 
 
 def _group_norm(params, x, groups, eps):
-    params, x, dtype = _norm_arguments("group_norm", params, x, eps)
+    params, x, dtype = norm_arguments("group_norm", params, x, eps)
     _check_groups(x, groups)
-    x_hat, centre, _, inv_std = _standardise(_grouped(x, groups), (1, 3), eps)
-    return _scale_and_shift(params, x_hat.reshape(x.shape)).astype(dtype), (centre, inv_std)
+    x_hat, centre, _, inv_std = standardise(_grouped(x, groups), (1, 3), eps)
+    return scale_and_shift(params, x_hat.reshape(x.shape)).astype(dtype), (centre, inv_std)
 
 
 def _check_groups(x, groups):
@@ -300,7 +299,7 @@ def _group_norm_fwd(params, x, groups, eps):
 def _group_norm_bwd(groups, eps, residuals, dy):
     params, x, centre, inv_std = residuals  # (c,) and (c,), (n, ..., c), 2 of (n, 1, groups, 1), it
     dy = wide(dy)
-    x_hat = _centred(_grouped(x, groups), centre) * inv_std
+    x_hat = centred(_grouped(x, groups), centre) * inv_std
     dx_hat = _grouped(_scaled(params.gamma, dy), groups)
     dx = _standardise_cotangent(dx_hat, x_hat, inv_std, (1, 3))
     axes = tuple(range(x.ndim - 1))
@@ -371,77 +370,7 @@ def _rms_norm_bwd(eps, residuals, dy):
 rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
 
 
-@partial(jax.custom_vjp, nondiff_argnames=("eps",))
-def affine_batch_norm_relu(
-    params: tuple[AffineParams, NormParams], x: Float[ArrayLike, n * features], eps: float = 1e-5
-) -> tuple[Float[Array, "n m"], BatchStats]:
-    r"""Affine map, batch normalisation and ReLU in one.
-
-    Forward: $z = x w + b$, then $\hat z$ and the statistics of z as in `batch_norm`, and
-    $y = \max(\gamma \hat z + \beta, 0)$.
-    Backward: dy where $\gamma \hat z + \beta > 0$, `batch_norm`'s rule to dz, `affine`'s to dw and
-    dx; $db = 0$ exactly, because batch normalisation takes out what b adds. The statistics carry
-    no gradient. Keeps z and three numbers a channel besides w, gamma, beta and x: neither
-    $\hat z$ nor what ReLU is given.
-
-    Args:
-      params: `(AffineParams(w, b), NormParams(gamma, beta))` of shapes (d, m), (m,), (m,), (m,);
-        gamma or beta may be None, as in `batch_norm`.
-      x: (n, ...) with d features in each of at least two rows.
-      eps: a static number above 0, added to the variance.
-
-    Returns:
-      y, (n, m), in the common dtype of x and the parameters; and `BatchStats(mean, var)` of z,
-      (m,) each, float32 at least.
-
-    Raises:
-      TypeError: an array is not of a floating dtype, or eps is not a Python number.
-      ValueError: shapes do not fit, there are fewer than two rows, or eps is not above 0.
-
-    Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167; courses.md rows 2-17 and 2-19,
-    whose biases before batch normalisation have a gradient of exactly zero.
-
-    >>> params = AffineParams(jnp.ones((1, 1)), jnp.zeros(1)), norm_init(1, jnp.float64)
-    >>> y, stats = affine_batch_norm_relu(params, jnp.array([[1.0], [3.0]]))
-    >>> y.ravel().round(4), stats.mean
-    (Array([0., 1.], dtype=float64), Array([2.], dtype=float64))
-    """
-    y, stats, _ = _affine_batch_norm_relu(params, x, eps)
-    return y, stats
-
-
-def _affine_batch_norm_relu(params, x, eps):
-    affine, norm = params
-    affine, rows, dtype = affine_arguments("affine_batch_norm_relu", affine, x)
-    z = affine_sum(affine, rows).astype(dtype)
-    norm, z, dtype = _norm_arguments("affine_batch_norm_relu", norm, z, eps)
-    _check_batch("affine_batch_norm_relu", z)
-    z_hat, centre, var, inv_std = _standardise(z, (0,), eps)
-    y = _scale_and_shift(norm, z_hat)
-    y = jnp.maximum(y, jnp.zeros((), y.dtype)).astype(dtype)
-    return y, _statistics(norm, centre, var), (z, centre, inv_std)
-
-
-def _affine_batch_norm_relu_fwd(params, x, eps):
-    y, stats, (z, centre, inv_std) = _affine_batch_norm_relu(params, x, eps)
-    return (y, stats), (params, x, z, centre, inv_std)
-
-
-def _affine_batch_norm_relu_bwd(eps, residuals, cotangents):
-    # (d, m) to (m,), (n, ...), (n, m), 2 of (1, m), (1, m)
-    (affine, norm), x, z, centre, inv_std = residuals
-    dy, _ = cotangents
-    z_hat = _centred(z, centre) * inv_std
-    dy = jnp.where(_scale_and_shift(norm, z_hat) > 0, dy, jnp.zeros_like(dy))
-    dnorm, dz = _batch_norm_cotangents(norm, dy, z_hat, inv_std, (0,), z.dtype)
-    daffine, dx = affine_cotangents(affine, x, dz, bias=False)
-    return (daffine, dnorm), dx
-
-
-affine_batch_norm_relu.defvjp(_affine_batch_norm_relu_fwd, _affine_batch_norm_relu_bwd)
-
-
-def _standardise(x, axes, eps):
+def standardise(x, axes, eps):
     """Standardises over `axes`: returns x_hat, centre (in two parts), variance, its inverse root.
 
     The mean is taken twice: the second time of what the first has left, which is what its rounding
@@ -451,13 +380,13 @@ def _standardise(x, axes, eps):
     x = wide(x)
     mean = x.mean(axes, keepdims=True)
     left = (x - mean).mean(axes, keepdims=True)
-    centred = _centred(x, (mean, left))
-    var = jnp.square(centred).mean(axes, keepdims=True)
+    deviation = centred(x, (mean, left))
+    var = jnp.square(deviation).mean(axes, keepdims=True)
     inv_std = lax.rsqrt(var + jnp.asarray(eps, var.dtype))
-    return centred * inv_std, (mean, left), var, inv_std
+    return deviation * inv_std, (mean, left), var, inv_std
 
 
-def _centred(x, centre):
+def centred(x, centre):
     mean, left = centre
     return wide(x) - mean - left
 
@@ -468,7 +397,7 @@ def _standardise_cotangent(dx_hat, x_hat, inv_std, axes):
     return inv_std * (dx_hat - mean - x_hat * slope)
 
 
-def _scale_and_shift(params, x_hat):
+def scale_and_shift(params, x_hat):
     y = _scaled(params.gamma, x_hat)
     return y if params.beta is None else y + _last_axis(params.beta, x_hat)
 
@@ -482,7 +411,7 @@ def _last_axis(values, x):
     return values.astype(x.dtype).reshape((1,) * (x.ndim - 1) + values.shape)
 
 
-def _statistics(params, centre, var):
+def statistics(params, centre, var):
     """The statistics, an output of their own for each gamma and beta that `vmap` maps.
 
     They depend on neither, but an output that all examples share has one cotangent where each
@@ -506,7 +435,7 @@ def _as(parameter, cotangent):
     return None if parameter is None else cotangent.astype(parameter.dtype)
 
 
-def _norm_arguments(function, params, x, eps):
+def norm_arguments(function, params, x, eps):
     """Checked parameters and x, and the dtype of the result."""
     x = _validate.floating(function, "x", x)
     gamma = _per_channel(function, "params.gamma", params.gamma, x)
@@ -532,7 +461,7 @@ def _check_eps(function, eps):
     _validate.number(function, "eps", eps, low=0.0, include_low=False)
 
 
-def _check_batch(function, x):
+def check_batch(function, x):
     count = x.size // x.shape[-1]
     if count < 2:
         raise ValueError(

@@ -23,19 +23,17 @@ from jaxtyping import Float
 
 from funcnet import _validate
 from funcnet.kernels import wide
-from funcnet.layers._geometry import Axis, Geometry, Padding, resolve
-
-Window = int | tuple[int, int]
+from funcnet.layers._geometry import Axis, Geometry, Padding, Pixels, resolve
 
 
 @partial(jax.custom_vjp, nondiff_argnames=("window", "stride", "padding", "ceil_mode", "dilation"))
 def max_pool(
     x: Float[ArrayLike, "n h w c"],
-    window: Window = 2,
-    stride: Window | None = None,
+    window: Pixels = 2,
+    stride: Pixels | None = None,
     padding: Padding = "VALID",
     ceil_mode: bool = False,
-    dilation: Window = 1,
+    dilation: Pixels = 1,
 ) -> Float[Array, "n oh ow c"]:
     r"""The maximum of each window of pixels, channel by channel.
 
@@ -108,8 +106,8 @@ max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
 )
 def avg_pool(
     x: Float[ArrayLike, "n h w c"],
-    window: Window = 2,
-    stride: Window | None = None,
+    window: Pixels = 2,
+    stride: Pixels | None = None,
     padding: Padding = "VALID",
     ceil_mode: bool = False,
     count_include_pad: bool = False,
@@ -266,9 +264,9 @@ def are_tiles(rows: Axis, columns: Axis) -> bool:
 
 def tile_cells(x: Array, rows: Axis, columns: Axis) -> list[Array]:
     """The cells of all tiles, (n, oh, ow, c) each, in row-major order."""
-    high, wide = (axis.outputs * axis.window for axis in (rows, columns))
+    height, width = (axis.outputs * axis.window for axis in (rows, columns))
     return [
-        x[:, p : high : rows.window, q : wide : columns.window]
+        x[:, p : height : rows.window, q : width : columns.window]
         for p in range(rows.window)
         for q in range(columns.window)
     ]
