@@ -16,7 +16,6 @@ from funcnet.nets._blocks import (
     ACTIVATIONS,
     affine,
     avg_pool,
-    batch_norm,
     conv,
     conv1d,
     conv_transpose,
@@ -25,12 +24,9 @@ from funcnet.nets._blocks import (
     flatten,
     gelu,
     global_avg_pool,
-    group_norm,
-    layer_norm,
     leaky_relu,
     max_pool,
     relu,
-    rms_norm,
     sigmoid,
     silu,
     softplus,
@@ -48,6 +44,7 @@ from funcnet.nets._networks import (
     two_layer_convnet,
     two_layer_net,
 )
+from funcnet.nets._norms import batch_norm, group_norm, layer_norm, rms_norm
 from funcnet.nets._summary import Row, Summary, summary
 
 __all__ = [

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from jax import Array
 
 from funcnet import layers
-from funcnet.nets._blocks import NO_NORM_PARAMS, running_statistics
 from funcnet.nets._net import Part, child
+from funcnet.nets._norms import NO_NORM_PARAMS, running_statistics
 
 Configs = list[dict[str, Any]]
 

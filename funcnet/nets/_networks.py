@@ -10,17 +10,16 @@ from funcnet.nets import _blocks
 from funcnet.nets._blocks import (
     ACTIVATIONS,
     affine,
-    batch_norm,
     conv,
     flatten,
     global_avg_pool,
-    layer_norm,
     leaky_relu,
     max_pool,
     relu,
 )
 from funcnet.nets._compose import residual, serial
 from funcnet.nets._net import Net, Scale
+from funcnet.nets._norms import batch_norm, layer_norm
 
 
 def softmax_classifier(classes: int, weight_scale: Scale = "he") -> Net:
