@@ -88,7 +88,7 @@ def _norm_init(channels: int, gain: bool, bias: bool) -> Any:
 def _norm(kind: str, function: Callable[[Any, Array], Array], gain: bool, bias: bool) -> Net:
     def init(key: Array, input_shape: Any) -> tuple[Any, Any]:
         del key
-        params = _norm_init(channels(f"nets.{kind}", input_shape), gain, bias)
+        params = _norm_init(channels_of(f"nets.{kind}", input_shape), gain, bias)
         return (params.gamma if kind == "rms_norm" and gain else params), ()
 
     def apply(
