@@ -27,7 +27,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
-collect_ignore = ["funcnet/bench/_torch_worker.py"]  # a script for a process with torch
+collect_ignore = [
+    "funcnet/bench/_torch_worker.py",  # a script for a process with torch
+    "funcnet/augment.py",  # a former name, which warns
+]
 
 
 @pytest.fixture
