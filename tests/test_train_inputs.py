@@ -75,6 +75,15 @@ def test_whatever_becomes_an_array_trains_and_evaluates_to_the_same_bits(make, u
     assert found == train.diagnose(LINEAR, usual.final, (x, jnp.asarray(DATA.val.labels)))
 
 
+def test_counts_are_whatever_is_an_index():
+    counts = {"batch_size": 10, "epochs": 1, "train_accuracy_rows": 50, "chunk_steps": 3}
+    usual = fit(LINEAR, **counts)
+    for kind in (np.int32, jnp.asarray):
+        run = fit(LINEAR, **{name: kind(value) for name, value in counts.items()})
+        assert_same(run.final, usual.final)
+        assert run.history["train_accuracy"] == usual.history["train_accuracy"]
+
+
 IMAGES, LABELS = DATA.val
 NO_SPLITS: dict[str, tuple[Any, type, str]] = {
     "pair": ((IMAGES, LABELS), TypeError, r"is a tuple, expected a data.Split\(images, labels\)"),
@@ -84,6 +93,8 @@ NO_SPLITS: dict[str, tuple[Any, type, str]] = {
     "ragged images": (data.Split([[1.0], [1.0, 2.0]], LABELS[:2]), TypeError, "images is a list"),
     "images of text": (data.Split(np.array(["a"] * 30), LABELS), TypeError, "images has dtype <U1"),
     "images of objects": (data.Split(IMAGES.astype(object), LABELS), TypeError, "dtype object"),
+    "missing values": (data.Split(np.ma.masked_equal(IMAGES, IMAGES[3, 1, 1, 0]), LABELS),
+                       TypeError, r"images is a masked array without \d+ of its values; fill"),
     "complex images": (data.Split(IMAGES * 1j, LABELS), TypeError, "images has dtype complex128"),
     "one number": (data.Split(np.array(1.0), LABELS), TypeError, "images is one number"),
     "too few labels": (data.Split(IMAGES, LABELS[1:]), ValueError, "30 images but 29 labels"),

@@ -90,16 +90,14 @@ def checked(
     ignore_index: int | None = None,
 ) -> Setting:
     """The setting of these arguments; an error where `fit` cannot begin with them."""
-    _validate.count("fit", "epochs", epochs, low=0)
-    for name, value, optional in (
-        ("batch_size", batch_size, False),
-        ("evaluation_batch_size", evaluation_batch_size, False),
-        ("max_nonfinite", max_nonfinite, False),
-        ("train_accuracy_rows", train_accuracy_rows, True),
-        ("chunk_steps", chunk_steps, True),
-    ):
-        if value is not None or not optional:
-            _validate.count("fit", name, value)
+    count = partial(_validate.count, "fit")
+    epochs, batch_size = count("epochs", epochs, low=0), count("batch_size", batch_size)
+    evaluation_batch_size = count("evaluation_batch_size", evaluation_batch_size)
+    max_nonfinite = count("max_nonfinite", max_nonfinite)
+    if train_accuracy_rows is not None:
+        train_accuracy_rows = count("train_accuracy_rows", train_accuracy_rows)
+    if chunk_steps is not None:
+        chunk_steps = count("chunk_steps", chunk_steps)
     if sampling not in SAMPLINGS:
         raise ValueError(f"fit: sampling is {sampling!r}, expected one of {', '.join(SAMPLINGS)}.")
     dataset = _checked_data(dataset, ignore_index)
@@ -209,6 +207,11 @@ def as_split(split: Any, name: str) -> data.Split:
         kind = type(split).__name__
         raise TypeError(f"{name} is a {kind}, expected a data.Split(images, labels).")
     images = split.images
+    if np.ma.is_masked(images):
+        raise TypeError(
+            f"{name}.images is a masked array without {np.ma.count_masked(images)} of its values; "
+            "fill them with images.filled(value), or leave their rows out."
+        )
     if not isinstance(images, np.ndarray | Array):
         try:
             images = np.asarray(images)
