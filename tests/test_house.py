@@ -14,7 +14,7 @@ import funcnet
 
 ROOT = Path(funcnet.__file__).parent
 GROUND = {
-    *("_validate", "_files", "_homes", "_machine"),
+    *("_validate", "_files", "_homes", "_machine", "_deprecated"),
     *("_matplotlib", "_moments", "_reports", "_jaxprs"),
 }
 # What each room may import, beside the ground. A room that is not here may import nothing.

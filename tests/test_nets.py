@@ -574,7 +574,7 @@ ERRORS = {
         ValueError,
         "probability of dropping",
     ),
-    "widths": (lambda: nets.resnet(2, ()), ValueError, "widths is empty"),
+    "no channels": (lambda: nets.resnet(2, ()), ValueError, "channels is empty"),
     "scale": (
         lambda: nets.two_layer_net(3, 2, weight_scale="xavier").init(KEY, (4,)),
         ValueError,
@@ -593,6 +593,21 @@ ERRORS = {
 def test_errors_say_what_to_do(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def test_former_names_of_arguments_warn_and_do_the_same():
+    key = jax.random.key(0)
+    for new, old in (
+        (lambda: nets.affine(3, weight_scale=0.5), lambda: nets.affine(3, scale=0.5)),
+        (lambda: nets.conv(2, weight_scale=0.5), lambda: nets.conv(2, scale=0.5)),
+        (lambda: nets.resnet(3, channels=(2, 4)), lambda: nets.resnet(3, widths=(2, 4))),
+    ):
+        with pytest.warns(DeprecationWarning, match="deprecated, its name is"):
+            former = old()
+        a, b = (net.init(key, (8, 8, 1))[0] for net in (new(), former))
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+    with pytest.raises(TypeError, match="weight_scale is given twice, once as scale"):
+        nets.affine(3, scale=1.0, weight_scale=1.0)
 
 
 def test_errors_name_the_block():

@@ -29,7 +29,7 @@ AUGMENTATIONS = (
 )
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 # Parameters of the nets' functions whose options have another name.
-_OPTION_OF = {"size": "filter_size", "widths": "channels"}
+_OPTION_OF = {"size": "filter_size"}
 _DATA_SETS = "the data set's, see below"
 _THE_DATA_SETS = option(_DATA_SETS)
 

@@ -14,6 +14,7 @@ from typing import Any
 from jax import Array
 
 from funcnet import _validate, layers
+from funcnet._deprecated import renamed
 from funcnet._validate import example_shape
 from funcnet.nets._net import Net, Padding, Scale, Size
 
@@ -42,12 +43,13 @@ def _plain(kind: str, function: Callable[[Array], Array], **config: Any) -> Net:
     return Net(init, apply, kind, config=tuple(config.items()))
 
 
-def affine(units: int, scale: Scale = "he", bias: bool = True) -> Net:
+@renamed(scale="weight_scale")
+def affine(units: int, weight_scale: Scale = "he", bias: bool = True) -> Net:
     r"""An affine layer: $y = x w + b$, x flattened to rows.
 
     Args:
       units: the number of outputs m; x (n, ...) becomes y (n, m).
-      scale: the initial standard deviation of w, or `"he"` for $\sqrt{2/d}$.
+      weight_scale: the initial standard deviation of w, or `"he"` for $\sqrt{2/d}$.
       bias: whether there is a b; before a normalisation it does nothing.
 
     Returns:
@@ -68,7 +70,7 @@ def affine(units: int, scale: Scale = "he", bias: bool = True) -> Net:
 
     def init(key: Array, input_shape: Any) -> tuple[Any, Any]:
         d = math.prod(example_shape("nets.affine", input_shape))
-        return layers.affine_init(key, d, units, scale, bias=bias), ()
+        return layers.affine_init(key, d, units, weight_scale, bias=bias), ()
 
     def apply(
         params: Any, state: Any, x: Array, *, train: bool = False, key: Array | None = None
@@ -79,12 +81,13 @@ def affine(units: int, scale: Scale = "he", bias: bool = True) -> Net:
     return Net(init, apply, "affine")
 
 
+@renamed(scale="weight_scale")
 def conv(
     channels: int,
     size: Size = 3,
     stride: Size = 1,
     padding: Padding = "SAME",
-    scale: Scale = "he",
+    weight_scale: Scale = "he",
     dilation: Size = 1,
     groups: int = 1,
     bias: bool = True,
@@ -96,7 +99,7 @@ def conv(
       size: the kernel's size in pixels, one int or (height, width).
       stride: the step of the kernel in pixels.
       padding: "SAME", "VALID" or in pixels, as in `layers.conv2d`.
-      scale: the initial standard deviation, or `"he"` for
+      weight_scale: the initial standard deviation, or `"he"` for
         $\sqrt{2/(k_h k_w c_{in}/\text{groups})}$.
       dilation: the step between the kernel's taps in pixels.
       groups: a divisor of both numbers of channels; cin itself makes it depthwise.
@@ -123,16 +126,17 @@ def conv(
         "dilation": _validate.pair("nets.conv", "dilation", dilation),
         "groups": _validate.count("nets.conv", "groups", groups),
     }
-    made = layers.conv_init, size, channels, scale, bias
+    made = layers.conv_init, size, channels, weight_scale, bias
     return _convolution("conv", "(height, width, channels)", layers.conv2d, config, *made)
 
 
+@renamed(scale="weight_scale")
 def conv1d(
     channels: int,
     size: int = 3,
     stride: int = 1,
     padding: Padding = "SAME",
-    scale: Scale = "he",
+    weight_scale: Scale = "he",
     dilation: int = 1,
     groups: int = 1,
     bias: bool = True,
@@ -144,7 +148,8 @@ def conv1d(
       size: the kernel's length.
       stride: the step of the kernel.
       padding: "SAME", "VALID", a number of steps or (before, after), as in `layers.conv1d`.
-      scale: the initial standard deviation, or `"he"` for $\sqrt{2/(k c_{in}/\text{groups})}$.
+      weight_scale: the initial standard deviation, or `"he"` for
+        $\sqrt{2/(k c_{in}/\text{groups})}$.
       dilation: the step between the kernel's taps.
       groups: a divisor of both numbers of channels; cin itself makes it depthwise.
       bias: whether there is a b; before a normalisation it does nothing.
@@ -168,16 +173,17 @@ def conv1d(
         }.items()
     )  # fmt: skip
     config = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    made = layers.conv1d_init, size, channels, scale, bias
+    made = layers.conv1d_init, size, channels, weight_scale, bias
     return _convolution("conv1d", "(length, channels)", layers.conv1d, config, *made)
 
 
+@renamed(scale="weight_scale")
 def conv_transpose(
     channels: int,
     size: Size = 3,
     stride: Size = 1,
     padding: Padding = "SAME",
-    scale: Scale = "he",
+    weight_scale: Scale = "he",
     dilation: Size = 1,
     groups: int = 1,
     bias: bool = True,
@@ -189,7 +195,7 @@ def conv_transpose(
       size: the kernel's size in pixels, one int or (height, width).
       stride: so many pixels of output for a pixel of input.
       padding: "SAME" (h * stride rows), "VALID" or in pixels, as in `layers.conv2d_transpose`.
-      scale: the initial standard deviation, or `"he"` for
+      weight_scale: the initial standard deviation, or `"he"` for
         $\sqrt{2/(k_h k_w c_{in}/\text{groups})}$.
       dilation: the step between the kernel's taps in pixels.
       groups: a divisor of both numbers of channels.
@@ -216,7 +222,7 @@ def conv_transpose(
         "dilation": _validate.pair(name, "dilation", dilation),
         "groups": _validate.count(name, "groups", groups),
     }
-    made = layers.conv2d_transpose_init, size, channels, scale, bias
+    made = layers.conv2d_transpose_init, size, channels, weight_scale, bias
     example = "(height, width, channels)"
     return _convolution("conv_transpose", example, layers.conv2d_transpose, config, *made)
 
@@ -229,7 +235,7 @@ def _convolution(
     draw: Callable[..., Any],
     size: Any,
     channels: int,
-    scale: Scale,
+    weight_scale: Scale,
     bias: bool,
 ) -> Net:
     """A block of a convolution whose examples have the axes that `example` names."""
@@ -243,7 +249,7 @@ def _convolution(
                 "a convolution comes before flatten, and grey images need a channel axis."
             )
         groups = config["groups"]
-        params = draw(key, size, shape[-1], channels, scale, groups=groups, bias=bias)
+        params = draw(key, size, shape[-1], channels, weight_scale, groups=groups, bias=bias)
         return params, ()
 
     def apply(

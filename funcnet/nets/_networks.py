@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from funcnet import _validate
+from funcnet._deprecated import renamed
 from funcnet.nets import _blocks
 from funcnet.nets._blocks import (
     ACTIVATIONS,
@@ -155,7 +156,10 @@ def two_layer_convnet(
     ((5, 5, 3, 32), (8192, 10))
     """
     return serial(
-        conv(channels, size, scale=weight_scale), relu(), max_pool(2), affine(classes, weight_scale)
+        conv(channels, size, weight_scale=weight_scale),
+        relu(),
+        max_pool(2),
+        affine(classes, weight_scale),
     )
 
 
@@ -180,11 +184,12 @@ def three_layer_convnet(
     """
     blocks: list[Net] = []
     for filters in channels:
-        blocks += [conv(filters, size, scale=weight_scale), relu(), max_pool(2)]
+        blocks += [conv(filters, size, weight_scale=weight_scale), relu(), max_pool(2)]
     return serial(*blocks, affine(classes, weight_scale))
 
 
-def resnet(classes: int, widths: Sequence[int] = (16, 32, 64), depth: int = 1) -> Net:
+@renamed(widths="channels")
+def resnet(classes: int, channels: Sequence[int] = (16, 32, 64), depth: int = 1) -> Net:
     r"""A small residual network for images: a stem, stages of residual blocks, mean, affine.
 
     The stem is conv - batch_norm - relu; a residual block is conv - batch_norm - relu - conv -
@@ -193,7 +198,7 @@ def resnet(classes: int, widths: Sequence[int] = (16, 32, 64), depth: int = 1) -
 
     Args:
       classes: the number of classes.
-      widths: the number of channels of each stage.
+      channels: the number of channels of each stage.
       depth: the number of residual blocks in each stage.
 
     Raises:
@@ -208,17 +213,17 @@ def resnet(classes: int, widths: Sequence[int] = (16, 32, 64), depth: int = 1) -
     (64, 10)
     """
     depth = _validate.count("nets.resnet", "depth", depth)
-    if not widths:
-        raise ValueError("nets.resnet: widths is empty, expected the channels of each stage.")
-    blocks = [conv(widths[0]), batch_norm(), relu()]
-    for stage, width in enumerate(widths):
+    if not channels:
+        raise ValueError("nets.resnet: channels is empty, expected the channels of each stage.")
+    blocks = [conv(channels[0]), batch_norm(), relu()]
+    for stage, count in enumerate(channels):
         for index in range(depth):
             first = index == 0 and stage > 0
             stride = 2 if first else 1
             way = serial(
-                conv(width, stride=stride), batch_norm(), relu(), conv(width), batch_norm()
+                conv(count, stride=stride), batch_norm(), relu(), conv(count), batch_norm()
             )
-            around = serial(conv(width, size=1, stride=2), batch_norm()) if first else None
+            around = serial(conv(count, size=1, stride=2), batch_norm()) if first else None
             blocks += [residual(way, around), relu()]
     return serial(*blocks, global_avg_pool(), affine(classes))
 
