@@ -236,8 +236,10 @@ def softmax_cross_entropy(
     if jnp.issubdtype(labels.dtype, jnp.integer):
         target = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
         if ignore_index is not None or class_weights is not None:
-            counted = (labels != ignore_index).astype(logits.dtype)
-            total = (counted * _of_label(class_weights, target)).sum()
+            weights = _of_label(class_weights, target)
+            if ignore_index is not None:
+                weights = jnp.where(labels == ignore_index, 0.0, weights)
+            total = weights.sum()
     target = (1 - label_smoothing) * target + label_smoothing / logits.shape[-1]
     if class_weights is not None:
         target = jnp.expand_dims(class_weights, range(logits.ndim - 1)) * target
