@@ -304,16 +304,17 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
     """What was tried, in which files, how often, and by which test."""
     sys.path.insert(0, str(ROOT / "tests"))
     import test_cli_errors as lines
-    import test_data as sets
-    import test_formats as formats
     import test_hostile as ours
     import test_step_contract as steps
+
+    from tests.data import test_data as sets
+    from tests.data import test_formats as formats
 
     def row(files: str, what: str, module: Any, test: str) -> tuple[str, str, str, str]:
         cases = count(getattr(module, test))
         many = re.match(r"test_(\d+)_mutations", test)
         number = f"{cases * int(many[1]):,}" if many else f"{cases:,}"
-        return files, what, number, f"`{module.__name__}.{test}`"
+        return files, what, number, f"`{module.__name__.removeprefix('tests.data.')}.{test}`"
 
     yield row(
         "CIFAR-10's pickles",

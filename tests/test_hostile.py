@@ -11,11 +11,11 @@ import tracemalloc
 import jax
 import numpy as np
 import pytest
-import test_formats as formats
 
 from funcnet import checkpoint, data, nets, optimizers, train
 from funcnet.checkpoint import CheckpointError, Checkpoints
 from tests import hostile
+from tests.data import test_formats as formats
 
 TEMPLATE = {"w": np.zeros(2)}
 GOOD = {".npz": hostile.GOOD_NPZ, ".safetensors": hostile.GOOD_SAFETENSORS}

@@ -16,7 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_formats import (
+
+from funcnet import data
+from funcnet.data import _formats
+from tests.data.test_formats import (
     BATCHES,
     BIN,
     PY,
@@ -27,9 +30,6 @@ from test_formats import (
     rows_of,
     tar_bytes,
 )
-
-from funcnet import data
-from funcnet.data import _formats
 
 KINDS = ["none", "mean_image", "scaled", "scaled_mean_image", "standardised"]
 EPS32 = np.finfo(np.float32).eps
