@@ -19,7 +19,7 @@ import pytest
 
 from funcnet import data
 from funcnet.data import _formats
-from tests.data.test_formats import (
+from tests.support.data_files import (
     BATCHES,
     BIN,
     PY,
