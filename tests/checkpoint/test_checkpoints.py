@@ -39,7 +39,7 @@ def whole():
 # --- Checkpoints
 
 
-def test_rows_63_and_64_a_checkpoint_is_the_run_at_its_moment(whole, tmp_path):
+def test_a_checkpoint_is_the_run_at_its_moment(whole, tmp_path):
     """Saved while training goes on and buffers are donated; keys of two kinds."""
     seen = {}
     checkpoints = Checkpoints(tmp_path, keep=20, every_steps=1)
@@ -97,7 +97,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["arrays.npz", "run.json", "manifest.json"])
-def test_row_55_what_is_damaged_is_passed_over_by_name(saved, name, damage):
+def test_what_is_damaged_is_passed_over_by_name(saved, name, damage):
     newest, older, *_ = Checkpoints(saved).paths()
     file = newest / name
     if DAMAGES[damage] is None:
@@ -116,7 +116,7 @@ def test_row_55_what_is_damaged_is_passed_over_by_name(saved, name, damage):
 
 
 @pytest.mark.slow
-def test_row_55_every_bit_of_the_small_files_counts(saved):
+def test_every_bit_of_the_small_files_counts(saved):
     newest = Checkpoints(saved).paths()[0]
     for name in ("manifest.json", "run.json"):
         content = (newest / name).read_bytes()
@@ -130,7 +130,7 @@ def test_row_55_every_bit_of_the_small_files_counts(saved):
     checkpoint._checkpoints._verify(newest)
 
 
-def test_rows_55_and_56_what_does_not_belong_is_seen(saved):
+def test_what_does_not_belong_is_seen(saved):
     newest, older, *_ = Checkpoints(saved).paths()
     (newest / "more.npz").write_bytes(b"")
     (saved / "step_00000100").mkdir()  # as orbax takes for the latest
@@ -212,13 +212,13 @@ MISMATCHES = {
 
 
 @pytest.mark.parametrize(("make", "said"), MISMATCHES.values(), ids=MISMATCHES)
-def test_row_57_another_run_is_refused_leaf_by_leaf(saved, make, said):
+def test_another_run_is_refused_leaf_by_leaf(saved, make, said):
     with pytest.raises(CheckpointError, match=said) as raised:
         Checkpoints(saved).restore(make())
     assert str(Checkpoints(saved).paths()[0]) in str(raised.value)
 
 
-def test_row_57_another_configuration_is_refused(saved):
+def test_another_configuration_is_refused(saved):
     with pytest.raises(CheckpointError, match=r"was saved with rate 0\.02, not 0\.03"):
         Checkpoints(saved, config={"rate": 0.03}).restore(template())
     assert Checkpoints(saved, config={"rate": 0.02}).restore(template())
@@ -242,14 +242,14 @@ def test_seconds_decide_where_they_are_given(whole, tmp_path, monkeypatch):
     assert [path.name for path in checkpoints.paths()] == ["step_00000006", "step_00000003"]
 
 
-def test_row_61_another_runs_checkpoints_are_not_written_over(saved, whole):
+def test_another_runs_checkpoints_are_not_written_over(saved, whole):
     for step in (1, 6, 40):
         run = whole._replace(final=whole.final._replace(step=jnp.int32(step)))
         with pytest.raises(CheckpointError, match=f"step {step} is not saved.*of another run"):
             Checkpoints(saved).save(run)
 
 
-def test_row_61_after_a_rollback_saving_goes_on(saved, whole):
+def test_after_a_rollback_saving_goes_on(saved, whole):
     """What was passed over as damaged goes when the next is saved, not what is good."""
     newest, older, *_ = Checkpoints(saved).paths()
     (newest / "arrays.npz").write_bytes(b"")
@@ -318,7 +318,7 @@ def test_what_numpys_format_has_no_name_for_is_restored(whole, tmp_path):
         assert (found.dtype.name, found.tolist()) == (leaf.dtype.name, [0, 1, 2, 3])
 
 
-def test_row_58_a_save_that_fails_ends_the_run(tmp_path, monkeypatch):
+def test_a_save_that_fails_ends_the_run(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
@@ -362,7 +362,7 @@ for params in (template.params, float64):
 """
 
 
-def test_rows_42_and_64_on_eight_devices_and_without_x64(whole, tmp_path):
+def test_on_eight_devices_and_without_x64(whole, tmp_path):
     """Saved on one with x64, restored on eight without, saved there, and restored here."""
     Checkpoints(tmp_path / "one").save(fit(chunk_steps=1, on_chunk=stop_at(7)))
     wide = [
@@ -441,7 +441,7 @@ def assert_whole(folder):
     return step
 
 
-def test_rows_52_and_54_kills_at_every_point_and_a_full_disk(tmp_path):
+def test_kills_at_every_point_and_a_full_disk(tmp_path):
     killed(tmp_path, count=20)
     for point in kill_saves.POINTS:
         assert assert_whole(tmp_path / point) == (3 if point == "prune" else 2), point
@@ -452,7 +452,7 @@ def test_rows_52_and_54_kills_at_every_point_and_a_full_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_row_53_two_hundred_kills_of_saves(tmp_path):
+def test_two_hundred_kills_of_saves(tmp_path):
     killed(tmp_path, count=200)
     steps = [assert_whole(tmp_path / f"random_{i}") for i in range(200)]
     assert steps == sorted(steps)
@@ -460,7 +460,7 @@ def test_row_53_two_hundred_kills_of_saves(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(5))
-def test_row_53_two_hundred_kills_of_runs(tmp_path, part):
+def test_two_hundred_kills_of_runs(tmp_path, part):
     """Forty at a time: each goes on where the last one was, and in the end nothing has changed."""
     path = tmp_path / "checkpoints"
     done = subprocess.run(
@@ -482,7 +482,7 @@ def test_row_53_two_hundred_kills_of_runs(tmp_path, part):
 # --- The lock
 
 
-def test_row_62_a_folder_is_one_processs(tmp_path):
+def test_a_folder_is_one_processs(tmp_path):
     with locked(tmp_path):
         with pytest.raises(LockedError, match=rf"in use by process {os.getpid()} on "):
             locked(tmp_path).__enter__()

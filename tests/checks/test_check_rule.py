@@ -442,7 +442,8 @@ def test_sharding_says_how_to_get_devices():
 # Differences -------------------------------------------------------------------------------
 
 
-def test_row_0_1_rel_error():
+@pytest.mark.courses("0-1")
+def test_rel_error():
     x, y = np.array([1.0, -2.0, 0.0]), np.array([1.0, 2.0, 1e-9])
     expected = np.max(np.abs(x - y) / np.maximum(1e-8, np.abs(x) + np.abs(y)))
     assert checks.rel_error(x, y) == expected == 1.0
@@ -451,7 +452,7 @@ def test_row_0_1_rel_error():
         checks.rel_error(np.ones(2), np.ones(3))
 
 
-def test_section_1_0_numerical_gradients_do_not_mutate():
+def test_numerical_gradients_do_not_mutate():
     x = np.linspace(-0.5, 0.5, 6).reshape(2, 3)
     before = x.copy()
 
@@ -472,7 +473,7 @@ def test_section_1_0_numerical_gradients_do_not_mutate():
         checks.grad_check_sparse(f, np.ones(0), np.ones(0))
 
 
-def test_section_1_0_a_function_that_ignores_its_argument_is_named():
+def test_a_function_that_ignores_its_argument_is_named():
     """The courses' lambdas read the array from outside and rely on its mutation."""
     x = np.ones(3)
     with pytest.warns(UserWarning, match="does it read its argument"):

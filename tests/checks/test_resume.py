@@ -35,7 +35,7 @@ def whole():
 
 
 @pytest.mark.parametrize("at", [1, 4, 6, 11])
-def test_row_60_a_run_goes_on_to_the_same_bits(whole, at):
+def test_a_run_goes_on_to_the_same_bits(whole, at):
     first = fit(chunk_steps=1, on_chunk=stop_at(at))
     assert (first.stopped, int(first.final.step)) == ("interrupted", at)
     rows = []
@@ -46,7 +46,7 @@ def test_row_60_a_run_goes_on_to_the_same_bits(whole, at):
     assert_same_run(fit(resume=run), whole)
 
 
-def test_row_60_a_run_interrupted_before_its_row_of_the_history(whole):
+def test_a_run_interrupted_before_its_row_of_the_history(whole):
     """As by a signal during the evaluation at the end of an epoch."""
 
     def stop(progress):
@@ -141,7 +141,7 @@ def test_a_run_that_goes_on_without_x64_differs_by_rounding_alone(whole):
 # --- check_resume
 
 
-def test_row_60_check_resume():
+def test_check_resume():
     report = checks.check_resume(resume_runs.everything, stops=(4,)).raise_if_bad()
     assert [check.name for check in report] == ["repeat", "step 4"]
     assert checks.ResumeReport.from_json(report.to_json()) == report
@@ -149,14 +149,14 @@ def test_row_60_check_resume():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [resume_runs.plain, resume_runs.everything, resume_runs.conv])
-def test_row_60_check_resume_at_every_step(make):
+def test_check_resume_at_every_step(make):
     report = checks.check_resume(make).raise_if_bad()
     assert len(list(report)) == (6 if make is resume_runs.everything else 4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [resume_runs.everything, resume_runs.conv])
-def test_row_60_on_several_threads_the_difference_is_rounding(make):
+def test_on_several_threads_the_difference_is_rounding(make):
     """On two threads of one machine there was none; XLA does not promise it."""
     for check in checks.check_resume(make, stops=(2,), one_thread=False):
         by = re.search(r"by up to ([\d.e+-]+)", check.message)

@@ -68,7 +68,7 @@ def assert_same_folder(a, b):
         pytest.param(74, id="last", marks=pytest.mark.slow),
     ],
 )
-def test_row_60_train_resume_gives_the_same_files(here, monkeypatch, capsys, whole_folder, at):
+def test_train_resume_gives_the_same_files(here, monkeypatch, capsys, whole_folder, at):
     with monkeypatch.context() as patch:
         patch.setattr(train, "fit", partial(train.fit, chunk_steps=1))
         patch.setattr(Checkpoints, "__call__", lambda self, run: stop_at(at)(run))
@@ -234,7 +234,7 @@ def started(*words):
     raise AssertionError(process.stderr.read())
 
 
-def test_rows_59_and_62_the_lock_a_signal_and_two(here, capsys):
+def test_the_lock_a_signal_and_two(here, capsys):
     words = ["train", "--net", "softmax", "--epochs", "100000", "--out", "run"]
     process = started(*words, "--checkpoint-every", "1epochs")
     try:
@@ -281,7 +281,7 @@ def leave_at_once(process, signum, pause):
     ("press", "code", "said"),
     [(KeyboardInterrupt, 130, "interrupted"), (train.Terminated, 143, "terminated")],
 )
-def test_row_59_a_signal_while_the_folder_is_closed(here, monkeypatch, capsys, press, code, said):
+def test_a_signal_while_the_folder_is_closed(here, monkeypatch, capsys, press, code, said):
     @contextlib.contextmanager
     def pressed():
         yield
@@ -297,13 +297,13 @@ def test_row_59_a_signal_while_the_folder_is_closed(here, monkeypatch, capsys, p
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("pause", [0.0, 0.02, 0.3])
-def test_row_59_a_second_signal_leaves_at_once(here, signum, pause):
+def test_a_second_signal_leaves_at_once(here, signum, pause):
     words = ["train", "--net", "softmax", "--epochs", "100000", "--checkpoint-every", "1steps"]
     leave_at_once(started(*words, "--out", "run"), signum, pause)
 
 
 @pytest.mark.slow
-def test_row_62_the_lock_of_a_killed_run_is_taken_over(here):
+def test_the_lock_of_a_killed_run_is_taken_over(here):
     process = started("train", "--net", "softmax", "--epochs", "100000", "--out", "run")
     process.kill()
     process.communicate()
@@ -314,7 +314,7 @@ def test_row_62_the_lock_of_a_killed_run_is_taken_over(here):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(5))
-def test_row_62_of_two_that_start_together_one_goes_on(here, number):
+def test_of_two_that_start_together_one_goes_on(here, number):
     command = [sys.executable, "-m", "funcnet.cli", *QUICK, "--out", "run", "--quiet"]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     errors = [process.communicate(timeout=60)[1] for process in both]
@@ -330,7 +330,7 @@ def fill(path):
 
 
 @pytest.mark.slow
-def test_row_54_a_full_disk(here, capsys):
+def test_a_full_disk(here, capsys):
     """A file system of two megabytes, filled between two parts of a run."""
     Path("disk").mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", "disk"]

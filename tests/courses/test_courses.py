@@ -1,4 +1,4 @@
-"""The courses' literals for layers, losses and models, each named by its row.
+"""The courses' literals for layers, losses and models, each marked with its row.
 
 Arrays come as the courses have them (NCHW where they do) and are turned around here. Where a
 course's number is a difference quotient's error, the same quotient is taken and held to the bar.

@@ -207,8 +207,9 @@ def test_counts_of_images_and_labels_must_agree(file, tmp_path):
         load("mnist", tmp_path)
 
 
+@pytest.mark.courses("3-1")
 @pytest.mark.parametrize("below", ["", "svhn"])
-def test_row_3_1_svhn(below, tmp_path):
+def test_svhn(below, tmp_path):
     """Label 10 is the digit 0, images are NHWC, and /255 less the mean image as in the course."""
     (tmp_path / below).mkdir(exist_ok=True)
     images, labels = nhwc(TRAIN_ROWS), np.arange(20) % 10
@@ -286,8 +287,9 @@ def real(name, folder, **options):
     return data.load(name, folder, download=False, **options)
 
 
+@pytest.mark.courses("0-2", "1-2", "2-1", "4-11", "4-25", "4-43")
 @pytest.mark.parametrize("row", ["0-2", "1-2", "2-1", "4-11", "4-25", "4-43"])
-def test_rows_0_2_1_2_2_1_4_11_4_25_4_43_cifar10(row, data_dir):
+def test_cifar10_as_the_courses_cut_it(row, data_dir):
     """The courses' splits, preprocessing and layouts, from NHWC in one expression each."""
     dataset = real("cifar10", data_dir, test_size=1000)
     train, val, test = dataset[:3]

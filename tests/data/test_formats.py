@@ -109,9 +109,10 @@ def test_tar_of_every_dialect(compressed, dots, tar_format, tmp_path):
     assert read_members(path) == {name.split("/")[1]: content for name, content in ARCHIVE}
 
 
+@pytest.mark.courses("3-1")
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("label_type", [np.uint8, np.float64, np.int32])
-def test_row_3_1_svhn_mat(compressed, label_type, tmp_path):
+def test_svhn_mat(compressed, label_type, tmp_path):
     path = tmp_path / "train_32x32.mat"
     x = IMAGES.transpose(1, 2, 3, 0)
     y = np.array([[10], [1], [9]], label_type)

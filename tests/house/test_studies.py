@@ -131,8 +131,9 @@ def test_weights_in_a_record(rng):
 # --- What is proven rather than measured
 
 
+@pytest.mark.courses("4-2", "4-3")
 @pytest.mark.parametrize("name", list(theory.FAMILIES))
-def test_rows_4_2_and_4_3_bounds(name):
+def test_bounds(name):
     found = theory.random_problem(jax.random.key(1), name, 10)
     assert found["gap"] <= 1
     assert found["jensen"] >= -1e-12
@@ -141,25 +142,29 @@ def test_rows_4_2_and_4_3_bounds(name):
     assert found["lemma_identity"] < 1e-12
 
 
-def test_row_4_3_bound_is_attained():
+@pytest.mark.courses("4-3")
+def test_bound_is_attained():
     found = theory.worst_problem(16)
     assert float(found["gap"]) == pytest.approx(1, rel=1e-12)
     assert float(found["steepest"]) == pytest.approx(1, rel=1e-12)
 
 
-def test_row_4_6_numbers_belong_to_one_version():
+@pytest.mark.courses("4-6")
+def test_numbers_belong_to_one_version():
     printed = np.array(list(theory.PRINTED.values()))
     np.testing.assert_allclose(theory.printed_values(1.0), printed, rtol=1e-11)
     assert not np.isclose(theory.printed_values(2.0)[0], printed[0])
 
 
-def test_row_4_10_order_or_cycle():
+@pytest.mark.courses("4-10")
+def test_order_or_cycle():
     tally = theory.random_graphs(200)
     assert tally["orders"] + tally["cycles"] == 200
     assert min(tally["orders"], tally["cycles"]) > 20
     assert tally["right"] == tally["as_graphlib"] == 200
 
 
+@pytest.mark.courses("4-10")
 @pytest.mark.parametrize(
     ("answer", "right"),
     [
@@ -170,11 +175,12 @@ def test_row_4_10_order_or_cycle():
         (theory.Cycle(()), False),
     ],
 )
-def test_row_4_10_answers_are_checked(answer, right):
+def test_answers_are_checked(answer, right):
     assert theory.is_right(answer, range(3), [(0, 1), (1, 2)]) is right
 
 
-def test_rows_4_21_to_4_23_and_their_mistakes():
+@pytest.mark.courses("4-21", "4-22", "4-23")
+def test_toy_runs_and_their_mistakes():
     ends = {rule: toy.losses(*how)[0][-1] for rule, how in toy.rules().items()}
     for (rule, mistake), end in ends.items():
         assert (f"{end:.6f}" == f"{toy.PRINTED[rule]:.6f}") is (not mistake)

@@ -221,7 +221,7 @@ SUMS = {
 
 
 @pytest.mark.parametrize("name", SUMS)
-def test_precision_17_sums_of_bfloat16_are_taken_in_float32(name):
+def test_sums_of_bfloat16_are_taken_in_float32(name):
     """A sum of 4096 ones, which stops at 256 where it is taken in bfloat16."""
     total = SUMS[name]()
     assert total.dtype in (jnp.bfloat16, jnp.float32)
@@ -230,7 +230,7 @@ def test_precision_17_sums_of_bfloat16_are_taken_in_float32(name):
 
 
 @each_rule
-def test_precision_21_in_a_scan_of_bfloat16_it_differentiates_and_lowers(name):
+def test_in_a_scan_of_bfloat16_it_differentiates_and_lowers(name):
     """The carry keeps its dtype there, as each cotangent must its argument's."""
     p = problem(name, 0, jnp.bfloat16)
 

@@ -250,7 +250,8 @@ def test_he_counts_the_inputs_of_a_group(init, size, fan_in):
 # --- Batch norm's state
 
 
-def test_row_2_24_running_statistics(rng):
+@pytest.mark.courses("2-24")
+def test_running_statistics(rng):
     x = jnp.asarray(3 + 2 * rng.normal(size=(50, 4)))
     net = nets.batch_norm(momentum=0.9)
     params, state = initialised(net, (4,))
@@ -267,7 +268,8 @@ def test_row_2_24_running_statistics(rng):
     jax.tree.map(np.testing.assert_array_equal, same, after)
 
 
-def test_row_2_15_running_statistics_converge(rng):
+@pytest.mark.courses("2-15")
+def test_running_statistics_converge(rng):
     net = nets.batch_norm(momentum=0.9)
     params, state = initialised(net, (3,))
     run = jax.jit(lambda p, s, x: net.apply(p, s, x, train=True)[1])
@@ -317,7 +319,7 @@ def masks(net, steps, width=200):
     return found
 
 
-def test_row_48_masks_differ_from_layer_to_layer_and_step_to_step():
+def test_masks_differ_from_layer_to_layer_and_step_to_step():
     net = nets.serial(nets.dropout(0.5), nets.dropout(0.5), nets.dropout(0.5))
     found = masks(net, 100)
     assert len({mask.tobytes() for mask in found}) == 300
@@ -328,7 +330,7 @@ def test_row_48_masks_differ_from_layer_to_layer_and_step_to_step():
     assert abs(dropped - 0.5) < 5 * math.sqrt(0.25 / (300 * 200))
 
 
-def test_row_48_the_gradient_uses_the_mask_of_the_output():
+def test_the_gradient_uses_the_mask_of_the_output():
     net = nets.serial(nets.dropout(0.3), nets.residual(nets.dropout(0.4)))
     x = jnp.ones((3, 40))
     y, vjp = jax.vjp(lambda x: net.apply({}, {}, x, train=True, key=KEY)[0], x)
@@ -730,34 +732,39 @@ SMALL_SCORES = [
 ]
 
 
-def test_row_1_11_two_layer_init():
+@pytest.mark.courses("1-11")
+def test_two_layer_init():
     params, _ = nets.two_layer_net(50, 7, weight_scale=1e-3).init(KEY, (5,))
     assert abs(float(params["affine1"].w.std()) - 1e-3) < 1e-4
     for affine in params.values():
         assert not affine.b.any()
 
 
-def test_row_1_12_two_layer_scores():
+@pytest.mark.courses("1-12")
+def test_two_layer_scores():
     scores, _ = applied(nets.two_layer_net(50, 7), TWO, {}, TWO_X)
     assert np.abs(scores - np.array(TWO_SCORES)).sum() < 1e-6
 
 
+@pytest.mark.courses("1-13", "1-14")
 @pytest.mark.parametrize(
     ("reg", "expected"), [(0.0, 3.4702243556), (1.0, 26.5948426952)], ids=["1-13", "1-14"]
 )
-def test_rows_1_13_and_1_14_two_layer_loss(reg, expected):
+def test_two_layer_loss(reg, expected):
     loss = with_penalty(nets.two_layer_net(50, 7), TWO_X, TWO_Y, reg)(TWO)
     assert abs(loss - expected) < 1e-10
 
 
+@pytest.mark.courses("1-15")
 @pytest.mark.parametrize("reg", [0.0, 0.7])
-def test_row_1_15_two_layer_gradient(reg):
+def test_two_layer_gradient(reg):
     objective = with_penalty(nets.two_layer_net(50, 7), TWO_X, TWO_Y, reg)
     course_gradient_check(objective, TWO, bar=1e-6)  # the course reached 3.1e-7
 
 
+@pytest.mark.courses("1-20", "1-21")
 @pytest.mark.parametrize("row", ["1-20", "1-21"])
-def test_rows_1_20_and_1_21_three_layer_loss_and_gradient(row):
+def test_three_layer_loss_and_gradient(row):
     draw = np.random.RandomState(231)  # the course's own generator and order of draws
     n, d, h1, h2, c = 2, 15, 20, 30, 10
     x = jnp.asarray(draw.randn(n, d))
@@ -775,7 +782,8 @@ def test_rows_1_20_and_1_21_three_layer_loss_and_gradient(row):
             course_gradient_check(objective, params, bar=1e-5 if reg == 0 else 1e-6)
 
 
-def test_rows_0_8_0_9_and_2_5_the_penalty_takes_in_every_matrix(rng):
+@pytest.mark.courses("0-8", "0-9", "2-5")
+def test_the_penalty_takes_in_every_matrix(rng):
     # 7.004724 in course 000; course 002 prints 5.744233, because it forgets W3.
     net = nets.fully_connected_net([20, 30], 10)
     sizes = (15, 20, 30, 10)
@@ -796,8 +804,9 @@ def test_rows_0_8_0_9_and_2_5_the_penalty_takes_in_every_matrix(rng):
     assert min(with_all) > max(without)
 
 
+@pytest.mark.courses("2-17", "2-18")
 @pytest.mark.parametrize("reg", [0.0, 3.14], ids=["2-17", "2-18"])
-def test_rows_2_17_and_2_18_batch_norm_net_gradient(reg, rng):
+def test_batch_norm_net_gradient(reg, rng):
     net = nets.fully_connected_net([20, 30], 10, norm="batch", weight_scale=5e-2)
     params, state = initialised(net, (15,))
     x, y = jnp.asarray(rng.normal(size=(2, 15))), jnp.array([3, 7])
@@ -807,14 +816,16 @@ def test_rows_2_17_and_2_18_batch_norm_net_gradient(reg, rng):
         np.testing.assert_array_equal(grads[name].b, 0)
 
 
-def test_row_3_9_affine_relu_inside_a_net(rng):
+@pytest.mark.courses("3-9")
+def test_affine_relu_inside_a_net(rng):
     net = nets.serial(nets.affine(5), nets.relu())
     params = {"affine1": AffineParams(*(jnp.asarray(rng.normal(size=s)) for s in ((15, 5), (5,))))}
     x, dout = jnp.asarray(rng.normal(size=(3, 5, 3))), jnp.asarray(rng.normal(size=(3, 5)))
     course_gradient_check(lambda p: (net.apply(p, {}, x)[0] * dout).sum(), params, bar=1e-7)
 
 
-def test_row_3_11_small_net_init():
+@pytest.mark.courses("3-11")
+def test_small_net_init():
     params, _ = nets.small_net(30, 7, weight_scale=0.02).init(jax.random.key(1234), (4,))
     assert abs(float(params["affine1"].w.std()) - 0.02) < 0.02 * 4 / math.sqrt(2 * 120)
     assert abs(float(params["affine2"].w.std()) - 0.02) < 0.02 * 4 / math.sqrt(2 * 210)
@@ -822,7 +833,8 @@ def test_row_3_11_small_net_init():
     assert not params["affine2"].b.any()
 
 
-def test_row_3_12_small_net_scores():
+@pytest.mark.courses("3-12")
+def test_small_net_scores():
     # The document's own cell fails: its hidden layer is 100 times too large where positive. And of
     # its literals one has two digits exchanged: .61147046, where equal steps along the row, and
     # the loss of row 3-13, give .61146047.
@@ -830,19 +842,22 @@ def test_row_3_12_small_net_scores():
     np.testing.assert_allclose(scores, SMALL_SCORES, rtol=0, atol=5.001e-9)
 
 
-def test_row_3_13_small_net_loss():
+@pytest.mark.courses("3-13")
+def test_small_net_loss():
     loss = with_penalty(nets.small_net(30, 7), SMALL_X, SMALL_Y, 0.0)(SMALL)
     assert abs(loss - 2.4250083210516835) < 1e-14
 
 
-def test_row_3_14_small_net_gradient():
+@pytest.mark.courses("3-14")
+def test_small_net_gradient():
     course_gradient_check(
         with_penalty(nets.small_net(30, 7), SMALL_X, SMALL_Y, 0.0), SMALL, bar=1e-6
     )
 
 
+@pytest.mark.courses("3-15")
 @pytest.mark.parametrize("keep", [1.0, 0.25, 0.5])
-def test_row_3_15_dropout_net_gradient(keep, rng):
+def test_dropout_net_gradient(keep, rng):
     # The course's own bar is 1e-3, which it exceeds twice; keep 0 there means no dropout.
     net = nets.fully_connected_net([20, 30], 10, dropout=1 - keep, activation="leaky_relu")
     params, state = initialised(net, (15,))
@@ -851,18 +866,21 @@ def test_row_3_15_dropout_net_gradient(keep, rng):
     course_gradient_check(objective, params, bar=1e-4)
 
 
-def test_row_3_16_tiny_net():
+@pytest.mark.courses("3-16")
+def test_tiny_net():
     params, _ = jax.eval_shape(lambda: nets.small_net(512, 10).init(KEY, (32, 32, 3)))
     shapes = {name: (p.w.shape, p.b.shape) for name, p in params.items()}
     assert shapes == {"affine1": ((3072, 512), (512,)), "affine2": ((512, 10), (10,))}
 
 
-def test_row_4_17_toy_scores():
+@pytest.mark.courses("4-17")
+def test_toy_scores():
     scores, _ = applied(nets.two_layer_net(10, 3), TOY, {}, TOY_X)
     assert abs(np.abs(scores - np.array(TOY_SCORES)).sum() - 3.8487e-08) < 1e-12
 
 
-def test_row_4_18_toy_loss():
+@pytest.mark.courses("4-18")
+def test_toy_loss():
     # The cell is cut from the document: the scores it prints for 4-17 give the same to 1e-7.
     z = np.array(TOY_SCORES)
     log_probabilities = z - np.log(np.exp(z).sum(1, keepdims=True))
@@ -872,11 +890,13 @@ def test_row_4_18_toy_loss():
     assert abs(loss - expected) < 1e-7
 
 
-def test_row_4_19_toy_gradient():
+@pytest.mark.courses("4-19")
+def test_toy_gradient():
     course_gradient_check(with_penalty(nets.two_layer_net(10, 3), TOY_X, TOY_Y, 0.1), TOY, bar=1e-6)
 
 
-def test_row_4_44_convnet_sanity_loss(rng):
+@pytest.mark.courses("4-44")
+def test_convnet_sanity_loss(rng):
     net = nets.two_layer_convnet(10, weight_scale=1e-3)
     params, _ = initialised(net, (32, 32, 3))
     x = jnp.asarray(rng.normal(size=(100, 32, 32, 3)))
@@ -890,7 +910,8 @@ def test_row_4_44_convnet_sanity_loss(rng):
     )
 
 
-def test_row_4_45_convnet_gradient(rng):
+@pytest.mark.courses("4-45")
+def test_convnet_gradient(rng):
     net = nets.two_layer_convnet(10, channels=3, size=3)
     params, _ = initialised(net, (16, 16, 3))
     assert isinstance(params["conv1"], ConvParams)

@@ -208,7 +208,8 @@ def course_step(optimizer, **moments):
     return W + updates, state
 
 
-def test_rows_0_10_and_3_18_sgd():
+@pytest.mark.courses("0-10", "3-18")
+def test_course_sgd():
     w, dw = jnp.asarray(W), jnp.asarray(DW)
     optimizer = opt.sgd(1e-2)
     updates, _ = optimizer.update(dw, optimizer.init(w))
@@ -216,18 +217,21 @@ def test_rows_0_10_and_3_18_sgd():
     np.testing.assert_array_equal(w, W)  # the course's function writes into w
 
 
-def test_rows_0_11_and_1_26_and_2_6_and_3_22_momentum():
+@pytest.mark.courses("0-11", "1-26", "2-6", "3-22")
+def test_course_momentum():
     next_w, state = course_step(opt.momentum(1e-3, 0.9, "scaled"), trace=V)
     assert rel_error(next_w, MOM_W) == "8.882e-09"
     assert rel_error(state.trace, MOM_V) == "4.269e-09"
 
 
-def test_rows_0_12_and_2_7_nesterov():
+@pytest.mark.courses("0-12", "2-7")
+def test_course_nesterov():
     next_w, state = course_step(opt.nesterov(1e-3, 0.9, "scaled"), trace=V)
     assert rel_error(next_w, NES_W) == "1.088e-08"
     assert rel_error(state.trace, MOM_V) == "4.269e-09"
 
 
+@pytest.mark.courses("0-15", "1-29", "2-9")
 @pytest.mark.parametrize(
     ("eps_in_sqrt", "printed"),
     [
@@ -241,15 +245,17 @@ def test_course_rmsprop(eps_in_sqrt, printed):
     assert rel_error(state.nu, RMS_CACHE) == "2.648e-09"
 
 
+@pytest.mark.courses("4-24")
 @pytest.mark.parametrize("decay", [0.9, 0.99, 0.999])
-def test_row_4_24_rmsprop_formula(decay):
+def test_course_rmsprop_formula(decay):
     next_w, state = course_step(opt.rmsprop(1e-2, decay), nu=V)
     cache = decay * V + (1 - decay) * DW**2
     np.testing.assert_allclose(state.nu, cache, rtol=1e-15)
     np.testing.assert_allclose(next_w, W - 1e-2 * DW / np.sqrt(cache + 1e-8), rtol=1e-14)
 
 
-def test_rows_0_16_and_1_30_and_2_10_adam():
+@pytest.mark.courses("0-16", "1-30", "2-10")
+def test_course_adam():
     """The courses' t = 5 is incremented before use: it is our count."""
     next_w, state = course_step(
         opt.adam(1e-2), mu=V, nu=np.linspace(0.7, 0.5, 20).reshape(4, 5), count=5
@@ -260,14 +266,16 @@ def test_rows_0_16_and_1_30_and_2_10_adam():
     assert state.count == 6
 
 
-def test_row_1_33_adagrad():
+@pytest.mark.courses("1-33")
+def test_course_adagrad():
     optimizer = opt.adagrad(1e-2, 0.0, 1e-8, eps_in_sqrt=False)
     next_w, state = course_step(optimizer, sum_of_squares=V)
     np.testing.assert_allclose(state.sum_of_squares, V + DW**2, rtol=1e-15)
     np.testing.assert_allclose(next_w, W - 1e-2 * DW / (np.sqrt(V + DW**2) + 1e-8), rtol=1e-14)
 
 
-def test_row_1_33_sums_after_100_gradients_of_10():
+@pytest.mark.courses("1-33")
+def test_adagrad_sums_after_100_gradients_of_10():
     """AdaGrad's cache is 10 000 (the course says 1000); Adam's second moment rests at 100."""
     ten = jnp.array(10.0)
     adagrad, adam = opt.adagrad(1e-2, 0.0), opt.adam(1e-2)

@@ -1,12 +1,11 @@
 """The rows of the five courses: how many there are, and why some are no test's business.
 
-A test covers a row by `@pytest.mark.courses("1-9")` or by its own name (`test_row_1_26_momentum`,
-or a parameter's id). What is left must stand here with its reason; a run's summary prints both.
+A test covers a row by `@pytest.mark.courses("1-9")`. What is left must stand here with its reason;
+a run's summary prints both.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 LAST = {0: 21, 1: 35, 2: 27, 3: 24, 4: 51}
@@ -38,11 +37,4 @@ REASONS = {
 
 def covered(names: Iterable[tuple[str, Iterable[str]]]) -> set[str]:
     """The rows that tests cover, given each test's name and its marks' arguments."""
-    rows = set()
-    for name, marked in names:
-        rows.update(marked)
-        if re.search("rows?_", name):
-            pairs = re.findall(r"(?<![0-9])([0-4])_(\d+)(?=_|\[|$)", name)
-            rows.update(f"{course}-{number}" for course, number in pairs)
-        rows.update(re.findall(r"\b([0-4]-\d+)\b", name))
-    return rows & set(ALL)
+    return {row for _, marked in names for row in marked} & set(ALL)

@@ -25,7 +25,7 @@ from tests.support.small_runs import (
 
 
 @pytest.mark.parametrize("bad", [0, 4, 9], ids=["first", "middle", "last"])
-def test_row_49_a_loss_that_is_not_finite_ends_the_run_before_it_harms(bad):
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_harms(bad):
     dataset, step = poisoned(row_seen_at(bad))
     assert step == bad
     said = rf"the loss is nan at step {bad + 1} \(epoch 1\): it starts in the input \(1 of 160 not"
@@ -49,7 +49,7 @@ def test_row_49_a_loss_that_is_not_finite_ends_the_run_before_it_harms(bad):
         assert np.isfinite(leaf).all()
 
 
-def test_row_49_the_step_keeps_what_it_had():
+def test_the_step_keeps_what_it_had():
     optimizer = optimizers.adam(1e-2)
     state = train.init_state(NET, optimizer, KEY, (4, 4, 1))
     step = jax.jit(train.make_step(NET, optimizer, reg=0.1))
@@ -111,7 +111,7 @@ def poisoned_steps(*steps):
     [(NET, 1), (NET, 3), (NET, 10), (conv_net(("NHWC", "HWIO", "NHWC")), 3)],
     ids=["1", "3", "10", "3, loop on the host"],
 )
-def test_row_49_steps_that_are_not_finite_are_skipped_and_counted(net, chunk_steps):
+def test_steps_that_are_not_finite_are_skipped_and_counted(net, chunk_steps):
     """Two in a row are skipped; a third would have ended it, and in the next chunk too."""
     options = {"preprocessing": None, "chunk_steps": chunk_steps, "epochs": 1}
     with pytest.warns(RuntimeWarning, match=r"the loss is nan at step 4 .*nothing was changed"):
@@ -130,7 +130,7 @@ def test_row_49_steps_that_are_not_finite_are_skipped_and_counted(net, chunk_ste
 
 
 @pytest.mark.filterwarnings("ignore:the loss is nan")
-def test_row_49_a_streak_goes_on_over_epochs_and_stops():
+def test_a_streak_goes_on_over_epochs_and_stops():
     dataset = poisoned_steps(9)
     images = dataset.train.images
     second = np.asarray(train.batch_order(jax.random.key(0), 1, 103, 10))
@@ -166,7 +166,7 @@ def test_a_run_that_cannot_be_diagnosed_comes_back_all_the_same(monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["progress", "epoch"])
-def test_row_59_an_interrupt_from_a_callback_returns_what_there_is(where):
+def test_an_interrupt_from_a_callback_returns_what_there_is(where):
     def raise_interrupt(*_):
         raise KeyboardInterrupt
 
@@ -188,7 +188,7 @@ def ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
-def test_row_59_ctrl_c_ends_the_run_after_the_chunk_at_hand(ctrl_c):
+def test_ctrl_c_ends_the_run_after_the_chunk_at_hand(ctrl_c):
     def press(progress):
         if progress.step == 6:
             os.kill(os.getpid(), signal.SIGINT)
@@ -200,7 +200,7 @@ def test_row_59_ctrl_c_ends_the_run_after_the_chunk_at_hand(ctrl_c):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_row_59_a_second_ctrl_c_acts_at_once(ctrl_c):
+def test_a_second_ctrl_c_acts_at_once(ctrl_c):
     def press_twice(progress):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -210,7 +210,7 @@ def test_row_59_a_second_ctrl_c_acts_at_once(ctrl_c):
         fit(epochs=5, chunk_steps=3, on_progress=press_twice)
 
 
-def test_row_59_sigterm_where_it_is_asked_for():
+def test_sigterm_where_it_is_asked_for():
     def end(progress):
         os.kill(os.getpid(), signal.SIGTERM)
 

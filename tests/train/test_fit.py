@@ -33,7 +33,7 @@ from tests.support.small_runs import (
 # --- The compiled epoch
 
 
-def test_row_33_one_trace_of_the_step_and_one_of_the_evaluation():
+def test_one_trace_of_the_step_and_one_of_the_evaluation():
     counted = Counted()
     run = fit(counted.net, epochs=3, chunk_steps=4, batch_size=10)  # chunks of 4, 4 and 2
     assert len(run.losses) == 30
@@ -42,7 +42,7 @@ def test_row_33_one_trace_of_the_step_and_one_of_the_evaluation():
     assert sum(train for train, _ in counted.shapes) == 1
 
 
-def test_row_46_the_epoch_equals_a_loop_of_steps():
+def test_the_epoch_equals_a_loop_of_steps():
     """200 steps in epochs of 10, in float64, with all that draws from keys."""
     optimizer, options = optimizers.adam(3e-3), {"reg": 0.01, "label_smoothing": 0.1}
     run = fit(DROPOUT_NET, optimizer=optimizer, epochs=20, dtype=jnp.float64, seed=3, **options)
@@ -58,7 +58,7 @@ def test_row_46_the_epoch_equals_a_loop_of_steps():
     assert_close(run.final, state, 1e-12)
 
 
-def test_row_46_in_float32_too():
+def test_the_epoch_equals_a_loop_of_steps_in_float32_too():
     optimizer = optimizers.momentum(0.05)
     run = fit(optimizer=optimizer, epochs=5)
     step = jax.jit(train.make_step(NET, optimizer))
@@ -98,7 +98,7 @@ def test_convolutions_that_a_loop_would_spoil_are_called_one_by_one():
     assert np.isfinite(run.losses[:-1]).all()
 
 
-def test_row_35_the_compiled_epoch_works_in_place():
+def test_the_compiled_epoch_works_in_place():
     """Every buffer that goes in comes out again, and what went in is gone."""
     optimizer = optimizers.adam(1e-2)
     state = train.init_state(NET, optimizer, KEY, (4, 4, 1))
@@ -217,7 +217,7 @@ def test_augmentation_sees_raw_images_and_another_key_each_step():
     assert not np.array_equal(run.losses, fit().losses)
 
 
-def test_row_48_no_key_is_used_twice(monkeypatch):
+def test_no_key_is_used_twice(monkeypatch):
     """Under JAX's own check; the rule of dropout draws its mask again from the key, so that a
     plain dropout stands in its place: what is asked here is which keys the step hands out."""
 
@@ -242,7 +242,7 @@ def test_row_48_no_key_is_used_twice(monkeypatch):
 
 
 @pytest.mark.parametrize("rows", [1, 9, 10, 11, 19, 20])
-def test_row_47_each_example_is_counted_once(rows, rng):
+def test_each_example_is_counted_once(rows, rng):
     """For n mod b in {0, 1, b - 1} and for less than a batch."""
     split = data.Split(rng.normal(size=(rows, 5)), rng.integers(0, 3, rows))
     params = AffineParams(*(jnp.asarray(rng.normal(size=size)) for size in ((5, 3), 3)))
@@ -372,9 +372,10 @@ TOY_RUNS = {
 }
 
 
+@pytest.mark.courses("4-21", "4-22", "4-23")
 @pytest.mark.parametrize(("optimizer", "printed"), TOY_RUNS.values(), ids=TOY_RUNS)
 @pytest.mark.parametrize("way", ["fit", "step"])
-def test_rows_4_21_to_4_23_toy_runs(optimizer, printed, way):
+def test_toy_runs(optimizer, printed, way):
     """100 full-batch steps; the printed value is the loss before the last update."""
     net = nets.two_layer_net(10, 3)
     start = train.init_state(net, optimizer, KEY, (4,), jnp.float64)
@@ -395,7 +396,8 @@ def test_rows_4_21_to_4_23_toy_runs(optimizer, printed, way):
     assert f"{last:.6f}" == f"{printed:.6f}"
 
 
-def test_row_4_26_decay_of_the_learning_rate():
+@pytest.mark.courses("4-26")
+def test_decay_of_the_learning_rate():
     printed = ["1e-05", "9.5e-06", "9.025e-06", "8.57375e-06", "8.145063e-06", "7.737809e-06"]
     schedule = train.decay_per_epoch(1e-5, 0.95, steps_per_epoch=490)
     for epoch, rate in enumerate(printed):
@@ -409,13 +411,15 @@ def test_row_4_26_decay_of_the_learning_rate():
     assert run_rates[0][11] != run_rates[1][11]
 
 
-def test_rows_1_17_and_4_26_iterations_of_an_epoch():
+@pytest.mark.courses("1-17", "4-26")
+def test_iterations_of_an_epoch():
     assert 20 * train.steps_per_epoch(49000, 400) == 2440
     assert 10 * train.steps_per_epoch(49000, 100) == 4900
     assert 30 * train.steps_per_epoch(70000, 100) == 21000
 
 
-def test_row_1_22_overfit_fifty_rows():
+@pytest.mark.courses("1-22")
+def test_overfit_fifty_rows():
     """Three layers on 50 images of 0 to 255 minus the mean image reach 100% in 20 epochs."""
     dataset = data.synthetic(shape=(8, 8, 3), classes=10, sizes=(50, 50, 0), noise=1.0)
     net = nets.fully_connected_net([100, 100], 10, weight_scale=0.06)

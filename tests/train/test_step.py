@@ -132,7 +132,7 @@ def test_the_step_lowers_for_every_platform_and_branches_on_a_cpu_only():
 # --- The state and its buffers
 
 
-def test_row_35_no_two_leaves_share_a_buffer():
+def test_no_two_leaves_share_a_buffer():
     def init(key, shape):
         tied = jnp.ones(shape)
         return {"a": tied, "b": tied}, {"c": tied}
@@ -144,7 +144,7 @@ def test_row_35_no_two_leaves_share_a_buffer():
         assert jax.random.key_data(KEY).unsafe_buffer_pointer() not in pointers(state)
 
 
-def test_row_35_donation_is_used_and_changes_nothing():
+def test_donation_is_used_and_changes_nothing():
     optimizer = optimizers.adam(1e-2)
     preprocessing = data.fit_preprocessing(DATA.train.images)
     step = train.make_step(NET, optimizer)
@@ -172,7 +172,7 @@ def test_fit_harms_neither_its_arguments_nor_its_results():
     assert len(set(pointers(run.best) + pointers(run.final))) == 2 * len(pointers(run.best))
 
 
-def test_row_36_the_callers_arrays_may_change_during_the_run():
+def test_the_callers_arrays_may_change_during_the_run():
     images = DATA.train.images.copy()
 
     def scribble(row):
@@ -502,7 +502,7 @@ print("8 devices:", len(jax.devices()))
 """
 
 
-def test_rows_38_39_41_eight_devices_give_what_one_gives():
+def test_eight_devices_give_what_one_gives():
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(DEVICES)],
         capture_output=True,
