@@ -304,7 +304,7 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
     """What was tried, in which files, how often, and by which test."""
     from tests.checks import test_step as steps
     from tests.cli import test_errors as lines
-    from tests.data import test_data as sets
+    from tests.data import test_dataset as sets
     from tests.data import test_formats as formats
     from tests.house import test_hostile as ours
 

@@ -16,7 +16,8 @@ import optax
 
 from funcnet.optimizers import _frame
 from funcnet.optimizers._orthogonal import PRECONDITIONINGS
-from tests.optimizers import test_optimizers
+from tests.courses import test_optimizers as test_courses
+from tests.optimizers import test_muon, test_optax, test_torch, test_use
 from tests.support import optimizer_table
 from tools.mutation import Proof, Subject, notice
 
@@ -207,6 +208,7 @@ def _values(names: list[str], values: Any) -> Iterator[dict[str, Any]]:
         yield dict(zip(names, value, strict=True))
 
 
+SUITE = (test_optax, test_courses, test_torch, test_use, test_muon)
 LEFT_OUT = {
     "test_20_steps_equal_torch",
     "test_200_steps_equal_optax",
@@ -247,10 +249,11 @@ def _make(arguments: dict[str, Any]) -> Any:
 
 
 def _all_cases() -> Iterator[tuple[Callable, dict[str, Any]]]:
-    for key, test in vars(test_optimizers).items():
-        if key.startswith("test_") and key not in LEFT_OUT:
-            for arguments in cases(test):
-                yield test, arguments
+    for module in SUITE:
+        for key, test in vars(module).items():
+            if key.startswith("test_") and key not in LEFT_OUT:
+                for arguments in cases(test):
+                    yield test, arguments
 
 
 _SECONDS: dict[int, float] = {}

@@ -1,7 +1,7 @@
 """Wrong command lines, of every command: one clear line, the right exit code, nothing written.
 
-Those that say more of one command's options are with that command: test_cli.py, test_sweep.py,
-test_bench.py and test_certificate.py have some sixty more.
+Those that say more of one command's options are with that command: test_options.py,
+test_sweep_command.py, test_certificate.py and bench/test_results.py have some sixty more.
 """
 
 import contextlib

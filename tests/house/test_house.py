@@ -143,6 +143,37 @@ def test_no_function_and_no_file_is_a_hall():
     assert not halls, "\n".join(halls)
 
 
+TESTS = Path(__file__).parents[1]
+OF_NO_ROOM = {"support", "house", "courses"}
+MOST_LINES_OF_TESTS = 600
+
+
+def test_tests_mirror_the_rooms():
+    rooms = {room_of(path) for path in ROOT.rglob("*.py")}
+    folders = {path.relative_to(TESTS).parts[0] for path in TESTS.rglob("*.py")}
+    assert folders - OF_NO_ROOM <= rooms, folders - OF_NO_ROOM - rooms
+
+
+def test_no_test_imports_another_and_no_file_of_tests_is_a_hall():
+    """What tests share is in `tests/support`, which knows none of them."""
+    wrong = []
+    for path in sorted(TESTS.rglob("*.py")):
+        text, name = path.read_text(encoding="utf-8"), path.relative_to(TESTS)
+        if (lines := text.count("\n")) > MOST_LINES_OF_TESTS:
+            wrong.append(f"{name} has {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom):
+                parts = [node.module or "", *(alias.name for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                parts = [alias.name for alias in node.names]
+            else:
+                continue
+            found = [part for part in ".".join(parts).split(".") if part.startswith("test_")]
+            if found and not parts[0].startswith("jax"):
+                wrong.append(f"{name}:{node.lineno} imports {found[0]}")
+    assert not wrong, "\n".join(wrong)
+
+
 def test_public_classes_say_the_room_that_shows_them():
     for name in funcnet.__all__[1:]:
         room = getattr(funcnet, name)

@@ -14,15 +14,7 @@ from jax.test_util import check_grads
 
 from funcnet import kernels
 from funcnet.kernels import _conv_cpu, _conv_xla, _native
-from tests.support.conv_cases import (
-    DILATED,
-    GEOMETRIES,
-    GROUPED,
-    IDS,
-    assert_close,
-    drawn,
-    maps_of,
-)
+from tests.support.conv_cases import DILATED, GEOMETRIES, GROUPED, IDS, assert_close, drawn, maps_of
 
 
 @pytest.fixture(params=[2**12, 2**15, 2**24], ids=["singly", "chunks", "at_once"])
