@@ -2,7 +2,7 @@
 
 Hundreds of small programs are compiled once and run once, so XLA compiles them without optimising;
 `FUNCNET_TEST_OPTIMIZED=1` compiles them as users do, as the tests of the slow lane and
-`tests/test_modes.py` do in any case.
+`tests/house/test_modes.py` do in any case.
 """
 
 import os
@@ -21,6 +21,7 @@ from funcnet import _machine
 if not os.environ.get("FUNCNET_TEST_OPTIMIZED"):  # before XLA starts, which reads them once
     os.environ.setdefault("XLA_FLAGS", _machine.quick_compile_flags())
 
+pytest.register_assert_rewrite("tests.support")
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -35,8 +36,8 @@ collect_ignore = [
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
-    """A generator seeded by the test's own name, so that tests do not depend on their order."""
-    return np.random.default_rng(list(request.node.nodeid.encode()))
+    """A generator seeded by the test's own name: neither the order nor the file matters."""
+    return np.random.default_rng(list(request.node.name.encode()))
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     names = terminalreporter.config.stash.get(_NAMES, [])
     if not any(name.startswith("test_rows_of_the_courses") for name, _ in names):
         return  # a part of the suite says nothing of the whole
-    from tests import course_rows
+    from tests.support import course_rows
 
     rows = course_rows.covered(names)
     terminalreporter.write_line(f"courses: {len(rows)} of {len(course_rows.ALL)} rows in tests")

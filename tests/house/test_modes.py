@@ -1,0 +1,206 @@
+"""The catalogue in processes of their own: executed shapes, float64 off, eight devices."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from funcnet import _machine
+from tests.support.processes import run_python
+
+
+def test_annotations_hold_when_they_are_executed():
+    """Every module imports, every sample passes, NumPy's arrays too; a wrong shape is caught.
+
+    The same for a tour: train, resume, sweep, evaluate, diagnose, draw and check.
+    """
+    out = run_python(
+        """
+import jax, numpy as np
+jax.config.update("jax_enable_x64", True)
+from jaxtyping import install_import_hook, TypeCheckError
+install_import_hook("funcnet", "beartype.beartype")
+import contextlib, importlib, io, os, pkgutil, tempfile
+import funcnet
+for module in pkgutil.walk_packages(funcnet.__path__, "funcnet."):
+    if not module.name.endswith(("__main__", "_torch_worker")):
+        importlib.import_module(module.name)
+from funcnet import checks, cli, data, kernels, layers, nets, optimizers, train
+from funcnet.catalogue import ROWS
+import jax.numpy as jnp
+from tests.support.rules import problem_of
+TAKE_NUMPY = ("_activations", "_fused", "_norms", "_pools")
+count = 0
+for row in ROWS.values():
+    for sample in row.samples(np.random.default_rng(0)):
+        def both(floats):
+            y, pull = jax.vjp(problem.rule, floats)
+            return y, pull(y)
+        problem = problem_of(row, sample)
+        jax.eval_shape(both, problem.floats)
+        if row.function.__module__.endswith(TAKE_NUMPY):  # traced, an array would be JAX's
+            jax.eval_shape(lambda: row.function.fun(*sample.args, **sample.static))
+        count += 1
+for name in ("affine", "affine_relu", "conv2d", "conv1d", "conv2d_transpose", "conv_relu_pool"):
+    (params, x), static = ROWS[name].samples(np.random.default_rng(0))[0]
+    for args in ((params, x), jax.tree.map(jnp.asarray, (params, x))):  # NumPy's arrays and JAX's
+        y, pull = jax.vjp(lambda *args: ROWS[name].function(*args, **static), *args)
+        pull(y)
+kernels.wide_dtype(jnp.float32), layers.conv_init(jax.random.key(0), 3, 1, 1, scale=1)
+for name, shapes in [("matmul", ((2, 3), (4, 5))), ("conv", ((1, 4, 4, 2), (3, 3, 1, 1)))]:
+    try:
+        rest = ((1, 1), ((0, 0), (0, 0))) if name == "conv" else ()
+        getattr(kernels, name)(*(jnp.ones(s) for s in shapes), *rest)
+    except TypeCheckError:
+        count += 1
+from funcnet import losses
+try:
+    losses.mean_squared_error(jnp.ones((2, 1)), jnp.ones(2))
+except TypeCheckError:
+    count += 1
+os.chdir(tempfile.mkdtemp())
+small = "--data synthetic --net softmax"
+for line in (
+    f"train {small} --epochs 1 --augment crop-flip-cutout --reg 0 --out run",
+    "train --resume --epochs 2 --out run",
+    f"sweep {small} --epochs 1 --learning-rate 1e-3 1e-2 --weight-scale 1 --how vmap --out swept",
+    "info",
+):
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert cli.main(line.split()) == 0, line
+dataset = data.synthetic(shape=(8, 8, 1), sizes=(40, 20, 20), classes=3)
+net = nets.fully_connected_net([4], 3, norm="batch", dropout=0)
+run = train.fit(net, dataset, optimizers.sgd(train.decay_per_epoch(1, 1, 4)), 1, 10, reg=0)
+train.evaluate(net, run.best, dataset.test, run.preprocessing)
+images = jnp.asarray(dataset.test.images, jnp.float32)
+train.diagnose(net, run.final, (images, jnp.asarray(dataset.test.labels)))
+net.apply(run.best.params, run.best.state, images)
+for name in filter(str.islower, optimizers.__all__):
+    rule = getattr(optimizers, name)(1)
+    rule.update(run.final.params, rule.init(run.final.params), run.final.params)
+report = checks.check_rule(losses.softmax_cross_entropy, jnp.ones((2, 3)), jnp.array([0, 2]))
+assert checks.RuleReport.from_json(report.to_json()).raise_if_bad().ok
+print(count)
+""",
+        XLA_FLAGS=_machine.quick_compile_flags(),
+    )
+    from tests.support.rules import SAMPLES
+
+    assert int(out) == len(SAMPLES) + 3
+
+
+@pytest.mark.parametrize("most", [1, pytest.param(99, marks=pytest.mark.slow)])
+def test_rules_compiled_as_users_compile_them(most):
+    """Values and cotangents of a rule's samples equal the twin's under XLA's own optimisations.
+
+    Of the first sample of each; in the slow lane of all.
+    """
+    out = run_python(
+        """
+import os, jax, numpy as np
+from tests.support.rules import SAMPLES, cotangents, problem, worst
+count = 0
+for name, index in SAMPLES:
+    if index >= int(os.environ["MOST"]):
+        continue
+    p = problem(name, index)
+    dys = [d[0] for d in cotangents(jax.eval_shape(p.plain, p.floats), np.random.default_rng(0), 1)]
+    def both(x):
+        results = []
+        for f in (p.rule, p.plain):
+            ys, pull = jax.vjp(f, x)
+            results.append((ys, pull(dys)[0]))
+        return results
+    got, want = jax.jit(both)(p.floats)
+    assert worst(got, want, 2.0**-52) <= p.tolerance, (name, index)
+    count += 1
+print(count)
+""",
+        JAX_ENABLE_X64="1",
+        MOST=str(most),
+    )
+    from tests.support.rules import SAMPLES
+
+    assert int(out) == sum(index < most for _, index in SAMPLES)
+
+
+def test_float32_stays_float32_without_x64():
+    """With x64 off no program of a rule holds a float64, and gradients keep their dtypes."""
+    out = run_python(
+        """
+import jax, numpy as np, jax.numpy as jnp
+from funcnet.catalogue import ROWS
+from tests.support.rules import problem_of
+count = 0
+for row in ROWS.values():
+    p = problem_of(row, row.samples(np.random.default_rng(0))[0], jnp.float32)
+    def both(x):
+        y, pull = jax.vjp(p.rule, x)
+        return y, pull([jnp.ones_like(v) for v in y])
+    program = jax.make_jaxpr(both)(p.floats)
+    assert "f64" not in str(program), row.name
+    assert not any(a.weak_type for a in program.out_avals), row.name
+    count += 1
+print(count)
+""",
+        JAX_ENABLE_X64="0",
+    )
+    from funcnet.catalogue import ROWS
+
+    assert int(out) == len(ROWS)
+
+
+def test_sharded_batches_give_what_one_device_gives():
+    """Over 8 devices values and gradients are one device's, and no batch is gathered."""
+    out = run_python(
+        """
+import jax, numpy as np, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+from funcnet.catalogue import ROWS, Sample
+from tests.support.rules import problem_of, worst
+jax.config.update("jax_enable_x64", True)
+mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(8), ("batch",))
+rng = np.random.default_rng(0)
+count = 0
+for row in ROWS.values():
+    if row.name == "l2_penalty":
+        continue
+    sample = row.samples(rng)[0]
+    rows = next(a.shape[0] for a in jax.tree.leaves(sample.args)[::-1] if getattr(a, "ndim", 0))
+    per_row = [i for i, a in enumerate(sample.args) if isinstance(a, np.ndarray)
+               and a.ndim and a.shape[0] == rows and (row.name, i) != ("rms_norm", 0)]
+    n = 8 * 16
+    big = []
+    for i, a in enumerate(sample.args):
+        if i in per_row:
+            a = np.concatenate([a] * -(-n // rows))[:n]
+            if a.dtype == np.float64:
+                a = a * rng.uniform(0.5, 1.5, (n,) + (1,) * (a.ndim - 1))
+        big.append(a)
+    p = problem_of(row, Sample(tuple(big), sample.static))
+    def both(x, dy):
+        y, pull = jax.vjp(p.rule, x)
+        return y, pull(dy)
+    dys = [jnp.ones(y.shape, y.dtype) for y in jax.eval_shape(p.rule, p.floats)]
+    want = jax.jit(both)(p.floats, dys)
+    def place(x):
+        spec = P("batch") if x.ndim and x.shape[0] == n else P()
+        return jax.device_put(x, NamedSharding(mesh, spec))
+    placed, dys = [place(x) for x in p.floats], [place(dy) for dy in dys]
+    compiled = jax.jit(both).lower(placed, dys).compile()
+    got = compiled(placed, dys)
+    assert worst(got, want, 2.0**-52) <= 64 * p.tolerance, row.name
+    assert "all-gather" not in compiled.as_text(), row.name
+    for x, dx in zip(placed, got[1][0]):
+        if x.ndim and x.shape[0] == n:
+            assert dx.sharding.is_equivalent_to(x.sharding, x.ndim), row.name
+    count += 1
+print(count)
+""",
+        # Where a batch lies is decided before what these flags leave out.
+        XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
+    )
+    from funcnet.catalogue import ROWS
+
+    assert int(out) == len(ROWS) - 1

@@ -1,0 +1,32 @@
+"""What tests of `funcnet train` share."""
+
+import shlex
+
+import pytest
+
+from funcnet import cli
+from funcnet.cli import _train_options as settings
+
+FILES = {
+    *("config.json", "history.jsonl", "best.npz", "losses.npy", "curves.png", "result.json"),
+    "checkpoints",
+}
+# The smallest run that is one: a second, most of it compiling.
+QUICK = ["train", "--hidden", "20", "--norm", "none", "--epochs", "2"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder, without data sets and without a network to fetch them from."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FUNCNET_DOWNLOAD", "0")
+    monkeypatch.setenv("FUNCNET_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path
+
+
+def parsed(command):
+    """The options that a command line makes, as they are resolved."""
+    found = cli._parsed(shlex.split(command)[1:], "funcnet train")
+    return settings.resolved(
+        settings.Options(found.data, found.net, found.optimizer, found.training)
+    )

@@ -1,0 +1,28 @@
+"""Processes of their own, as users have them."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+# Flags of the suite, which compile fast, are not the flags of users.
+USERS_ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run_python(code: str, **environment: str) -> str:
+    """Runs code in a fresh interpreter and returns what it prints; its failure is the test's."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**USERS_ENVIRONMENT, "JAX_PLATFORMS": "cpu", **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
