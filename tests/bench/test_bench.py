@@ -4,6 +4,7 @@ No time is ever asserted; the shapes here are so small that their times mean not
 """
 
 import contextlib
+import dataclasses
 import importlib.util
 import re
 import subprocess
