@@ -532,8 +532,10 @@ def _total(rows, dtype, weights=None):
 
 def _counted(x, rows):
     """What each row has, (...): NaN where its label is no class, and 0 where it does not count."""
-    x = jnp.where(rows.valid, x, jnp.nan)
-    return x if rows.counted is None else jnp.where(rows.counted, x, 0.0)
+    if rows.counted is None:
+        return jnp.where(rows.valid, x, jnp.nan)
+    # No NaN on the way to a row's 0: `jax_debug_nans` would take it for a mistake.
+    return jnp.where(rows.counted, jnp.where(rows.valid | ~rows.counted, x, jnp.nan), 0.0)
 
 
 def _reduced(losses, total, reduction):

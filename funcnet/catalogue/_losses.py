@@ -178,6 +178,12 @@ ROWS = (
                 (np.array([[0.5, -0.5], [0.0, 0.0]]), None),
             ),
             Case(
+                "a label out of range, where another is ignored",
+                Sample((np.zeros((2, 2)), np.array([2, 1])), {"ignore_index": -100}),
+                np.nan,
+                (NAN_ROW, None),
+            ),
+            Case(
                 "no row that counts",
                 Sample((np.zeros((1, 2)), np.array([1])), {"ignore_index": 1}),
                 np.nan,

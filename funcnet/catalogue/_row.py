@@ -16,10 +16,14 @@ Kind = Literal["elementwise", "reduction", "contraction", "selection"]
 
 
 class Sample(NamedTuple):
-    """Arguments of a rule: arrays in float64 (or integers, keys, None), then static options."""
+    """Arguments of a rule: arrays in float64 (or integers, keys, None), then static options.
+
+    `skip` names checks in which the twin is no judge of this sample, each with the reason.
+    """
 
     args: tuple[Any, ...]
     static: dict[str, Any] = {}  # noqa: RUF012  (never written to)
+    skip: dict[str, str] = {}  # noqa: RUF012
 
 
 class Case(NamedTuple):

@@ -24,6 +24,7 @@ def certify(row: Row, index: int = 0, seed: int = 0, **options: Any) -> checks.R
         "name": row.name if index == 0 else f"{row.name}/{index}",
         "plain": row.plain,
         "static": sample.static,
+        "skip": sample.skip,
         "seed": seed,
         "reduction": max(1, row.reduction(sample)),
         "residual_bytes": row.residual_bytes(sample, 8),

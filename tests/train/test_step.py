@@ -340,6 +340,7 @@ def optimizers_of_optax():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning:optax")
 def test_every_optimizer_of_optax_makes_three_steps():
     """A table of what works: all but what `REFUSED` says, and that raises before the first step."""
     failed = {}
