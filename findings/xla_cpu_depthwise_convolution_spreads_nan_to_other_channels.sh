@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # jax 0.10.2 on a CPU, in float64: a convolution with one group a channel (feature_group_count = channels,
-# one output each or two) gives NaN in every channel where one of them holds a NaN, though no output depends on
-# another channel: it goes as a dense kernel whose other entries are zeros, and 0 times NaN is NaN. In
+# one output each or two) gives NaN in every channel where one of them holds a NaN, though no output depends
+# on another channel: it goes as a dense kernel whose other entries are zeros, and 0 times NaN is NaN. In
 # float32 each channel stays by itself.
 #
 # Seen: which of the output's channels hold a NaN, of an image with one NaN in its second channel

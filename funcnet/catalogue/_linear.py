@@ -22,7 +22,7 @@ from funcnet.catalogue._row import (
 from funcnet.layers import AffineParams, ConvParams
 
 # The twin's answer to NaN, where each channel has a kernel of its own.
-DENSE = {"nonfinite": "float64 goes as a dense kernel with zeros in XLA's CPU, and 0 times NaN is NaN"}
+DENSE = {"nonfinite": "XLA's CPU takes its float64 as a dense kernel with zeros: 0 times NaN is NaN"}
 
 
 def affine_samples(rng: Generator) -> list[Sample]:
