@@ -22,7 +22,9 @@ from funcnet.catalogue._row import (
 from funcnet.layers import AffineParams, ConvParams
 
 # The twin's answer to NaN, where each channel has a kernel of its own.
-DENSE = {"nonfinite": "XLA's CPU takes its float64 as a dense kernel with zeros: 0 times NaN is NaN"}
+DENSE = {
+    "nonfinite": "XLA's CPU takes its float64 as a dense kernel with zeros: 0 times NaN is NaN"
+}
 
 
 def affine_samples(rng: Generator) -> list[Sample]:
@@ -92,6 +94,7 @@ def conv2d_samples(rng: Generator) -> list[Sample]:
         Sample(
             (conv_params(rng, 3, 2, 1, 6), normal(rng, 2, 6, 7, 3)),
             {"groups": 3, "stride": (2, 3), "dilation": (1, 2)},
+            DENSE,
         ),
         Sample((conv_params(rng, 1, 2, 2, 3), normal(rng, 2, 3, 4, 6)), {"groups": 3}),
     ]
@@ -141,6 +144,7 @@ def transpose_samples(rng: Generator) -> list[Sample]:
         Sample(
             (transpose_params(rng, 3, 3, 2, 1)._replace(b=None), normal(rng, 2, 3, 3, 2)),
             {"stride": (2, 1), "groups": 2},
+            DENSE,
         ),
         Sample((transpose_params(rng, 1, 2, 2, 2), normal(rng, 2, 2, 3, 2)), {"stride": 3}),
     ]
