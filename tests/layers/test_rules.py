@@ -414,7 +414,7 @@ def test_transposed_convolutions_are_as_jax_has_them(padding, stride, rng):
 def custom_rules():
     found = {}
     for module in pkgutil.walk_packages(funcnet.__path__, "funcnet."):
-        if module.name.endswith("_torch_worker"):  # a script for a process with torch
+        if module.name.endswith(("_torch_worker", ".augment")):  # for torch; a former name, warns
             continue
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, jax.custom_vjp):
