@@ -56,10 +56,10 @@ class Layout:
         self.orders: list[tuple[int, ...] | None] = []
 
         def visit(value: Any) -> None:
-            if isinstance(value, AffineParams):
-                self.orders += [(1, 0), None]
-            elif isinstance(value, ConvParams):
-                self.orders += [(3, 2, 0, 1), None]
+            if isinstance(value, AffineParams | ConvParams):
+                orders = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
+                bias = [] if value.b is None else [None]
+                self.orders += [orders[np.ndim(value.w)], *bias]
             elif self.images and np.ndim(value) == 4:
                 self.orders.append((0, 3, 1, 2))
             else:
