@@ -95,22 +95,22 @@ class Problem:
         f: Callable,
         args: Sequence[Any],
         *,
-        plain: Callable | None,
-        static: Mapping[str, Any],
-        argnums: Sequence[int] | None,
-        name: str | None,
-        seed: int,
-        reduction: int | None,
-        looser: Mapping[str, tuple[float, str]],
+        plain: Callable | None = None,
+        static: Mapping[str, Any] | None = None,
+        argnums: Sequence[int] | None = None,
+        name: str | None = None,
+        seed: int = 0,
+        reduction: int | None = None,
+        looser: Mapping[str, tuple[float, str]] | None = None,
         **options: Any,
     ):
-        self.static = dict(static)
+        self.static = dict(static or {})
         self.given_plain = plain is not None
         self.f = f
         self.plain = plain if plain is not None else _rules.without_rules(f)
         self.name = str(name or getattr(getattr(f, "fun", f), "__name__", type(f).__name__))
         self.rng = np.random.default_rng(_validate.seed("checks", "seed", seed))
-        self.looser = looser
+        self.looser = looser or {}
         self.options = options
         self._split(args, argnums)
         self.traces: collections.Counter[Any] = collections.Counter()

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ from funcnet.train import engine
 from funcnet.train.engine import EVALUATION_ROWS
 
 Keep = Literal["best", "final"]
-KEEP = ("best", "final")
+KEEP = get_args(Keep)
 _WORTH_MEASURING_SECONDS = 10.0
 
 
@@ -256,9 +256,7 @@ def _traced(plan: Plan, members: Members, trainer: Trainer) -> Traced:
                 f"sweep for each {name}."
             ) from error
         raise
-    setting = plan.setting
-    shape, classes = setting.input_shape, setting.classes
-    engine.require_output(traced.output_shape, shape, classes, "sweep.run")
+    engine.require_output("sweep.run", traced.output_shape, plan.setting)
     return traced
 
 

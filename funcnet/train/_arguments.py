@@ -173,20 +173,18 @@ def check_resumed(resume: Any, state: Any, steps: int) -> None:
 
 def check_output(net: Net, now: TrainState, setting: Setting) -> None:
     """Raises ValueError where the net's output is not one number for each class."""
-    shape, classes = setting.input_shape, setting.classes
-    x = jax.ShapeDtypeStruct((2, *shape), float_dtype(now.params))
+    x = jax.ShapeDtypeStruct((2, *setting.input_shape), float_dtype(now.params))
     output = jax.eval_shape(partial(net.apply, train=False), now.params, now.state, x)[0].shape
-    require_output(output, shape, classes, "fit")
+    require_output("fit", output, setting)
 
 
-def require_output(
-    output: tuple[int, ...], shape: tuple[int, ...], classes: int, function: str
-) -> None:
+def require_output(function: str, output: tuple[int, ...], setting: Setting) -> None:
     """Raises ValueError where two examples did not become a number for each class."""
+    classes = setting.classes
     if output != (2, classes):
         raise ValueError(
-            f"{function}: the net turns 2 examples of shape {shape} into {output}, but the data "
-            f"have {classes} classes; expected (2, {classes}). End the net with "
+            f"{function}: the net turns 2 examples of shape {setting.input_shape} into {output}, "
+            f"but the data have {classes} classes; expected (2, {classes}). End the net with "
             f"nets.affine({classes})."
         )
 

@@ -5,7 +5,6 @@ from funcnet.train._arguments import (
     Setting,
     checked,
     fitted,
-    has_rows,
     require_output,
 )
 from funcnet.train._batches import SAMPLINGS, Sampling, batch_maker
@@ -33,7 +32,6 @@ __all__ = [
     "evaluated",
     "first_carry",
     "fitted",
-    "has_rows",
     "ignored_label",
     "require_output",
     "slow_in_loops",

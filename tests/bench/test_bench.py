@@ -390,9 +390,6 @@ def test_disagreement(ours, theirs, expected):
 def test_every_case_lies_in_a_peers_order_and_comes_back(name):
     for case in catalogue.ROWS[name].bench:
         args = case.arguments()
-        leaves = [leaf for leaf in jax.tree.leaves(args) if not isinstance(leaf, str)]
-        layout = peers.Layout(name, args)
-        if len(leaves) < len(layout.orders):
-            continue  # a key, which no peer is given
+        leaves, layout = jax.tree.leaves(args), peers.Layout(name, args)
         for index, (ours, theirs) in enumerate(zip(leaves, layout.there(leaves), strict=True)):
             np.testing.assert_array_equal(layout.back(theirs, index), ours)
