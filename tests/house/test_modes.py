@@ -43,7 +43,7 @@ for row in ROWS.values():
             jax.eval_shape(lambda: row.function.fun(*sample.args, **sample.static))
         count += 1
 for name in ("affine", "affine_relu", "conv2d", "conv1d", "conv2d_transpose", "conv_relu_pool"):
-    (params, x), static = ROWS[name].samples(np.random.default_rng(0))[0]
+    (params, x), static, _ = ROWS[name].samples(np.random.default_rng(0))[0]
     for args in ((params, x), jax.tree.map(jnp.asarray, (params, x))):  # NumPy's arrays and JAX's
         y, pull = jax.vjp(lambda *args: ROWS[name].function(*args, **static), *args)
         pull(y)
