@@ -34,8 +34,16 @@ def _batch_norm(gamma: Any, beta: Any, x: Any) -> Any:
     return F.batch_norm(x, None, None, gamma, beta, training=True, eps=1e-5)
 
 
-def _conv(w: Any, b: Any, x: Any) -> Any:
-    return F.conv2d(x, w, b, padding=w.shape[-1] // 2)
+def _conv(static: dict[str, Any], w: Any, b: Any, x: Any) -> Any:
+    """With zeros around the images, or the sequences, so that they keep their size."""
+    reach = static.get("dilation", 1) * (w.shape[-1] - 1)
+    return (F.conv1d if w.ndim == 3 else F.conv2d)(x, w, b, padding=reach // 2, **static)
+
+
+def _conv_transpose(static: dict[str, Any], w: Any, b: Any, x: Any) -> Any:
+    """That enlarges the images by the stride, a kernel as wide or wider, by an even number."""
+    stride = static.get("stride", 1)
+    return F.conv_transpose2d(x, w, b, stride, (w.shape[-1] - stride) // 2)
 
 
 RULES: dict[str, Callable[..., Any]] = {
@@ -55,9 +63,11 @@ RULES: dict[str, Callable[..., Any]] = {
     "affine_batch_norm_relu": lambda static, w, b, gamma, beta, x: F.relu(
         _batch_norm(gamma, beta, F.linear(x, w, b))
     ),
-    "conv2d": lambda static, w, b, x: _conv(w, b, x),
-    "conv_relu": lambda static, w, b, x: F.relu(_conv(w, b, x)),
-    "conv_relu_pool": lambda static, w, b, x: F.max_pool2d(F.relu(_conv(w, b, x)), 2),
+    "conv2d": _conv,
+    "conv1d": _conv,
+    "conv2d_transpose": _conv_transpose,
+    "conv_relu": lambda static, w, b, x: F.relu(_conv(static, w, b, x)),
+    "conv_relu_pool": lambda static, w, b, x: F.max_pool2d(F.relu(_conv(static, w, b, x)), 2),
     "max_pool": lambda static, x: F.max_pool2d(x, **_windows(static)),
     "avg_pool": lambda static, x: F.avg_pool2d(x, **_windows(static), count_include_pad=False),
     "global_avg_pool": lambda static, x: x.mean((2, 3)),

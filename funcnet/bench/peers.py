@@ -13,10 +13,13 @@ from funcnet.layers import AffineParams, ConvParams
 
 NAMES = ("flax", "equinox", "torch")
 
-# Rules whose four axes are images; elsewhere they are rows of features, which all lay out alike.
+# Rules of images and of sequences, whose channels a peer may have in front; the rest are of rows of
+# features, which all lay out alike.
 OF_IMAGES = frozenset(
     [
         "conv2d",
+        "conv1d",
+        "conv2d_transpose",
         "conv_relu",
         "conv_relu_pool",
         "max_pool",
@@ -50,9 +53,12 @@ class Layout:
     """How the leaves of a rule's arguments lie for a peer with channels first."""
 
     def __init__(self, name: str, args: Any):
-        self.images = name in OF_IMAGES and any(
-            np.ndim(leaf) == 4 for leaf in jax.tree.leaves(args)
-        )
+        self.turns: dict[int, tuple[int, ...]] = {}  # by the number of an array's axes
+        if name == "conv1d":
+            self.turns = {3: (0, 2, 1)}
+        elif name in OF_IMAGES and any(np.ndim(leaf) == 4 for leaf in jax.tree.leaves(args)):
+            self.turns = {4: (0, 3, 1, 2)}
+        self.images = 4 in self.turns
         self.orders: list[tuple[int, ...] | None] = []
 
         def visit(value: Any) -> None:
@@ -60,10 +66,8 @@ class Layout:
                 orders = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
                 bias = [] if value.b is None else [None]
                 self.orders += [orders[np.ndim(value.w)], *bias]
-            elif self.images and np.ndim(value) == 4:
-                self.orders.append((0, 3, 1, 2))
             else:
-                self.orders.append(None)
+                self.orders.append(self.turns.get(np.ndim(value)))
 
         jax.tree.map(visit, args, is_leaf=lambda v: isinstance(v, (AffineParams, ConvParams)))
 
@@ -81,14 +85,13 @@ class Layout:
 
     def output_there(self, y: Any) -> Any:
         """Our output in the peer's order."""
-        return np.ascontiguousarray(np.transpose(y, (0, 3, 1, 2))) if self._turns(y) else y
+        order = self.turns.get(np.ndim(y))
+        return y if order is None else np.ascontiguousarray(np.transpose(y, order))
 
     def output_back(self, y: Any) -> Any:
         """The peer's output in our order."""
-        return np.transpose(y, (0, 2, 3, 1)) if self._turns(y) else y
-
-    def _turns(self, y: Any) -> bool:
-        return self.images and np.ndim(y) == 4
+        order = self.turns.get(np.ndim(y))
+        return y if order is None else np.transpose(y, np.argsort(order))
 
 
 class Peer(NamedTuple):
@@ -112,7 +115,18 @@ def flax(name: str, static: dict[str, Any]) -> Peer | None:
         return nn.Dense(p.w.shape[1]).apply({"params": {"kernel": p.w, "bias": p.b}}, x)
 
     def conv(p: Any, x: Any) -> Any:
-        module = nn.Conv(p.w.shape[3], p.w.shape[:2])
+        named = {
+            "stride": "strides",
+            "dilation": "kernel_dilation",
+            "groups": "feature_group_count",
+        }
+        options = {named[option]: value for option, value in static.items()}
+        module = nn.Conv(p.w.shape[-1], p.w.shape[:-2], **options)
+        return module.apply({"params": {"kernel": p.w, "bias": p.b}}, x)
+
+    def conv_transpose(p: Any, x: Any) -> Any:
+        stride = (static.get("stride", 1),) * 2
+        module = nn.ConvTranspose(p.w.shape[2], p.w.shape[:2], stride, transpose_kernel=True)
         return module.apply({"params": {"kernel": p.w, "bias": p.b}}, x)
 
     def normed(module: Any) -> Callable[..., Any]:
@@ -155,6 +169,8 @@ def flax(name: str, static: dict[str, Any]) -> Peer | None:
         "affine_relu": lambda p, x: nn.relu(dense(p, x)),
         "affine_batch_norm_relu": lambda p, x: nn.relu(batch_norm(p[1], dense(p[0], x))),
         "conv2d": conv,
+        "conv1d": conv,
+        "conv2d_transpose": conv_transpose,
         "conv_relu": lambda p, x: nn.relu(conv(p, x)),
         "conv_relu_pool": lambda p, x: nn.max_pool(nn.relu(conv(p, x)), (2, 2), (2, 2)),
         "max_pool": pool(nn.max_pool),
@@ -189,8 +205,11 @@ def equinox(name: str, static: dict[str, Any]) -> Peer | None:
         return jax.vmap(filled(eqx.nn.Linear(w.shape[1], w.shape[0], key=key), w, b))(x)
 
     def conv(w: Any, b: Any, x: Any) -> Any:
-        module = eqx.nn.Conv2d(w.shape[1], w.shape[0], w.shape[2], padding="SAME", key=key)
-        return jax.vmap(filled(module, w, b[:, None, None]))(x)
+        axes, groups = w.ndim - 2, static.get("groups", 1)
+        module = eqx.nn.Conv(
+            axes, w.shape[1] * groups, w.shape[0], w.shape[2], padding="SAME", key=key, **static
+        )
+        return jax.vmap(filled(module, w, b.reshape(-1, *axes * [1])))(x)
 
     def batch_norm(gamma: Any, beta: Any, x: Any) -> Any:
         make = eqx.nn.make_with_state(eqx.nn.BatchNorm)
@@ -222,6 +241,7 @@ def equinox(name: str, static: dict[str, Any]) -> Peer | None:
             batch_norm(gamma, beta, linear(w, b, x))
         ),
         "conv2d": conv,
+        "conv1d": conv,
         "conv_relu": lambda w, b, x: relu(conv(w, b, x)),
         "conv_relu_pool": lambda w, b, x: jax.vmap(eqx.nn.MaxPool2d(2, 2))(relu(conv(w, b, x))),
         "max_pool": pool(eqx.nn.MaxPool2d),

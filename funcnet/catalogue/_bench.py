@@ -92,14 +92,20 @@ def affines(params: Callable[[Generator, int, int], Any]) -> tuple[BenchCase, ..
     )
 
 
-def convs(*shapes: tuple[int, int, int, int]) -> tuple[BenchCase, ...]:
-    """Of (kernel, channels in, channels out, image)."""
+def convs(*shapes: tuple[int, int, int, int], **static: int) -> tuple[BenchCase, ...]:
+    """Of (kernel, channels in, channels out, image); the options are in the label too."""
+    words = "".join(f", {name} {value}" for name, value in static.items())
 
     def draw(k: int, cin: int, cout: int, size: int, rng: Generator) -> tuple[Any, ...]:
-        return conv(rng, k, cin, cout), normal(rng, BATCH, size, size, cin)
+        params = conv(rng, k, cin // static.get("groups", 1), cout)
+        return params, normal(rng, BATCH, size, size, cin)
 
     return tuple(
-        BenchCase(f"{k}×{k}, {cin}→{cout}, {size}×{size}", partial(draw, k, cin, cout, size))
+        BenchCase(
+            f"{k}×{k}, {cin}→{cout}, {size}×{size}{words}",
+            partial(draw, k, cin, cout, size),
+            static,
+        )
         for k, cin, cout, size in shapes
     )
 

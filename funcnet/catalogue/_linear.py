@@ -267,7 +267,12 @@ ROWS = (
         reduction=conv_reduction,
         batch=(None, 0),
         refusals=conv_refusals(),
-        bench=bench.convs(*BENCH),
+        bench=(
+            *bench.convs(*BENCH),
+            *bench.convs((3, 64, 64, 16), dilation=2),
+            *bench.convs((3, 64, 64, 16), groups=4),
+            *bench.convs((3, 64, 64, 32), groups=64),
+        ),
     ),
     Row(
         function=layers.conv1d,

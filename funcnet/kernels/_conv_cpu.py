@@ -41,7 +41,7 @@ from funcnet.kernels._products import xla_product
 CACHE_BYTES = 3 * 2**20  # of what a step of the sum reads and writes
 PATCH_BYTES = 8 * CACHE_BYTES  # of the patches that a step of the sum may lay out, at most
 FEW_CHANNELS = 4  # of the input: below this a product over patches beats XLA's convolution
-FEW_PIXELS = 64  # of the output: up to this XLA's kernel gradient is the fastest
+FEW_PIXELS = 64  # of the output: up to this XLA's kernel gradient is the fastest, as of one row
 MANY_TAPS = 128  # of a kernel: up to this the sum over them is written out, tap by tap
 
 
@@ -332,7 +332,7 @@ def cpu_conv(x: Array, w: Array, *, groups: int, **where: Any) -> Array:
 
 
 def cpu_kernel_gradient(x: Array, dy: Array, *, size: Pair, groups: int, **where: Any) -> Array:
-    """The faster way on a CPU: native, else patches unless the cotangent has few pixels."""
+    """The faster way on a CPU: native, else patches unless the cotangent is small or one row."""
     if groups > 1:
         if groups == x.shape[3] and math.prod(size) * dy.shape[3] // groups <= MANY_TAPS:
             return depthwise_kernel_gradient(x, dy, size=size, **where)
@@ -344,7 +344,8 @@ def cpu_kernel_gradient(x: Array, dy: Array, *, size: Pair, groups: int, **where
         return native.conv_kernel_gradient(
             wide(x), wide(dy), size, stride=where["stride"], pads=where["pads"]
         )
-    chunked = math.prod(dy.shape[1:3]) > FEW_PIXELS and math.prod(size) <= MANY_TAPS and x.size
+    large = dy.shape[1] > 1 and math.prod(dy.shape[1:3]) > FEW_PIXELS
+    chunked = large and math.prod(size) <= MANY_TAPS and x.size
     if chunked:
         bands = _gradient_bands(x, dy, size, where["stride"], where["dilation"])
         chunked = bands.patch_bytes <= PATCH_BYTES

@@ -339,21 +339,21 @@ def conv1d(
 def _conv1d(params, x, stride, padding, dilation, groups):
     options = stride, padding, dilation, groups
     params, x, where, dtype = _conv1d_arguments(params, x, *options)
-    return conv_sum(params, x, where)[:, :, 0].astype(dtype)
+    return conv_sum(params, x, where)[:, 0].astype(dtype)
 
 
 def _conv1d_arguments(params, x, stride, padding, dilation, groups):
-    """As `conv_arguments`, with sequences as images that are one pixel wide."""
+    """As `conv_arguments`, with sequences as images of one row, which XLA's CPU does faster."""
     params, x, dtype = _checked_channels("conv1d", params, x, groups, axes=3)
     stride, dilation = (
-        (_validate.count("conv1d", name, value), 1)
+        (1, _validate.count("conv1d", name, value))
         for name, value in (("stride", stride), ("dilation", dilation))
     )
-    params, x = params._replace(w=params.w[:, None]), x[:, :, None]
+    params, x = params._replace(w=params.w[None]), x[:, None]
     if not isinstance(padding, str):
-        padding = (padding, 0)
+        padding = (0, padding)
     size = params.w.shape[:2]
-    names = "length", "width"
+    names = "height", "length"
     pads = resolve("conv1d", x.shape[1:3], size, stride, padding, dilation, names=names).pads
     return params, x, _where(stride, pads, dilation, groups), dtype
 
@@ -366,10 +366,10 @@ def _conv1d_bwd(stride, padding, dilation, groups, residuals, dy):
     params, x = residuals  # (k, cin // groups, cout) and (cout,) or None, (n, l, cin)
     options = stride, padding, dilation, groups
     params, x, where, _ = _conv1d_arguments(params, x, *options)
-    dw = kernels.conv_kernel_gradient(x, dy[:, :, None], params.w.shape[:2], **where)
-    dx = kernels.conv_input_gradient(dy[:, :, None], params.w, x.shape[1:3], **where)
-    dparams = ConvParams(dw[:, 0].astype(params.w.dtype), _bias_cotangent(params.b, dy))
-    return dparams, dx[:, :, 0].astype(x.dtype)
+    dw = kernels.conv_kernel_gradient(x, dy[:, None], params.w.shape[:2], **where)
+    dx = kernels.conv_input_gradient(dy[:, None], params.w, x.shape[1:3], **where)
+    dparams = ConvParams(dw[0].astype(params.w.dtype), _bias_cotangent(params.b, dy))
+    return dparams, dx[:, 0].astype(x.dtype)
 
 
 conv1d.defvjp(_conv1d_fwd, _conv1d_bwd)

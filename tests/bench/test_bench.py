@@ -19,7 +19,7 @@ from funcnet import bench, catalogue, layers, plain
 from funcnet.bench import _cases, _programs, _steps, _torch, peers
 from funcnet.bench._timing import interleaved
 from tests.support import bench_cases
-from tests.support.bench_cases import BLINK, measured, small
+from tests.support.bench_cases import BLINK, WITH_OPTIONS, measured, small
 
 _as_users_have_it, _one_core = bench_cases.as_users_have_it, bench_cases.one_core
 
@@ -173,9 +173,12 @@ def test_jax_peers_compute_the_same(peer):
     assert len(having) >= 12
     # Those that are made differently: the rest are one call each, compared when they are measured.
     names = {"affine_batch_norm_relu", "conv_relu_pool", "avg_pool", "group_norm", "rms_norm"}
+    names |= {"conv1d", "conv2d_transpose"}.intersection(having)
     report = measured([n for n in having if n in names], peers=(peer,))
     assert len(report.results) == len(names)
-    for result in report.results:
+    options = bench.rules(["conv2d"], cases={"conv2d": WITH_OPTIONS}, peers=(peer,), **BLINK)
+    assert len(options.results) == len(WITH_OPTIONS)
+    for result in report.results + options.results:
         assert result.notes == ()
         assert result.contender(peer).timings["forward_backward"].seconds > 0
 
@@ -216,9 +219,12 @@ def test_torch_that_disagrees_is_said(torch, same_torch, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("name", catalogue.ROWS)
-def test_torch_computes_the_same(torch, name):
-    case = small(name)
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [(name, small(name)) for name in catalogue.ROWS] + [("conv2d", case) for case in WITH_OPTIONS],
+    ids=lambda value: getattr(value, "label", value),
+)
+def test_torch_computes_the_same(torch, name, case):
     arguments = _programs.Arguments(case.arguments())
     call = _programs.floats(
         lambda *args: catalogue.ROWS[name].plain(*args, **case.static), arguments
@@ -232,7 +238,7 @@ def test_torch_computes_the_same(torch, name):
         return
     contender, answers = found
     assert set(contender.timings) == {"forward", "forward_backward"}
-    in_layouts = name in peers.OF_IMAGES and case.arguments()[-1].ndim == 4
+    in_layouts = name in peers.OF_IMAGES and name != "conv1d" and case.arguments()[-1].ndim == 4
     assert (contender.detail in ("contiguous", "channels_last")) == in_layouts
     if name == "dropout":
         return  # other random numbers

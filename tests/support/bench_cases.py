@@ -5,9 +5,15 @@ import numpy as np
 import pytest
 
 from funcnet import bench, catalogue
+from funcnet.catalogue._bench import convs
 
 LIMITS = bench.Ceilings(1e11, 1e10)
 BLINK = {"seconds": 1e-4, "limits": LIMITS}
+WITH_OPTIONS = [
+    case
+    for options in ({"stride": 2}, {"dilation": 2}, {"groups": 4}, {"groups": 8})
+    for case in convs((3, 8, 8, 7), **options)
+]
 
 
 @pytest.fixture(autouse=True)
