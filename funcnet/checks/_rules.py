@@ -220,8 +220,10 @@ def _compare_types(name: str, argument: Any, cotangent: Any) -> list[str]:
         return []
     wanted, tree = tree_flatten_with_path(argument)
     wanted_tree: Any = tree
-    got_leaves, got_tree = jax.tree.flatten(cotangent, is_leaf=lambda x: x is None)
-    if jax.tree.structure(cotangent) != wanted_tree and got_tree != wanted_tree:
+    got_leaves, got_tree = jax.tree.flatten(cotangent)
+    if got_tree != wanted_tree:  # None may stand for a leaf, which it does not where None was given
+        got_leaves, got_tree = jax.tree.flatten(cotangent, is_leaf=lambda x: x is None)
+    if got_tree != wanted_tree:
         prefix = len(got_leaves) == 1 and len(wanted) != 1
         return [
             f"the cotangent of {name} has structure {jax.tree.structure(cotangent)}, expected "

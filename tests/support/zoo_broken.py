@@ -363,6 +363,17 @@ broken(
     like="integer",
 )
 broken(
+    "float_cotangent_for_integers_beside_a_none",
+    rule(
+        lambda t, y: t.left.sum(1) + y.astype(t.left.dtype),
+        lambda r, g: (Twins(jnp.broadcast_to(g[:, None], r[0].left.shape), None), jnp.zeros((3,))),
+    ),
+    Twins(X, None),
+    LABELS,
+    by="structure",
+    like="integer",
+)
+broken(
     "dropped_output_cotangent",
     rule(lambda x: (jnp.sin(x), x**2), lambda r, g: (g[0] * jnp.cos(r[0]),)),
     X,
