@@ -73,7 +73,12 @@ OPTIMIZER = [
 
 def damped(learning_rate: ScalarOrSchedule, damping: ArrayLike = 0.5):
     r"""Gradient descent at a share of the rate: $u = -\\eta (1 - d) g$."""
-    return optax.chain(optax.scale(1 - damping), sgd(learning_rate))
+
+    def rule(t, tiny, learning_rate, damping):
+        return lambda g, trace: (-learning_rate * (1 - damping) * g, None)
+
+    scalars = hyperparameters("damped", learning_rate=learning_rate, damping=damping)
+    return make_optimizer("damped", TraceState, rule, scalars, {})
 ''',
     ),
     ("funcnet/optimizers/_registry.py", "lion, momentum, nesterov, sgd\n", "damped, "),
