@@ -1,8 +1,6 @@
 """`python -m funcnet`: the command, where its script is not on the path."""
 
-import sys
-
-from funcnet.cli import main
+from funcnet.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -73,7 +73,7 @@ def agrees(row: Row, sample: Sample, dtype: Any = jnp.float64, looser: float = 1
     return proof
 
 
-ROUNDINGS = {"leaky_relu": 2, "affine_batch_norm_relu": 16}
+ROUNDINGS = {"leaky_relu": 2, "affine_batch_norm_relu": 32}
 """leaky_relu rounds its slope too; the fusion rounds what it normalises, which spreads it."""
 
 

@@ -15,18 +15,19 @@ import contextlib
 import difflib
 import importlib
 import io
+import os
 import re
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, NoReturn, Union
 
 import funcnet
 from funcnet import _validate
 from funcnet.cli import _memory, _stdout
 from funcnet.cli._command import CommandError, expected_errors, need, traced
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "main", "program"]
 
 # The commands, in the order of the help: name -> module and dataclass.
 COMMANDS = {
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       0 when it worked; 1 when it began and failed, as by a loss that is not finite or for want of
       memory; 2 for a wrong command line or input, said in one line on stderr; 130 after Ctrl-C, 143
-      after SIGTERM, 141 where nobody read on what a run printed.
+      after SIGTERM or SIGHUP, 141 where nobody read on what a run printed.
       `--traceback` or FUNCNET_TRACEBACK=1 shows where an error came from.
 
     >>> main(["train", "--epochs", "-1"])
@@ -61,6 +62,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         _stdout.say(f"funcnet: error: cannot write to stdout: {what}.")
         return 1
     return code
+
+
+def program() -> NoReturn:
+    """The process: runs its command line, and exits with the command's code.
+
+    XLA compiles on threads of its own, which a signal does not end. One that is still at it while
+    Python takes the process down finds its client gone and crashes, so after a signal nothing is
+    taken down: what was to be written is written.
+    """
+    code = main()
+    if code > 128:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, AttributeError):  # None, or closed
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _main(args: list[str]) -> int:

@@ -79,16 +79,18 @@ Examples:
     --optimizer adam --lr-decay 0.9 --weight-scale 0.01 --preprocessing mean_image
 
 Ctrl-C ends a run with what it has, and --resume goes on with it: on one thread to the same bits as
-if it had never been stopped. SIGTERM only saves. A second one of either ends it at once.
+if it had never been stopped. SIGTERM and a terminal that closes (SIGHUP) only save. A second signal
+ends it at once.
 A closed stdout, as of `funcnet train | head`, ends a run as Ctrl-C does.
 Exit codes: 0 done; 1 ended by a loss that is not finite, or by a full disk or memory; 2 wrong
-options or data, or another process in the folder; 130 Ctrl-C; 141 closed stdout; 143 SIGTERM.
+options or data, or another process in the folder; 130 Ctrl-C; 141 closed stdout; 143 SIGTERM
+or SIGHUP.
 """
 
     def run(self) -> int:
         """Trains, prints and writes; returns the exit code."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_sigterm())
+            stack.enter_context(_endings())
             stack.enter_context(_warnings_said())
             return self._run(console(self.output.quiet), stack)
 
@@ -148,7 +150,8 @@ options or data, or another process in the folder; 130 Ctrl-C; 141 closed stdout
             hint = f"this is what it has. It goes on by: {again}"
             if lost := _stdout.lost():
                 _stdout.say(f"funcnet train: stdout is closed ({lost.strerror}). {after}: {hint}")
-                return _stdout.exit_code(lost)
+                if run.stopped != "terminated":  # by the terminal that took stdout with it
+                    return _stdout.exit_code(lost)
             out.print(f"{after}: {hint}", soft_wrap=True)
             return SIGNALS[run.stopped]
         if run.stopped:
@@ -165,19 +168,17 @@ SIGNALS = {"interrupted": 130, "terminated": 143}
 
 
 @contextlib.contextmanager
-def _sigterm() -> Iterator[None]:
-    """Makes SIGTERM end the run in good order, where nobody else has a use for it."""
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    )
-    if ours:
-        signal.signal(signal.SIGTERM, train.terminate)
+def _endings() -> Iterator[None]:
+    """Makes SIGTERM and SIGHUP end the run in good order, where nobody else has a use for them."""
+    main = threading.current_thread() is threading.main_thread()
+    ours = [s for s in train.ENDINGS if main and signal.getsignal(s) is signal.SIG_DFL]
+    for signum in ours:
+        signal.signal(signum, train.terminate)
     try:
         yield
     finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for signum in ours:
+            signal.signal(signum, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

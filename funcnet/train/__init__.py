@@ -21,11 +21,12 @@ from funcnet.train._batches import batch_order, decay_per_epoch, steps_per_epoch
 from funcnet.train._diagnosis import Diagnosis, LayerSizes, Sizes, diagnose
 from funcnet.train._evaluation import evaluate
 from funcnet.train._fit import fit
-from funcnet.train._interrupts import Terminated, terminate
+from funcnet.train._interrupts import ENDINGS, Terminated, terminate
 from funcnet.train._records import History, Progress, Run
 from funcnet.train._step import TrainState, init_state, make_step
 
 __all__ = [
+    "ENDINGS",
     "Diagnosis",
     "History",
     "LayerSizes",

@@ -87,7 +87,7 @@ def fit(
     `jax_debug_infs` the first such step raises FloatingPointError, with the same words.
 
     Ctrl-C ends a run after the chunk at hand (`run.stopped` is "interrupted"), and so does a
-    KeyboardInterrupt from a callback; SIGTERM does ("terminated") where its handler is
+    KeyboardInterrupt from a callback; SIGTERM and SIGHUP do ("terminated") where their handler is
     `train.terminate`. A second signal ends it at once, by KeyboardInterrupt.
 
     A run that has ended, or that `on_chunk` was given, goes on by `resume`, to the same bits as if

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first ends a run in good order, the second at once."""
+"""Ctrl-C, SIGTERM and SIGHUP: the first ends a run in good order, the second at once."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+ENDINGS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""The signals that `terminate` is for: SIGTERM, and SIGHUP, of a terminal that closes."""
+
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, where `terminate` is its handler."""
+    """SIGTERM or SIGHUP, where `terminate` is its handler."""
 
 
 def terminate(signum: int, frame: Any) -> None:
-    """A handler for SIGTERM: raises `Terminated`, and `fit` treats it as it treats Ctrl-C.
+    """A handler for SIGTERM and SIGHUP: raises `Terminated`; `fit` treats it as it treats Ctrl-C.
 
     Args:
       signum: the signal's number.
@@ -35,8 +38,8 @@ def terminate(signum: int, frame: Any) -> None:
 class Interrupts:
     """Within it, the first Ctrl-C is kept for the end of the chunk; the second acts at once.
 
-    The same holds of SIGTERM where its handler is `terminate`. Where a signal is somebody else's
-    already, or this is not the main thread, all stays as it is.
+    The same holds of SIGTERM and SIGHUP where their handler is `terminate`. Where a signal is
+    somebody else's already, or this is not the main thread, all stays as it is.
     """
 
     def __init__(self) -> None:
@@ -47,7 +50,7 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             ours = (signal.default_int_handler, terminate)
-            for signum in (signal.SIGINT, signal.SIGTERM):
+            for signum in (signal.SIGINT, *ENDINGS):
                 if signal.getsignal(signum) in ours:
                     self._before[signum] = signal.signal(signum, self._pressed)
         return self

@@ -48,8 +48,8 @@ class Run(NamedTuple):
     are equal; without a validation split the final one), `final` the last one. `best` is what was
     evaluated, `final` what to go on from: their parameters differ where `evaluation_params` or
     schedule_free tells them apart. `losses` holds every
-    step's loss, penalty included. `stopped` is None, "interrupted" (Ctrl-C), "terminated"
-    (SIGTERM), or says which step was not finite and where that began. `nonfinite` holds the numbers
+    step's loss, penalty included. `stopped` is None, "interrupted" (Ctrl-C), "terminated" (SIGTERM,
+    SIGHUP), or says which step was not finite and where that began. `nonfinite` holds the numbers
     (from 1) of the steps whose loss or gradient was not finite, and which changed nothing.
     `seconds` is the time since training began, compiling and pauses not counted.
     """

@@ -357,3 +357,16 @@ def test_as_a_program_too(here):
         r"funcnet train: error: .*window of 2 does not fit into height 1.*\n", ended.stderr
     )
     assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 130, 141, 143])
+def test_after_a_signal_the_process_is_not_taken_down(code, monkeypatch, capsys):
+    """XLA may still compile on a thread, and would find its client gone."""
+    at_once = []
+    monkeypatch.setattr(cli, "main", lambda: print("said") or code)
+    monkeypatch.setattr(os, "_exit", at_once.append)
+    with pytest.raises(SystemExit) as end:
+        cli.program()
+    assert end.value.code == code
+    assert at_once == [code] * (code > 128)
+    assert capsys.readouterr().out == "said\n"

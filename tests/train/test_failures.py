@@ -210,17 +210,20 @@ def test_a_second_ctrl_c_acts_at_once(ctrl_c):
         fit(epochs=5, chunk_steps=3, on_progress=press_twice)
 
 
-def test_sigterm_where_it_is_asked_for():
-    def end(progress):
-        os.kill(os.getpid(), signal.SIGTERM)
+@pytest.mark.parametrize("signum", train.ENDINGS)
+def test_sigterm_where_it_is_asked_for(signum):
+    """And SIGHUP."""
 
-    before = signal.signal(signal.SIGTERM, train.terminate)
+    def end(progress):
+        os.kill(os.getpid(), signum)
+
+    before = signal.signal(signum, train.terminate)
     try:
         run = fit(epochs=5, chunk_steps=3, on_progress=end)
         with pytest.raises(train.Terminated):
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signum)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signum, before)
     assert (run.stopped, run.final.step) == ("terminated", 3)
 
 
