@@ -97,11 +97,11 @@ def timed() -> Iterator[Stopwatch]:
 
 
 def load(name: str, smoke: bool) -> data.Dataset:
-    """A data set; with `smoke` one thousand synthetic images of its shape."""
+    """A data set; with `smoke` a few hundred synthetic images of its shape."""
     if not smoke:
         return data.load(name)
     shapes = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1), "svhn": (32, 32, 3)}
-    return data.synthetic(shape=shapes[name], sizes=(1000, 100, 100))
+    return data.synthetic(shape=shapes[name], sizes=(250, 50, 50))
 
 
 def mean_and_spread(values: Sequence[float]) -> str:

@@ -131,7 +131,7 @@ def measure(options: Options) -> Iterator[_study.Record]:
             for net in chosen[:1] if smoke else chosen:
                 recipe = NETS[name][net]
                 if smoke:
-                    recipe = recipe._replace(epochs=1, hidden=(20,))
+                    recipe = recipe._replace(epochs=1, hidden=(20,), batch=100)
                 for seed in options.seeds[:1] if smoke else options.seeds:
                     found = trained(name, net, recipe, dataset, seed, options)
                     if found is None:

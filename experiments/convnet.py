@@ -25,6 +25,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,14 +47,14 @@ class Options(_study.Options):
     """Runs of each training, with seeds 0, 1, ..."""
 
 
-def overfit(dataset: data.Dataset, seed: int) -> dict[str, Any]:
+def overfit(dataset: data.Dataset, seed: int, epochs: int = 10) -> dict[str, Any]:
     """Fifty images, ten epochs, as the course trains them."""
     few = dataset._replace(train=data.Split(*(a[:50] for a in dataset.train)))
     run = train.fit(
         nets.two_layer_convnet(10, weight_scale=1e-3),
         few,
         optimizers.momentum(train.decay_per_epoch(1e-4, 0.95, 5), 0.9, velocity="scaled"),
-        epochs=10,
+        epochs=epochs,
         batch_size=10,
         seed=seed,
         reg=1e-3,
@@ -159,14 +160,15 @@ def measure(options: Options) -> Iterator[_study.Record]:
         options = dataclasses.replace(options, seeds=1)
     if set(wanted) - {"layers"}:
         dataset = _study.load("cifar10", options.smoke)
-    for part, run in (("overfit", overfit), ("epoch", epoch)):
+    few = partial(overfit, epochs=1) if options.smoke else overfit
+    for part, run in (("overfit", few), ("epoch", epoch)):
         for seed in range(options.seeds * (part in wanted)):
             with _study.timed() as watch:
                 result = run(dataset, seed)
             yield watch.record({"part": part, "seed": seed}, result)
     if "layers" in wanted:
         with _study.timed() as watch:
-            result = fast_layers(2 if options.smoke else 100)
+            result = fast_layers(1 if options.smoke else 100)
         yield watch.record({"part": "layers"}, result)
 
 

@@ -58,8 +58,8 @@ class Options(_study.Options):
     """Runs, with seeds from --first-seed on."""
     first_seed: int = 0
     """The first seed."""
-    widths: tuple[int, int, int] = (64, 128, 256)
-    """Channels of the three groups."""
+    widths: tuple[int, ...] = (64, 128, 256)
+    """Channels of the groups of convolutions."""
     batch_size: int = 500
     """Images in a step."""
     optimizer: Literal["muon", "nesterov"] = "muon"
@@ -162,7 +162,7 @@ def measure(options: Options) -> Iterator[_study.Record]:
     """A record for each seed."""
     dataset = _study.load("cifar10", options.smoke)
     if options.smoke:
-        options = dataclasses.replace(options, epochs=1, widths=(4, 4, 4), batch_size=250)
+        options = dataclasses.replace(options, epochs=1, widths=(4,), batch_size=100)
     preprocessing = data.fit_preprocessing(dataset.train.images, "standardised")
     some = data.preprocess(preprocessing, dataset.train.images[:5000])
     net = whitened(whitening_kernel(np.asarray(some)), convolutions(options.widths))

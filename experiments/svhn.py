@@ -74,13 +74,13 @@ def made_svhn() -> data.Dataset:
     """Synthetic images through two files in SVHN's format, and back."""
     from scipy.io import savemat
 
-    made = data.synthetic(shape=(32, 32, 3), sizes=(1200, 0, 200))
+    made = data.synthetic(shape=(32, 32, 3), sizes=(300, 0, 50))
     with tempfile.TemporaryDirectory() as folder:
         for file, split in (("train", made.train), ("test", made.test)):
             labels = np.where(split.labels == 0, 10, split.labels).astype(np.uint8)[:, None]
             arrays = {"X": split.images.transpose(1, 2, 3, 0), "y": labels}
             savemat(Path(folder) / f"{file}_32x32.mat", arrays)
-        dataset = data.load("svhn", folder, val_size=200, verify=False)
+        dataset = data.load("svhn", folder, val_size=50, verify=False)
     if not (dataset.test.images == made.test.images).all():
         raise ValueError("svhn: images came back from the files other than they went in.")
     return dataset._replace(name="synthetic, through files in SVHN's format")

@@ -168,19 +168,18 @@ def _compiled(
     new: ast.AST,
 ) -> types.CodeType | None:
     old = getattr(holder, field)
-    changed = new
+    changed = ast.fix_missing_locations(new)
     if index is not None:
         changed = [*old[:index], new, *old[index + 1 :]]
+    filename = function.__code__.co_filename
     setattr(holder, field, changed)
     try:
-        module = ast.fix_missing_locations(ast.Module([copy.deepcopy(tree)], []))
-    finally:
-        setattr(holder, field, old)
-    filename = function.__code__.co_filename
-    try:
+        module = ast.Module([tree], [])
         compiled = compile(module, filename, "exec", flags=FLAGS, dont_inherit=True)
     except SyntaxError:
         return None
+    finally:
+        setattr(holder, field, old)
     codes = (c for c in compiled.co_consts if isinstance(c, types.CodeType))
     return next(c for c in codes if c.co_name == function.__name__)
 

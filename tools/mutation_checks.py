@@ -54,9 +54,9 @@ def agrees(row: Row, sample: Sample, dtype: Any = jnp.float64, looser: float = 1
     """Value, cotangents, shapes and dtypes, against the twin in float64."""
     rng = np.random.default_rng(7)
     p = problem_of(row, sample, dtype)
-    exact = [x.astype(jnp.float64) for x in p.floats]
     dys = first_of(cotangents(jax.eval_shape(p.rule, p.floats), rng, 1))
-    want = jax.tree.map(np.asarray, pulled(p.plain, exact, [d.astype(jnp.float64) for d in dys]))
+    exact = jax.tree.map(lambda x: np.asarray(x, np.float64), (p.floats, dys))
+    want = jax.tree.map(np.asarray, jax.jit(functools.partial(pulled, p.plain))(*exact))
     types = types_of(jax.eval_shape(lambda x: pulled(p.rule, x, dys), p.floats))
     eps = float(jnp.finfo(dtype).eps)
     if dtype == jnp.float64:

@@ -348,7 +348,8 @@ def test_a_folder_that_another_process_has(here, capsys, command):
 
 def test_as_a_program_too(here):
     """Of a whole process: the exit code, one line, and nothing else."""
-    words = ["train", "--net", "three_layer_convnet", "--channels", "4", "4", "4", "4"]
+    words = ["train", "--data", "synthetic", "--net", "three_layer_convnet"]
+    words += ["--channels", "4", "4", "4", "4"]
     ended = subprocess.run(
         [sys.executable, "-m", "funcnet.cli", *words], capture_output=True, text=True
     )

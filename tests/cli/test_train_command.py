@@ -25,7 +25,7 @@ from funcnet.cli import _train_folder
 from funcnet.cli import _train_options as settings
 from funcnet.cli._train_report import Report
 from tests.support import command_lines
-from tests.support.command_lines import FILES, QUICK, parsed
+from tests.support.command_lines import FILES, PROCESS, QUICK, parsed
 
 here = command_lines.here
 
@@ -224,7 +224,7 @@ def test_a_loss_that_is_not_finite_ends_it(here, capsys):
 
 
 def test_ctrl_c_ends_it_with_what_it_has(here):
-    words = ["train", "--net", "softmax", "--epochs", "100000", "--out", "a run"]
+    words = ["train", *PROCESS, "--epochs", "100000", "--out", "a run"]
     # The handler is set again: a shell that runs a job in the background ignores SIGINT for it.
     program = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -235,7 +235,7 @@ def test_ctrl_c_ends_it_with_what_it_has(here):
     ) as process:
         try:
             for line in process.stdout:
-                if line.startswith("epoch") and "step 50 " in line:
+                if line.startswith("epoch") and "step 40 " in line:
                     break
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=10)
@@ -249,7 +249,7 @@ def test_ctrl_c_ends_it_with_what_it_has(here):
     result = json.loads((here / "a run/result.json").read_text())
     assert result["stopped"] == "interrupted"
     history, losses = plots.load_run("a run")
-    assert len(losses) == result["steps"] >= history[-1]["step"] >= 50
+    assert len(losses) == result["steps"] >= history[-1]["step"] >= 40
     assert result["val_accuracy"] == max(history["val_accuracy"])
 
 
@@ -265,7 +265,7 @@ def test_ctrl_c_before_the_first_row_leaves_nothing(here, capsys, monkeypatch):
 
 def test_a_closed_pipe_ends_it_with_what_it_has(here):
     """As a process, by a name of the command that needs no script; test_streams.py has more."""
-    words = [sys.executable, "-m", "funcnet", "train", "--net", "softmax", "--out", "run"]
+    words = [sys.executable, "-m", "funcnet", "train", *PROCESS, "--out", "run"]
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(words, **pipe) as process:
         try:

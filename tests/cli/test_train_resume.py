@@ -22,10 +22,8 @@ from funcnet.checkpoint import Checkpoints, locked
 from funcnet.cli import _train_command
 from funcnet.cli import _train_options as settings
 from funcnet.cli._command import CommandError
-from tests.support.resuming import (
-    stop_at,
-    untimed,
-)
+from tests.support.command_lines import PROCESS
+from tests.support.resuming import stop_at, untimed
 
 QUICK = ["train", "--hidden", "20", "--dropout", "0.2", "--epochs", "3", "--augment", "crop"]
 LEFT = {"checkpoints", "config.json", "history.jsonl", "best.npz", "losses.npy", "curves.png",
@@ -235,7 +233,7 @@ def started(*words):
 
 
 def test_the_lock_a_signal_and_two(here, capsys):
-    words = ["train", "--net", "softmax", "--epochs", "100000", "--out", "run"]
+    words = ["train", *PROCESS, "--epochs", "100000", "--out", "run"]
     process = started(*words, "--checkpoint-every", "1epochs")
     try:
         for again in (["--resume"], []):
@@ -298,13 +296,13 @@ def test_a_signal_while_the_folder_is_closed(here, monkeypatch, capsys, press, c
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("pause", [0.0, 0.02, 0.3])
 def test_a_second_signal_leaves_at_once(here, signum, pause):
-    words = ["train", "--net", "softmax", "--epochs", "100000", "--checkpoint-every", "1steps"]
+    words = ["train", *PROCESS, "--epochs", "100000", "--checkpoint-every", "1steps"]
     leave_at_once(started(*words, "--out", "run"), signum, pause)
 
 
 @pytest.mark.slow
 def test_the_lock_of_a_killed_run_is_taken_over(here):
-    process = started("train", "--net", "softmax", "--epochs", "100000", "--out", "run")
+    process = started("train", *PROCESS, "--epochs", "100000", "--out", "run")
     process.kill()
     process.communicate()
     assert Path("run/lock").exists()

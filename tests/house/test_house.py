@@ -4,6 +4,7 @@ The floors, from the ground up, are printed by `python -m tests.house.test_house
 """
 
 import ast
+import functools
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -53,13 +54,20 @@ def room_of(path):
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
+def statements(node, inside=False):
+    """The statements below a node, none of their expressions, and whether a function holds them."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.stmt, ast.ExceptHandler, ast.match_case)):
+            yield child, inside
+            yield from statements(child, inside or isinstance(child, ast.FunctionDef))
+
+
+@functools.cache
 def imports():
     """Every import of funcnet in funcnet."""
+    found = []
     for path in sorted(ROOT.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        functions = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.Lambda))]
-        inside = {id(child) for function in functions for child in ast.walk(function)}
-        for node in ast.walk(tree):
+        for node, inside in statements(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "funcnet":
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
             elif isinstance(node, ast.Import):
@@ -68,10 +76,8 @@ def imports():
                 continue
             line = f"{path.relative_to(ROOT.parent)}:{node.lineno}"
             for name in names:
-                yield Import(line, room_of(path), name.removeprefix("funcnet."), id(node) in inside)
-
-
-IMPORTS = [found for found in imports() if found.room != "__init__"]
+                found.append(Import(line, room_of(path), name.removeprefix("funcnet."), inside))
+    return [one for one in found if one.room != "__init__"]
 
 
 def target(found):
@@ -81,7 +87,7 @@ def target(found):
 def test_no_room_imports_what_is_private_to_another():
     wrong = [
         f"{found.line} imports {found.name}"
-        for found in IMPORTS
+        for found in imports()
         if target(found) not in {found.room, *GROUND}
         and any(part.startswith("_") for part in found.name.split("."))
     ]
@@ -91,7 +97,7 @@ def test_no_room_imports_what_is_private_to_another():
 def test_arrows_go_one_way():
     wrong = [
         f"{found.line}: {found.room} imports {target(found)}"
-        for found in IMPORTS
+        for found in imports()
         if target(found) not in {found.room, *GROUND, *BELOW.get(found.room, "").split()}
     ]
     assert not wrong, "\n".join(wrong)
@@ -101,7 +107,7 @@ def test_no_import_goes_round_a_circle():
     """An import inside a function is for what is slow to load, or an extra: from below."""
     wrong = [
         f"{found.line} imports {found.name}"
-        for found in IMPORTS
+        for found in imports()
         if found.inside and found.room not in ("cli", "__main__")
     ]
     assert not wrong, "\n".join(wrong)
@@ -110,7 +116,7 @@ def test_no_import_goes_round_a_circle():
 def floors():
     """The rooms, floor by floor, the ground first."""
     graph = {}
-    for found in IMPORTS:
+    for found in imports():
         graph.setdefault(found.room, set()).add(target(found))
         graph.setdefault(target(found), set())
     for room, below in graph.items():

@@ -1,13 +1,18 @@
-"""The catalogue in processes of their own: executed shapes, float64 off, eight devices."""
+"""The catalogue in other modes, most in processes of their own: shapes executed, eight devices."""
 
 from __future__ import annotations
 
 import os
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from funcnet import _machine
+from funcnet.catalogue import ROWS
 from tests.support.processes import run_python
+from tests.support.rules import SAMPLES, problem_of
 
 
 def test_annotations_hold_when_they_are_executed():
@@ -78,15 +83,13 @@ train.diagnose(net, run.final, (images, jnp.asarray(dataset.test.labels)))
 net.apply(run.best.params, run.best.state, images)
 for name in filter(str.islower, optimizers.__all__):
     rule = getattr(optimizers, name)(1)
-    rule.update(run.final.params, rule.init(run.final.params), run.final.params)
+    jax.eval_shape(lambda p: rule.update(p, rule.init(p), p), run.final.params)
 report = checks.check_rule(losses.softmax_cross_entropy, jnp.ones((2, 3)), jnp.array([0, 2]))
 assert checks.RuleReport.from_json(report.to_json()).raise_if_bad().ok
 print(count)
 """,
         XLA_FLAGS=_machine.quick_compile_flags(),
     )
-    from tests.support.rules import SAMPLES
-
     assert int(out) == len(SAMPLES) + 3
 
 
@@ -120,35 +123,26 @@ print(count)
         JAX_ENABLE_X64="1",
         MOST=str(most),
     )
-    from tests.support.rules import SAMPLES
-
     assert int(out) == sum(index < most for _, index in SAMPLES)
 
 
 def test_float32_stays_float32_without_x64():
     """With x64 off no program of a rule holds a float64, and gradients keep their dtypes."""
-    out = run_python(
-        """
-import jax, numpy as np, jax.numpy as jnp
-from funcnet.catalogue import ROWS
-from tests.support.rules import problem_of
-count = 0
-for row in ROWS.values():
-    p = problem_of(row, row.samples(np.random.default_rng(0))[0], jnp.float32)
-    def both(x):
-        y, pull = jax.vjp(p.rule, x)
-        return y, pull([jnp.ones_like(v) for v in y])
-    program = jax.make_jaxpr(both)(p.floats)
-    assert "f64" not in str(program), row.name
-    assert not any(a.weak_type for a in program.out_avals), row.name
-    count += 1
-print(count)
-""",
-        JAX_ENABLE_X64="0",
-    )
-    from funcnet.catalogue import ROWS
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        for row in ROWS.values():
+            p = problem_of(row, row.samples(np.random.default_rng(0))[0], jnp.float32)
 
-    assert int(out) == len(ROWS)
+            def both(x, rule=p.rule):
+                y, pull = jax.vjp(rule, x)
+                return y, pull([jnp.ones_like(v) for v in y])
+
+            program = jax.make_jaxpr(both)(p.floats)
+            assert "f64" not in str(program), row.name
+            assert not any(a.weak_type for a in program.out_avals), row.name
 
 
 def test_sharded_batches_give_what_one_device_gives():
@@ -201,6 +195,4 @@ print(count)
         # Where a batch lies is decided before what these flags leave out.
         XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
     )
-    from funcnet.catalogue import ROWS
-
     assert int(out) == len(ROWS) - 1

@@ -13,6 +13,8 @@ FILES = {
 }
 # The smallest run that is one: a second, most of it compiling.
 QUICK = ["train", "--hidden", "20", "--norm", "none", "--epochs", "2"]
+# What a run in a process of its own trains: without scikit-learn, whose import takes two seconds.
+PROCESS = ["--data", "synthetic", "--net", "softmax"]
 
 
 @pytest.fixture

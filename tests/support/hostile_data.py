@@ -190,7 +190,9 @@ def hostile_pickles():
     yield "deep_key", b"\x80\x02})" + b"\x85" * 50_000 + b"K\x01s."
     yield "opcode_flood", b"\x80\x02" + b"]" * 3_000_000 + b"."
     yield "mark_flood", b"\x80\x02" + b"(" * 3_000_000 + b"."
-    yield "memo_flood", b"\x80\x02]" + b"".join(b"r" + struct.pack("<I", i) for i in range(300_000))
+    memos = np.zeros(300_000, [("opcode", "S1"), ("index", "<u4")])
+    memos["opcode"], memos["index"] = b"r", np.arange(300_000)
+    yield "memo_flood", b"\x80\x02]" + memos.tobytes()
     yield "memo_index", b"\x80\x02]r\xff\xff\xff\xff."
     yield "memo_missing", b"\x80\x02h\x07."
     yield (
