@@ -146,7 +146,7 @@ def transpose_samples(rng: Generator) -> list[Sample]:
             {"stride": (2, 1), "groups": 2},
             DENSE,
         ),
-        Sample((transpose_params(rng, 1, 2, 2, 2), normal(rng, 2, 2, 3, 2)), {"stride": 3}),
+        Sample((transpose_params(rng, 1, 2, 2, 2), normal(rng, 2, 1, 3, 2)), {"stride": 3}),
     ]
 
 
@@ -172,7 +172,12 @@ def sequence_refusals() -> tuple[Refusal, ...]:
         value_error("negative padding", params, x, padding=-1, match="0 or more pixels"),
         type_error("padding of 2-D", params, x, padding=((1, 1), (1, 1)), match="padding is"),
         value_error(
-            "kernel too large", params, x, dilation=3, padding=0, match="7 pixels by dilation 3"
+            "kernel too large",
+            params,
+            x,
+            dilation=3,
+            padding=0,
+            match="7 pixels by dilation 3, does not fit into length 5",
         ),
     )
 
@@ -197,8 +202,13 @@ def conv_refusals() -> tuple[Refusal, ...]:
     x = np.ones((1, 5, 5, 2))
     return (
         type_error("integer images", params, np.ones((1, 5, 5, 2), int), match="x has dtype int64"),
-        value_error("channels", params, np.ones((1, 2, 5, 5)), match="channels are last"),
-        value_error("no batch", params, np.ones((5, 5, 2)), match="expected 4 axes"),
+        value_error(
+            "channels",
+            params,
+            np.ones((1, 2, 5, 5)),
+            match=r"\(kh, kw, cin // groups, cout\) .* channels are last: \(n, c, h, w\) need",
+        ),
+        value_error("no batch", params, np.ones((5, 5, 2)), match=r"expected 4 axes.*\(n, h, w,"),
         value_error("bias", ConvParams(params.w, np.ones(3)), x, match=r"expected \(4,\), because"),
         value_error("stride 0", params, x, stride=0, match="stride is 0, expected at least 1"),
         type_error("stride 1.5", params, x, stride=1.5, match="expected an int or a pair"),
