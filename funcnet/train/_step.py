@@ -77,7 +77,7 @@ def init_state(
     params, state = net.init(jax.random.fold_in(key, INIT), shape)
     params, state = _cast(params, dtype), _cast(state, wide_dtype(jnp.dtype(dtype)))
     opt_state = jax.tree.map(_strong, optimizer.init(params))
-    return copied(TrainState(params, state, opt_state, jnp.zeros((), jnp.int32), key))
+    return copied(TrainState(params, state, opt_state, np.int32(0), key))
 
 
 def _strong(leaf: Any) -> Array:
@@ -90,7 +90,13 @@ def _strong(leaf: Any) -> Array:
 
 def copied(tree: Any) -> Any:
     """The same values in buffers of their own."""
-    return jax.tree.map(jnp.copy, tree)
+
+    def copy(leaf: Any) -> Array:
+        if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.extended):
+            return jnp.copy(leaf)  # of keys on several devices, device_put makes keys on one
+        return jax.device_put(leaf, may_alias=False)  # jnp.copy compiles one program a shape
+
+    return jax.tree.map(copy, tree)
 
 
 def make_step(
