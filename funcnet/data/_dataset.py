@@ -134,5 +134,7 @@ def on_device(
     """
     images, left = for_device(preprocessing, split.images, raw=raw)
     # Copies, because on a CPU JAX may read the caller's own arrays as long as they live.
-    own: Any = jax.device_put((images, np.asarray(split.labels, np.int32)), may_alias=False)
-    return Split(*own), left
+    if not isinstance(images, jax.Array):
+        images = np.array(images)
+    held: Any = jax.device_put((images, np.array(split.labels, np.int32)), may_alias=False)
+    return Split(*held), left

@@ -156,7 +156,7 @@ class Pace:
 def first_carry(train_state: Any, position: int, steps: int, streak: int = 0) -> Carry:
     """The carry before step number `position` of an epoch."""
     dtype = wide_dtype(float_dtype(train_state.params))
-    # From NumPy, which compiles nothing, and in buffers of their own, which can be donated.
+    # Out of NumPy's arrays, which compiles nothing.
     counts = np.int32(position), np.int32(streak)
     columns = (np.zeros(steps, kind) for kind in (dtype, np.float32, bool))
-    return Carry(train_state, *jax.device_put((*counts, *columns), may_alias=False))
+    return Carry(train_state, *jax.device_put((*counts, *columns)))

@@ -77,7 +77,7 @@ def init_state(
     params, state = net.init(jax.random.fold_in(key, INIT), shape)
     params, state = _cast(params, dtype), _cast(state, wide_dtype(jnp.dtype(dtype)))
     opt_state = jax.tree.map(_strong, optimizer.init(params))
-    return copied(TrainState(params, state, opt_state, np.int32(0), key))
+    return copied(TrainState(params, state, opt_state, jnp.zeros((), jnp.int32), key))
 
 
 def _strong(leaf: Any) -> Array:
@@ -92,9 +92,10 @@ def copied(tree: Any) -> Any:
     """The same values in buffers of their own."""
 
     def copy(leaf: Any) -> Array:
-        if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.extended):
-            return jnp.copy(leaf)  # of keys on several devices, device_put makes keys on one
-        return jax.device_put(leaf, may_alias=False)  # jnp.copy compiles one program a shape
+        # jnp.copy compiles a program for each shape; but device_put takes NumPy's arrays as they
+        # lie, whatever `may_alias` says, and brings keys from several devices to one.
+        plain = isinstance(leaf, Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+        return jax.device_put(leaf, may_alias=False) if plain else jnp.copy(leaf)
 
     return jax.tree.map(copy, tree)
 
