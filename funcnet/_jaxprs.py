@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+from jax.extend.core import jaxpr_as_fun
 
 
 def opened(jaxpr: Any) -> Any:
@@ -38,6 +39,22 @@ def equations(jaxpr: Any) -> Iterator[Any]:
         yield equation
         for inner in sub_jaxprs(equation.params):
             yield from equations(inner)
+
+
+def traced(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any, Callable[..., Any]]:
+    """The jaxpr of a function, what it returns as shapes, and itself without another trace.
+
+    >>> jaxpr, shape, again = traced(lambda x, y: {"sum": x + y}, 1, 2)
+    >>> shape["sum"].shape, again(3, 4)
+    ((), {'sum': Array(7, dtype=int64, weak_type=True)})
+    """
+    jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    tree = jax.tree.structure(shapes)
+
+    def again(*arguments: Any) -> Any:
+        return jax.tree.unflatten(tree, jaxpr_as_fun(jaxpr)(*jax.tree.leaves(arguments)))
+
+    return jaxpr, shapes, again
 
 
 def residual_bytes(call: Callable[[Any, Any], Any], diff: Any, rest: Any) -> tuple[int, int]:

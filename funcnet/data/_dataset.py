@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Int32
 
@@ -134,5 +134,7 @@ def on_device(
     """
     images, left = for_device(preprocessing, split.images, raw=raw)
     # Copies, because on a CPU JAX may read the caller's own arrays as long as they live.
-    labels = jnp.array(np.asarray(split.labels), jnp.int32, copy=True)
-    return Split(jnp.array(images, copy=True), labels), left  # type: ignore[arg-type]
+    if not isinstance(images, jax.Array):
+        images = np.array(images)
+    held: Any = jax.device_put((images, np.array(split.labels, np.int32)), may_alias=False)
+    return Split(*held), left

@@ -113,15 +113,20 @@ class Members(NamedTuple):
 
     def start(self, programs: Programs) -> tuple[dict[str, Array], Any, Any]:
         """Their values, their keys, and their state before training."""
-        values = {name: _weak(column) for name, column in self.columns.items()}
+        values = _weak(self.columns)
         keys = jnp.stack([jax.random.key(seed) for seed in self.seeds.tolist()])
         return values, keys, programs.start(values, keys)
 
 
-def _weak(column: np.ndarray) -> Array:
-    """Numbers as an array that promotes as Python's numbers do: as in a run of `fit` by itself."""
-    zero = 0.0 if column.dtype.kind == "f" else 0
-    return jnp.full(column.shape, zero).at[:].set(column)
+@jax.jit
+def _weak(columns: dict[str, Array]) -> dict[str, Array]:
+    """Numbers as arrays that promote as Python's numbers do: as in a run of `fit` by itself."""
+
+    def weak(column: Array) -> Array:
+        zero = 0.0 if jnp.issubdtype(column.dtype, jnp.floating) else 0
+        return jnp.full(column.shape, zero).at[:].set(column)
+
+    return jax.tree.map(weak, columns)
 
 
 class Trainer:
@@ -145,8 +150,8 @@ class Trainer:
         steps, epochs = setting.steps, setting.epochs
         values, keys, at = members.start(programs)
         # Steps give their buffers away, and the best state keeps its own.
-        kept = jax.tree.map(jnp.copy, keyless(at.train_state)) if "best" in self.keep else ()
-        best = Best(kept, jnp.full((len(keys),), -1, jnp.int32))
+        kept = keyless(at.train_state) if "best" in self.keep else ()
+        best = jax.device_put(Best(kept, np.full(len(keys), -1, np.int32)), may_alias=False)
         batches = [self._batched(setting.accuracy_rows(seed)) for seed in seeds.tolist()]
         rows, counted = np.stack([batch[0] for batch in batches]), batches[0][1]
         splits = (self.inputs, counted), self._val
@@ -155,7 +160,7 @@ class Trainer:
         losses = np.full((len(keys), epochs * steps), np.nan, at.losses.dtype)
         pace = engine.Pace()
         for epoch in range(epochs + 1):
-            alive = np.array(self.plan.is_alive(at))
+            alive = self.plan.is_alive(jax.device_get(at.streak))
             if not alive[:wanted].any():
                 report.skip(wanted * steps * (epochs - epoch))
                 break
@@ -169,8 +174,7 @@ class Trainer:
             if epoch == epochs:
                 break
             order = programs.order(keys, np.int32(epoch))
-            at = at._replace(position=jnp.zeros_like(at.position))
-            position = 0
+            at, position = _at_first(at), 0
             while position < steps:
                 count = pace.stop(position, steps) - position
                 began = time.perf_counter()
@@ -181,8 +185,8 @@ class Trainer:
                 position += count
             losses[:, epoch * steps : (epoch + 1) * steps] = at.losses
 
-        first = np.array(at.train_state.step - at.streak) + 1
-        stopped_at = np.where(self.plan.is_alive(at), 0, first)
+        step, streak = jax.device_get((at.train_state.step, at.streak))
+        stopped_at = np.where(self.plan.is_alive(streak), 0, step - streak + 1)
         final = jax.device_get(keyless(at.train_state)) if "final" in self.keep else None
         if self._val is None:
             best = best._replace(state=keyless(at.train_state) if "best" in self.keep else ())
@@ -192,7 +196,7 @@ class Trainer:
             if name not in self.keep:
                 return None
             own = jax.tree.map(lambda leaf: np.array(leaf[index]), states[name])
-            return own._replace(key=keys[index])
+            return own._replace(key=jax.random.key(int(seeds[index])))
 
         return [
             Member(
@@ -216,7 +220,7 @@ class Trainer:
         at = programs.advance(at, own, count, *self.inputs)
         spent, fastest = 0.0, float("inf")
         while spent < _MEASURED_SECONDS:
-            at = at._replace(position=jnp.zeros_like(at.position))
+            at = _at_first(at)
             began = time.perf_counter()
             at = programs.advance(at, own, count, *self.inputs)
             seconds = time.perf_counter() - began
@@ -230,6 +234,11 @@ class Trainer:
         filled = np.pad(rows, (0, missing), mode="edge").astype(np.int32)
         counted = np.arange(len(filled)) < len(rows)
         return filled.reshape(-1, self._batch), counted.reshape(-1, self._batch)
+
+
+def _at_first(at: engine.Carry) -> engine.Carry:
+    """The same at the first step of an epoch."""
+    return at._replace(position=jax.device_put(np.zeros(at.position.shape, np.int32)))
 
 
 def keyless(state: Any) -> Any:

@@ -15,6 +15,7 @@ import optax
 from jax import Array, lax
 
 from funcnet import data, losses, train
+from funcnet._jaxprs import traced
 from funcnet._validate import float_dtype
 from funcnet.kernels import wide
 from funcnet.nets import Net
@@ -81,7 +82,7 @@ class Plan(NamedTuple):
         and a second guard would read the whole state once more.
         """
         values, rows = own
-        trial, alive = self.trial(values), self.is_alive(at)
+        trial, alive = self.trial(values), self.is_alive(at.streak)
 
         @functools.wraps(trial.loss)
         def loss(*args: Any, **options: Any) -> Array:
@@ -95,17 +96,9 @@ class Plan(NamedTuple):
         now = now._replace(step=jnp.where(alive, now.step, at.train_state.step))
         return after._replace(train_state=now, streak=streak)
 
-    def advance(
-        self, at: engine.Carry, own: Any, count: Any, *inputs: Any, looped: bool = True
-    ) -> engine.Carry:
-        """So many steps of an epoch; without `looped` one."""
-        if not looped:
-            return self.step(at, own, *inputs)
-        return lax.fori_loop(0, count, lambda _, at: self.step(at, own, *inputs), at)
-
-    def is_alive(self, at: engine.Carry) -> Any:
+    def is_alive(self, streak: Any) -> Any:
         """Whether the run has not ended, as `train.fit` ends one that is not finite."""
-        return at.streak < self.setting.max_nonfinite
+        return streak < self.setting.max_nonfinite
 
     def evaluate(self, best: Best, own: Any, splits: Any) -> Any:
         """The best state with this one counted in, and each split's (right answers, rows counted).
@@ -136,22 +129,30 @@ class Plan(NamedTuple):
         if on_val is None:
             return best, train_right, jnp.zeros((2,), jnp.int32)
         val_right = right(*on_val)
-        better = self.is_alive(at) & (val_right[0] > best.right)
+        better = self.is_alive(at.streak) & (val_right[0] > best.right)
         kept = () if best.state == () else now._replace(key=None)
         state = jax.tree.map(partial(jnp.where, better), kept, best.state)
         return Best(state, jnp.where(better, val_right[0], best.right)), train_right, val_right
 
 
 class Programs:
-    """A plan's functions over a leading axis of members, compiled; with "loop" it has length 1."""
+    """A plan's functions over a leading axis of members, compiled; with "loop" it has length 1.
 
-    def __init__(self, plan: Plan, how: How, looped: bool = True):
-        self.plan, self.looped = plan, looped
+    Its `step` is as `trace` has it, to be traced once for all ways.
+    """
+
+    def __init__(self, plan: Plan, how: How, step: Callable[..., Any], looped: bool = True):
+        self.looped = looped
+
+        def advance(at: engine.Carry, own: Any, count: Any, *inputs: Any) -> engine.Carry:
+            if not looped:  # by `count`, one
+                return step(at, own, *inputs)
+            return lax.fori_loop(0, count, lambda _, at: step(at, own, *inputs), at)
+
         # Not compiled as a whole, as `fit` does not: fused, a float32 initialiser rounds otherwise.
         self.start = jax.vmap(plan.start)
-        self.order = jax.jit(jax.vmap(plan.setting.order, in_axes=(0, None)))
-        advance = over_members(how, partial(plan.advance, looped=looped))
-        self._advance = jax.jit(advance, donate_argnums=0)
+        self.order = jax.vmap(plan.setting.order, in_axes=(0, None))  # of one program for all plans
+        self._advance = jax.jit(over_members(how, advance), donate_argnums=0)
         self.evaluate = jax.jit(over_members(how, plan.evaluate), donate_argnums=0)
 
     def advance(self, at: engine.Carry, own: Any, count: int, *inputs: Any) -> engine.Carry:
@@ -176,7 +177,7 @@ def over_members(how: How, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Traced(NamedTuple):
-    """What tracing a plan tells: its first state's shapes, its program, and what XLA makes of it.
+    """What tracing a plan tells: its first state's shapes, its step, and what XLA makes of it.
 
     `program` is text and arrays that are the same for the same computation; `loops_badly` says
     whether XLA's CPU backend would spoil the step inside a loop.
@@ -184,6 +185,7 @@ class Traced(NamedTuple):
 
     training: engine.Carry
     output_shape: tuple[int, ...]
+    step: Callable[..., engine.Carry]
     program: tuple[Any, ...]
     loops_badly: bool
 
@@ -193,7 +195,7 @@ def trace(plan: Plan, values: Any, split: Any, preprocessing: Any) -> Traced:
     key = jax.eval_shape(lambda: jax.random.key(0))
     begin, training = jax.make_jaxpr(plan.start, return_shape=True)(values, key)
     rows = jax.eval_shape(plan.setting.order, key, 0)
-    step = jax.make_jaxpr(plan.step)(training, (values, rows), split, preprocessing)
+    step, _, again = traced(plan.step, training, (values, rows), split, preprocessing)
 
     def output(values: Any, now: train.TrainState) -> Array:
         x = jnp.zeros((2, *plan.setting.input_shape), float_dtype(now.params))
@@ -204,6 +206,7 @@ def trace(plan: Plan, values: Any, split: Any, preprocessing: Any) -> Traced:
     return Traced(
         training,
         jax.eval_shape(output, values, training.train_state).shape,
+        again,
         (text, *begin.consts, *step.consts),
         jax.default_backend() == "cpu" and engine.slow_in_loops(step.jaxpr),
     )

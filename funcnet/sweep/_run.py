@@ -266,13 +266,14 @@ def _chosen(
     """The way through these members, its programs, and the seconds a step of each way measured."""
     plan, measured = trainer.plan, how == "measure"
     first: How = "loop" if measured else how
-    tried = {first: Programs(plan, first, looped=first != "loop" or not traced.loops_badly)}
+    looped = first != "loop" or not traced.loops_badly
+    tried = {first: Programs(plan, first, traced.step, looped)}
     steps = plan.setting.epochs * plan.setting.steps * len(members.seeds)
     if not measured or traced.loops_badly or not steps or len(members.seeds) == 1:
         return first, tried[first], {}
     seconds: dict[str, float] = {}
     for way in HOWS:
-        tried.setdefault(way, Programs(plan, way))
+        tried.setdefault(way, Programs(plan, way, traced.step))
         some = members.of(list(range(1 if way == "loop" else at_once)))
         seconds[way] = trainer.step_seconds(tried[way], some)
         if seconds["loop"] * steps < _WORTH_MEASURING_SECONDS:

@@ -128,7 +128,7 @@ def diagnose(
     if not isinstance(net, Net):
         raise TypeError(f"diagnose: net is {net!r}, expected a nets.Net(init, apply).")
     # Whatever NumPy makes an array of, such as lists and tensors, as `fit` takes it.
-    x, y = (jnp.asarray(a if isinstance(a, Array) else np.asarray(a)) for a in batch)
+    x, y = (a if isinstance(a, Array) else jax.device_put(np.asarray(a)) for a in batch)
     batch = x, y
     names: list[str] = []  # in the order of the forward pass
 

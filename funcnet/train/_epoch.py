@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.extend.core import jaxpr_as_fun
 
-from funcnet._jaxprs import equations
+from funcnet._jaxprs import equations, traced
 from funcnet._validate import float_dtype
 from funcnet.kernels import wide_dtype
 from funcnet.train import contract
@@ -97,16 +96,10 @@ def compile_epoch(
 
     if _config.jax_disable_jit:
         return on_host(advance)
-    traced, shapes = jax.make_jaxpr(advance, return_shape=True)(carry, order, *inputs)
+    jaxpr, shapes, once = traced(advance, carry, order, *inputs)
     states = carry.train_state, shapes.train_state
-    contract.require("fit", contract.of_trace(traced, *states))
-    tree = jax.tree.structure(shapes)
-
-    def once(carry: Carry, *arguments: Any) -> Carry:
-        leaves = jax.tree.leaves((carry, arguments))
-        return jax.tree.unflatten(tree, jaxpr_as_fun(traced)(*leaves))
-
-    if jax.default_backend() == "cpu" and slow_in_loops(traced.jaxpr):
+    contract.require("fit", contract.of_trace(jaxpr, *states))
+    if jax.default_backend() == "cpu" and slow_in_loops(jaxpr.jaxpr):
         jitted = jax.jit(once, donate_argnums=0, keep_unused=True)
         step = jitted.lower(carry, order, *inputs).compile()
         contract.require("fit", contract.of_program(step, *states))
@@ -163,11 +156,7 @@ class Pace:
 def first_carry(train_state: Any, position: int, steps: int, streak: int = 0) -> Carry:
     """The carry before step number `position` of an epoch."""
     dtype = wide_dtype(float_dtype(train_state.params))
-    return Carry(
-        train_state,
-        jnp.asarray(position, jnp.int32),
-        jnp.asarray(streak, jnp.int32),
-        jnp.zeros((steps,), dtype),
-        jnp.zeros((steps,), jnp.float32),
-        jnp.zeros((steps,), bool),
-    )
+    # Out of NumPy's arrays, which compiles nothing.
+    counts = np.int32(position), np.int32(streak)
+    columns = (np.zeros(steps, kind) for kind in (dtype, np.float32, bool))
+    return Carry(train_state, *jax.device_put((*counts, *columns)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import jax
@@ -116,13 +116,19 @@ class Batches:
     def __init__(
         self, split: Any, rows: np.ndarray, preprocessing: data.Preprocessing, batch_size: int
     ):
+        if isinstance(split.images, Array):
+            split = jax.device_put(split)
         self._split, self._rows, self._size = split, rows, batch_size
         self._preprocessing = preprocessing
         self._kept: list[tuple[Any, ...]] = []
         images = split.images
         size = len(rows) * math.prod(images.shape[1:]) * images.dtype.itemsize
         self._keeps = isinstance(images, Array) and size <= _KEPT_BYTES
-        self.labels = split.labels[rows]
+
+    @cached_property
+    def labels(self) -> Any:
+        """Those of all rows."""
+        return _taken(self._split.labels, self._rows)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         """What `_forward` takes of each batch: preprocessing, images, labels, which are its own."""
@@ -137,9 +143,21 @@ class Batches:
             rows = self._rows[first : first + self._size]
             own = np.arange(self._size) < len(rows)
             rows = np.pad(rows, (0, self._size - len(rows)), mode="edge")
-            images, labels = (a[rows] for a in self._split)
+            images, labels = _taken(self._split, rows)
             images, left = data.for_device(self._preprocessing, images)
             yield left, images, labels, own
+
+
+def _taken(arrays: Any, rows: np.ndarray) -> Any:
+    """Rows of each array, of those on the device by one program."""
+    if isinstance(jax.tree.leaves(arrays)[0], Array):
+        return _gather(arrays, rows)
+    return jax.tree.map(lambda a: a[rows], arrays)
+
+
+@jax.jit
+def _gather(arrays: Any, rows: Array) -> Any:
+    return jax.tree.map(lambda a: a.at[rows].get(mode="promise_in_bounds"), arrays)
 
 
 def evaluate_rows(

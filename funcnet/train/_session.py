@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -62,7 +61,7 @@ def chunks(
             pace.took(done - position, seconds)
             position = done
         epoch, position = epoch + 1, 0
-        carry = carry._replace(position=jnp.zeros((), jnp.int32))
+        carry = carry._replace(position=jax.device_put(np.int32(0)))
 
 
 class Callbacks(NamedTuple):
@@ -201,7 +200,7 @@ class Session:
     def why_not_finite(self, streak: int) -> str:
         """What was not finite in the last `streak` steps, and where it began."""
         steps, first = self.setting.steps, self.step - streak
-        before = self.now._replace(step=jnp.asarray(first, jnp.int32))
+        before = self.now._replace(step=jax.device_put(np.int32(first)))
         epoch, position = divmod(first, steps)
         where = self.where(before, self.setting.order(self.now.key, epoch), position)
         several = f" and at the {streak - 1} after it" if streak > 1 else ""

@@ -90,7 +90,14 @@ def _strong(leaf: Any) -> Array:
 
 def copied(tree: Any) -> Any:
     """The same values in buffers of their own."""
-    return jax.tree.map(jnp.copy, tree)
+
+    def copy(leaf: Any) -> Array:
+        # jnp.copy compiles a program for each shape; but device_put takes NumPy's arrays as they
+        # lie, whatever `may_alias` says, and brings keys from several devices to one.
+        plain = isinstance(leaf, Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+        return jax.device_put(leaf, may_alias=False) if plain else jnp.copy(leaf)
+
+    return jax.tree.map(copy, tree)
 
 
 def make_step(

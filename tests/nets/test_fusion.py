@@ -1,5 +1,7 @@
 """Blocks that are fused: neither names nor numbers change."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,20 +47,22 @@ def test_fusing_changes_neither_names_nor_numbers(blocks, shape, first, rng):
     assert all(len(part.names) == 1 for part in plain.parts)
     params, state = initialised(fused, shape)
     jax.tree.map(np.testing.assert_array_equal, (params, state), initialised(plain, shape))
-    x = jnp.asarray(rng.normal(size=(4, *shape)))
-    results = []
-    for net in (fused, plain):
+    x = rng.normal(size=(4, *shape))
+
+    @partial(jax.jit, static_argnums=0)
+    def run(net, params, x):
+        results = []
         for train in (True, False):
+            y, vjp, after = jax.vjp(
+                lambda p, x, train=train: net.apply(p, state, x, train=train),
+                params, x, has_aux=True,
+            )  # fmt: skip
+            results.append((y, after, vjp(jnp.sin(lin(0, 50, *y.shape)))))
+        return results
 
-            @jax.jit
-            def run(params, x, net=net, train=train):
-                y, vjp, after = jax.vjp(
-                    lambda p, x: net.apply(p, state, x, train=train), params, x, has_aux=True
-                )
-                return y, after, vjp(jnp.sin(lin(0, 50, *y.shape)))
-
-            results.append(run(params, x))
-    for fused_result, plain_result in zip(results[:2], results[2:], strict=True):
+    for fused_result, plain_result in zip(
+        *(run(net, params, x) for net in (fused, plain)), strict=True
+    ):
         assert jax.tree.structure(fused_result) == jax.tree.structure(plain_result)
         for a, b in zip(*map(jax.tree.leaves, (fused_result, plain_result)), strict=True):
             # Sums of at most 4 * 6 * 8 terms of size 1, in another order.

@@ -93,8 +93,9 @@ def test_squares_that_underflow_in_float16(name):
 def test_squares_that_underflow_in_a_state_coarser_than_the_gradient():
     optimizer = opt.adam(0.01)
     state = optimizer.init(jnp.zeros(3, jnp.float16))
+    update = quickly(optimizer.update)
     for g in (0.004, 0.0):
-        updates, state = optimizer.update(jnp.full(3, g, jnp.float32), state)
+        updates, state = update(np.full(3, g, np.float32), state)
     assert np.all(state.nu == 0)
     assert np.abs(updates).max() <= 50 * 0.01
 
@@ -231,8 +232,9 @@ def test_decay_mask_may_be_a_prefix_or_a_function(mask):
 def test_weight_decay_may_be_a_schedule(make):
     optimizer = make(0.1, weight_decay=lambda t: jnp.where(t < 1, 0.0, 0.5))
     w = jnp.ones((2, 2))
-    free, state = optimizer.update(0 * w, optimizer.init(w), w)
-    decayed, _ = optimizer.update(0 * w, state, w)
+    update = quickly(optimizer.update)
+    free, state = update(0 * w, optimizer.init(w), w)
+    decayed, _ = update(0 * w, state, w)
     assert np.all(free == 0)
     assert np.all(decayed < 0)
 
@@ -246,10 +248,11 @@ def test_first_step_takes_the_schedule_at_0():
 
 
 def test_lamb_trusts_fully_where_a_norm_is_0():
-    p, g = jnp.array([[0.0, 0.0], [3.0, 4.0]]), jnp.array([[1.0, -1.0], [0.0, 0.0]])
+    p, g = np.array([[0.0, 0.0], [3.0, 4.0]]), np.array([[1.0, -1.0], [0.0, 0.0]])
     optimizer = opt.lamb(0.1)
+    update = quickly(optimizer.update)
     for row, expected in ((0, [-0.1, 0.1]), (1, [0.0, 0.0])):
-        updates, _ = optimizer.update(g[row], optimizer.init(p[row]), p[row])
+        updates, _ = update(g[row], optimizer.init(p[row]), p[row])
         np.testing.assert_allclose(updates, expected, rtol=1e-5)
 
 
@@ -373,7 +376,7 @@ def test_parameters_are_needed(make):
 @pytest.mark.parametrize("make", [opt.adadelta, opt.muon])
 def test_parameters_are_needed_for_decay(make):
     free, decayed = make(0.1), make(0.1, weight_decay=0.1)
-    free.update(ONE, free.init(ONE))
+    jax.eval_shape(free.update, ONE, free.init(ONE))
     with pytest.raises(ValueError, match=r"params=None"):
         decayed.update(ONE, decayed.init(ONE))
 

@@ -3,7 +3,6 @@
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 KEY = jax.random.key(0)
@@ -11,7 +10,7 @@ EPS = float(np.finfo(np.float64).eps)
 
 
 def in_float64(tree):
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), tree)
+    return jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree))
 
 
 def initialised(net, shape, key=KEY):
@@ -24,4 +23,4 @@ def applied(net, params, state, x, **options):
 
 
 def lin(low, high, *shape):
-    return jnp.asarray(np.linspace(low, high, math.prod(shape)).reshape(shape))
+    return np.linspace(low, high, math.prod(shape)).reshape(shape)

@@ -1,7 +1,6 @@
 """What the tests of training share: a small run, what it is compared by, and data that spoil it."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from funcnet import checkpoint, data, nets, optimizers, train
@@ -47,8 +46,10 @@ def batches(dataset, preprocessing, key, epoch, batch_size, dtype, **options):
     images, labels = dataset.train
     order = train.batch_order(key, epoch, len(labels), batch_size, **options)
     for rows in np.asarray(order):
-        x = data.preprocess(preprocessing, np.asarray(images)[rows], dtype)
-        yield x, jnp.asarray(np.asarray(labels)[rows])
+        yield preprocess(preprocessing, np.asarray(images)[rows], dtype), np.asarray(labels)[rows]
+
+
+preprocess = jax.jit(data.preprocess, static_argnums=2)
 
 
 class Counted:

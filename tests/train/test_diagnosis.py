@@ -18,23 +18,23 @@ def diagnosed(net, x, y=None, optimizer=None, change=lambda params: params, **op
     optimizer = optimizer or optimizers.sgd(0.1)
     state = train.init_state(net, optimizer, KEY, x.shape[1:], x.dtype)
     state = state._replace(params=change(state.params))
-    y = jnp.arange(len(x), dtype=jnp.int32) % 3 if y is None else y
+    y = np.arange(len(x), dtype=np.int32) % 3 if y is None else y
     return train.diagnose(net, state, (x, y), **options)
 
 
 def test_diagnose_measures_what_is_there(rng):
     """Against NumPy, at every layer of an affine - relu - affine net."""
     net = nets.serial(nets.affine(4), nets.relu(), nets.affine(3))
-    x, y = jnp.asarray(rng.normal(size=(5, 2))), jnp.array([0, 1, 2, 2, 1])
+    x, y = rng.normal(size=(5, 2)), np.array([0, 1, 2, 2, 1])
     state = train.init_state(net, optimizers.sgd(0.1), KEY, (2,), jnp.float64)
     found = train.diagnose(net, state, (x, y), reg=0.5)
     assert [row.name for row in found.rows] == ["input", "affine1", "relu1", "affine2"]
     assert (found.where, found.what) == (None, "")
     p1, p2 = (jax.tree.map(np.asarray, state.params[f"affine{i}"]) for i in (1, 2))
-    h = np.asarray(x) @ p1.w + p1.b[None]
+    h = x @ p1.w + p1.b[None]
     z = np.maximum(h, 0) @ p2.w + p2.b[None]
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
-    dz = (p - np.eye(3)[np.asarray(y)]) / 5
+    dz = (p - np.eye(3)[y]) / 5
     da = dz @ p2.w.T
     grads = (np.maximum(h, 0).T @ dz + 0.5 * p2.w, dz.sum(0))
     expected = {
@@ -47,7 +47,6 @@ def test_diagnose_measures_what_is_there(rng):
         measured = row.output, row.output_grad, row.params_grad
         for sizes, array in zip(measured, expected[row.name], strict=True):
             if array is not None:
-                array = np.asarray(array)
                 assert (sizes.nonfinite, sizes.size) == (0, array.size)
                 assert abs(sizes.max_abs - np.abs(array).max()) < 50 * EPS * sizes.max_abs
                 rms = np.sqrt(np.square(array).mean())
@@ -65,7 +64,7 @@ def test_diagnose_takes_the_steps_own_masks(rng):
         nets.affine(6), nets.residual(inner), nets.remat(inner), nets.dropout(0.3), nets.affine(3)
     )
     optimizer = optimizers.sgd(0.1)
-    x, y = jnp.asarray(rng.normal(size=(5, 4))), jnp.array([0, 1, 2, 2, 1])
+    x, y = rng.normal(size=(5, 4)), np.array([0, 1, 2, 2, 1])
     state = train.init_state(net, optimizer, KEY, (4,), jnp.float64)
     found = train.diagnose(net, state, (x, y))
     _, metrics = jax.jit(train.make_step(net, optimizer))(state, (x, y))
@@ -92,7 +91,13 @@ def broken_block(forward=lambda x: x, backward=lambda x, dy: dy):
     )
 
 
-ONES = jnp.ones((4, 5))
+ONES = np.ones((4, 5))
+
+
+def with_entry(array, index, value):
+    array = np.array(array)
+    array[index] = value
+    return array
 
 
 def with_leaf(layer, field, value):
@@ -100,16 +105,20 @@ def with_leaf(layer, field, value):
 
     def change(params):
         leaf = getattr(params[layer], field)
-        leaf = leaf.at[(0,) * leaf.ndim].set(value)
+        leaf = with_entry(leaf, (0,) * leaf.ndim, value)
         return params | {layer: params[layer]._replace(**{field: leaf})}
 
     return change
 
 
+def all_of(value):
+    return lambda params: jax.tree.map(lambda leaf: np.full(leaf.shape, value, leaf.dtype), params)
+
+
 DEEP = nets.fully_connected_net([6, 6], 3, norm="batch")
 STARTS = {
     "input": (
-        lambda: diagnosed(DEEP, ONES.at[1, 2].set(jnp.nan)),
+        lambda: diagnosed(DEEP, with_entry(ONES, (1, 2), np.nan)),
         "input", "the input (1 of 20 not finite)",
     ),
     "parameter": (
@@ -128,21 +137,20 @@ STARTS = {
     ),
     "output that overflows": (
         lambda: diagnosed(
-            nets.serial(nets.affine(4), nets.relu(), nets.affine(3)), ONES.astype(jnp.float32),
-            change=lambda p: jax.tree.map(lambda leaf: 1e20 * jnp.ones_like(leaf), p),
+            nets.serial(nets.affine(4), nets.relu(), nets.affine(3)), ONES.astype(np.float32),
+            change=all_of(1e20),
         ),
         "affine2", "the output of affine2 (12 of 12 not finite)",
     ),
     "only in low precision": (
         lambda: diagnosed(
             nets.serial(nets.affine(4), nets.relu(), nets.affine(3)), 300 * ONES,
-            change=lambda p: jax.tree.map(lambda leaf: 100 * jnp.ones_like(leaf), p),
-            compute_dtype=jnp.float16,
+            change=all_of(100.0), compute_dtype=jnp.float16,
         ),
         "affine1", "the output of affine1 (16 of 16 not finite)",
     ),
     "loss": (
-        lambda: diagnosed(DEEP, ONES, y=jnp.array([0, 1, 2, 3], jnp.int32)),
+        lambda: diagnosed(DEEP, ONES, y=np.array([0, 1, 2, 3], np.int32)),
         "loss", "the loss (1 of 1 not finite)",
     ),
     "gradient of the loss": (
@@ -160,7 +168,7 @@ STARTS = {
     ),
     "norm of the gradient": (
         lambda: diagnosed(
-            nets.affine(3), ONES.astype(jnp.float32), loss=lambda z, y: 1e30 * z.sum()
+            nets.affine(3), ONES.astype(np.float32), loss=lambda z, y: 1e30 * z.sum()
         ),
         "affine", None,
     ),
@@ -181,7 +189,7 @@ def test_diagnose_points_at_where_it_starts(make, where, what):
 
 
 def test_diagnose_prints_a_table():
-    lines = str(diagnosed(DEEP, ONES.at[1, 2].set(jnp.inf))).splitlines()
+    lines = str(diagnosed(DEEP, with_entry(ONES, (1, 2), np.inf))).splitlines()
     assert lines[0].split("  ")[0] == "layer"
     assert re.match(r"input .* 1 of 20 .*<- the input \(1 of 20 not finite\)", lines[1])
     assert [line.split()[0] for line in lines[2:4]] == ["affine1", "batch_norm1"]

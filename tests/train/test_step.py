@@ -34,16 +34,16 @@ def test_step_by_hand(rng):
     """One step of plain gradient descent against the formula, penalty included."""
     net, optimizer = nets.affine(3), optimizers.sgd(0.5)
     state = train.init_state(net, optimizer, KEY, (4,), jnp.float64)
-    x, y = jnp.asarray(rng.normal(size=(5, 4))), jnp.array([0, 1, 2, 2, 1])
+    x, y = rng.normal(size=(5, 4)), np.array([0, 1, 2, 2, 1])
     after, metrics = jax.jit(train.make_step(net, optimizer, reg=0.3))(state, (x, y))
     w, b = map(np.asarray, state.params)
-    scores = np.asarray(x) @ w + b[None]
+    scores = x @ w + b[None]
     p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     loss = -np.log(p[np.arange(5), y]).mean() + 0.15 * (w**2).sum()
-    dz = (p - np.eye(3)[np.asarray(y)]) / 5
-    dw, db = np.asarray(x).T @ dz + 0.3 * w, dz.sum(0)
+    dz = (p - np.eye(3)[y]) / 5
+    dw, db = x.T @ dz + 0.3 * w, dz.sum(0)
     assert abs(metrics["loss"] - loss) < 20 * EPS * loss
-    assert metrics["accuracy"] == np.float32((scores.argmax(1) == np.asarray(y)).mean())
+    assert metrics["accuracy"] == np.float32((scores.argmax(1) == y).mean())
     assert abs(metrics["grad_norm"] - math.sqrt((dw**2).sum() + (db**2).sum())) < 50 * EPS
     np.testing.assert_allclose(after.params.w, w - 0.5 * dw, atol=50 * EPS)
     np.testing.assert_allclose(after.params.b, b - 0.5 * db, atol=50 * EPS)
@@ -54,7 +54,7 @@ def test_step_by_hand(rng):
 def test_reg_and_learning_rate_may_be_traced(rng):
     """As a sweep needs it: one program for many strengths, each what it is alone."""
     net = nets.two_layer_net(6, 3)
-    x, y = jnp.asarray(rng.normal(size=(5, 4))), jnp.array([0, 1, 2, 2, 1])
+    x, y = rng.normal(size=(5, 4)), np.array([0, 1, 2, 2, 1])
 
     def trained(reg, rate):
         optimizer = optimizers.momentum(rate)
@@ -64,31 +64,38 @@ def test_reg_and_learning_rate_may_be_traced(rng):
             state, metrics = step(state, (x, y))
         return state.params, metrics["loss"]
 
-    regs, rates = jnp.array([0.0, 0.1, 1.0]), jnp.array([0.1, 0.05, 0.01])
-    together = jax.jit(jax.vmap(trained))(regs, rates)
+    regs, rates = np.array([0.0, 0.1, 1.0]), np.array([0.1, 0.05, 0.01])
+    together = jax.device_get(jax.jit(jax.vmap(trained))(regs, rates))
+    alone = jax.jit(trained)
     for i in range(3):
-        alone = jax.jit(trained)(regs[i], rates[i])
-        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), alone, 1e-12)
+        own = jax.tree.map(lambda leaf, i=i: leaf[i], together)
+        assert_close(own, alone(regs[i], rates[i]), 1e-12)
 
 
 def test_label_smoothing_reaches_the_loss(rng):
     net, optimizer = nets.affine(3), optimizers.sgd(0.1)
     state = train.init_state(net, optimizer, KEY, (4,), jnp.float64)
-    x, y = jnp.asarray(rng.normal(size=(5, 4))), jnp.array([0, 1, 2, 2, 1])
-    _, metrics = jax.jit(train.make_step(net, optimizer, label_smoothing=0.2))(state, (x, y))
-    expected = losses.softmax_cross_entropy(net.apply(state.params, (), x)[0], y, 0.2)
-    assert abs(metrics["loss"] - expected) < 10 * EPS
+    x, y = rng.normal(size=(5, 4)), np.array([0, 1, 2, 2, 1])
+    step = train.make_step(net, optimizer, label_smoothing=0.2)
+
+    @jax.jit
+    def both(state):
+        scores = net.apply(state.params, (), x)[0]
+        return step(state, (x, y))[1]["loss"], losses.softmax_cross_entropy(scores, y, 0.2)
+
+    found, expected = both(state)
+    assert abs(found - expected) < 10 * EPS
 
 
 def test_other_losses_and_float_targets(rng):
     net, optimizer = nets.affine(3), optimizers.sgd(0.1)
     state = train.init_state(net, optimizer, KEY, (4,), jnp.float64)
-    x = jnp.asarray(rng.normal(size=(5, 4)))
-    target = jnp.asarray(rng.normal(size=(5, 3)))
+    x, target = rng.normal(size=(5, 4)), rng.normal(size=(5, 3))
     step = jax.jit(train.make_step(net, optimizer, losses.mean_squared_error))
     _, metrics = step(state, (x, target))
     assert "accuracy" not in metrics
-    expected = np.square(net.apply(state.params, (), x)[0] - target).mean()
+    w, b = map(np.asarray, state.params)
+    expected = np.square(x @ w + b - target).mean()
     assert abs(metrics["loss"] - expected) < 20 * EPS * expected
     hinge = train.make_step(net, optimizer, losses.multiclass_hinge)
     assert "accuracy" in jax.eval_shape(hinge, state, (x, jnp.zeros(5, jnp.int32)))[1]
@@ -119,7 +126,7 @@ def test_any_optax_optimizer_will_do():
 def test_the_step_lowers_for_every_platform_and_branches_on_a_cpu_only():
     optimizer = optimizers.adam(1e-2)
     state = train.init_state(NET, optimizer, KEY, (4, 4, 1))
-    batch = jnp.ones((5, 4, 4, 1), jnp.float32), jnp.zeros(5, jnp.int32)
+    batch = np.ones((5, 4, 4, 1), np.float32), np.zeros(5, np.int32)
     traced = jax.jit(train.make_step(NET, optimizer)).trace(state, batch)
     branches = {
         platform: traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.case")
@@ -163,7 +170,7 @@ def test_donation_is_used_and_changes_nothing():
 
 def test_fit_harms_neither_its_arguments_nor_its_results():
     images, labels = (np.array(a) for a in DATA.train)
-    dataset = DATA._replace(train=data.Split(jnp.asarray(images), jnp.asarray(labels)))
+    dataset = DATA._replace(train=data.Split(*map(jax.device_put, (images, labels))))
     start = train.init_state(NET, optimizers.sgd(0.1), KEY, (4, 4, 1))
     run = fit(dataset=dataset, state=start, epochs=3)
     for tree in (dataset.train, start, run.best, run.final):
@@ -191,7 +198,7 @@ def test_compute_dtype_is_what_the_net_runs_in_and_nothing_else():
     optimizer = optimizers.adam(1e-3)
     state = train.init_state(net, optimizer, jax.random.key(0), (8, 8, 3))
     rng = np.random.default_rng(0)
-    batch = jnp.asarray(rng.normal(size=(6, 8, 8, 3)), jnp.float32), jnp.arange(6) % 3
+    batch = rng.normal(size=(6, 8, 8, 3)).astype(np.float32), np.arange(6) % 3
     plain, low = (train.make_step(net, optimizer, compute_dtype=d) for d in (None, jnp.bfloat16))
 
     dtypes = set()
@@ -363,8 +370,8 @@ def test_every_optimizer_of_optax_makes_three_steps():
 
 def test_complex_parameters_go_downhill(rng):
     """The gradient by a complex number is conjugated: w' = w - rate dL/dRe w - i rate dL/dIm w."""
-    w = jnp.asarray(rng.normal(size=(4, 3)) + 1j * rng.normal(size=(4, 3)))
-    x, y = jnp.asarray(rng.normal(size=(5, 4))), jnp.array([0, 1, 2, 2, 1])
+    w = jax.device_put(rng.normal(size=(4, 3)) + 1j * rng.normal(size=(4, 3)))
+    x, y = rng.normal(size=(5, 4)), np.array([0, 1, 2, 2, 1])
 
     def score(params, x):
         return jnp.abs(x.astype(complex) @ params) ** 2
@@ -379,9 +386,10 @@ def test_complex_parameters_go_downhill(rng):
     def loss(re, im):
         return losses.softmax_cross_entropy(score(jax.lax.complex(re, im), x), y)
 
-    down = jax.grad(loss, (0, 1))(w.real, w.imag)
-    np.testing.assert_allclose(after.params, w - 0.1 * jax.lax.complex(*down), rtol=1e-12)
-    size = math.sqrt(sum(float((g**2).sum()) for g in down))
+    w = np.asarray(w)
+    re, im = map(np.asarray, jax.jit(jax.grad(loss, (0, 1)))(w.real, w.imag))
+    np.testing.assert_allclose(after.params, w - 0.1 * (re + 1j * im), rtol=1e-12)
+    size = math.sqrt((re**2).sum() + (im**2).sum())
     np.testing.assert_allclose(metrics["grad_norm"], size, rtol=1e-12)
 
 
@@ -467,12 +475,12 @@ rng = np.random.default_rng(0)
 # Each device's share has a mean of its own, so that statistics of a share would show.
 x = rng.normal(size=(10, 16, 6)) + np.repeat(np.arange(8), 2)[None, :, None]
 y = rng.integers(0, 3, (10, 16), dtype=np.int32)
+start = train.init_state(net, optimizer, jax.random.key(0), (6,), jnp.float64)
 step = jax.jit(train.make_step(net, optimizer, reg=0.1), donate_argnums=0)
 
 def trained(count):
     mesh = Mesh(np.array(jax.devices()[:count]), ("batch",))
-    state = train.init_state(net, optimizer, jax.random.key(0), (6,), jnp.float64)
-    state = jax.device_put(state, NamedSharding(mesh, P()))
+    state = jax.device_put(jax.tree.map(jnp.copy, start), NamedSharding(mesh, P()))
     values = []
     for batch in zip(x, y):
         before = jax.tree.map(lambda leaf: leaf.sharding, state.params)
@@ -493,12 +501,14 @@ for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight)):
 np.testing.assert_allclose(values_1, values_8, rtol=1e-12)
 
 # The test can fail: with statistics of each share the loss is another.
-state = train.init_state(net, optimizer, jax.random.key(0), (6,), jnp.float64)
 def mean_loss(x, y):
-    z, _ = net.apply(state.params, state.state, x, train=True, key=state.key)
+    z, _ = net.apply(start.params, start.state, x, train=True, key=start.key)
     return losses.softmax_cross_entropy(z, y)
-shares = jax.vmap(mean_loss)(jnp.asarray(x[0]).reshape(8, 2, 6), jnp.asarray(y[0]).reshape(8, 2))
-assert abs(float(shares.mean() - mean_loss(jnp.asarray(x[0]), jnp.asarray(y[0])))) > 1e-3
+@jax.jit
+def of_shares_and_of_all(x, y):
+    return jax.vmap(mean_loss)(x.reshape(8, 2, 6), y.reshape(8, 2)).mean(), mean_loss(x, y)
+of_shares, of_all = of_shares_and_of_all(x[0], y[0])
+assert abs(float(of_shares - of_all)) > 1e-3
 print("8 devices:", len(jax.devices()))
 """
 
