@@ -397,8 +397,7 @@ def linear(p: Problem) -> Check:
 
 
 def _eager(p: Problem) -> tuple[list[Any], list[Any]]:
-    diff = [jnp.asarray(x) for x in p.smooth.diff]
-    rest = [jnp.asarray(x) for x in p.rest_in(p.dtype)]
+    diff, rest = jax.device_put((p.smooth.diff, p.rest_in(p.dtype)))
     plain_value, _ = p.call(p.f, diff, rest)
     _, pull, _ = p.vjp(p.f, diff, rest)
     return jax.device_get(plain_value), jax.device_get(pull(p.cotangent(p.rows.random[0])))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -61,36 +61,24 @@ class Transforms:
     @functools.cached_property
     def results(self) -> dict[str, Any]:
         """The result of each program, or the exception that it raised."""
-        banks = (self.diff, self.rest, self.cts)
-        traced, results = {}, {}
-        for name, program in self.programs().items():
-            try:
-                traced[name] = jax.make_jaxpr(program, return_shape=True)(*banks)
-            except Exception as error:
-                results[name] = error
-        flat = jax.tree.leaves(banks)
+        programs, banks = self.programs(), (self.diff, self.rest, self.cts)
 
-        def run(names: Sequence[str], *arrays: Any) -> Any:
-            return {
-                name: jax.core.eval_jaxpr(traced[name][0].jaxpr, traced[name][0].consts, *arrays)
-                for name in names
-            }
+        def compiled(names: Iterable[str]) -> dict[str, Any]:
+            def run(*banks: Any) -> Any:
+                return {name: programs[name](*banks) for name in names}
 
-        def compiled(names: Sequence[str]) -> dict[str, Any]:
-            return jax.device_get(quick_jit(functools.partial(run, names))(*flat))
+            return jax.device_get(quick_jit(run)(*banks))
 
         try:
-            outputs = compiled(list(traced))
+            return compiled(programs)
         except Exception:  # find out which of them it was
-            outputs = {}
-            for name in traced:
+            results: dict[str, Any] = {}
+            for name in programs:
                 try:
-                    outputs |= compiled([name])
+                    results |= compiled([name])
                 except Exception as error:
                     results[name] = error
-        for name, leaves in outputs.items():
-            results[name] = jax.tree.unflatten(jax.tree.structure(traced[name][1]), leaves)
-        return results
+            return results
 
     def result(self, name: str) -> Any:
         """One program's result; raises what it raised."""

@@ -124,9 +124,9 @@ DRAWS = {
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_draws_are_the_same_with_x64_and_without(draw):
-    wide = draw(jax.random.key(7))
+    wide = jax.jit(draw)(jax.random.key(7))
     with jax.enable_x64(False):
-        narrow = draw(jax.random.key(7))
+        narrow = jax.jit(draw)(jax.random.key(7))
     assert_same(wide, narrow)
 
 

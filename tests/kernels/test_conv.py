@@ -57,26 +57,36 @@ def test_products_of_patches_are_the_convolution(geometry, dtype, rng):
 @pytest.mark.parametrize("geometry", GROUPED, ids=["two", "depthwise", "twofold", "many_taps"])
 def test_groups_are_xlas_groups(geometry, dtype, rng):
     x, w, dy, where = drawn(geometry, rng, dtype)
-    maps = maps_of(x, w, dy[:, :-1], where)
-    for ours, xla, operands in maps:
-        got, want = jax.jit(lambda a, b, f=ours, g=xla: (f(a, b), g(a, b)))(*operands)
+
+    @jax.jit
+    def pairs(x, w, dy):
+        maps = maps_of(x, w, dy, where)
+        return [(ours(*operands), xla(*operands)) for ours, xla, operands in maps]
+
+    for got, want in pairs(x, w, dy[:, :-1]):
         assert_close(got, want, dy.size)
 
 
 @pytest.mark.parametrize("geometry", [DILATED[1], *GROUPED[:3]])
 def test_dilation_and_groups_differentiate_and_batch(geometry, rng):
     x, w, dy, where = drawn(geometry, rng)
-    for f, _, operands in maps_of(x, w, dy[:, :-1], where):
+    maps = maps_of(x, w, dy[:, :-1], where)
+
+    @jax.jit
+    def of_two(several):
+        return [jax.vmap(f)(*operands) for (f, *_), operands in zip(maps, several, strict=True)]
+
+    several = [[np.stack([a, 2 * a]) for a in operands] for *_, operands in maps]
+    for (f, _, operands), got in zip(maps, of_two(several), strict=True):
         check_grads(f, operands, order=2, modes=["fwd", "rev"])
-        one = f(*operands)
-        got = jax.jit(jax.vmap(f))(*(jnp.stack([a, 2 * a]) for a in operands))
-        assert_close(got, jnp.stack([one, 4 * one]), dy.size)
+        one = np.asarray(f(*operands))
+        assert_close(got, np.stack([one, 4 * one]), dy.size)
 
 
 @pytest.mark.parametrize("without", [jax.disable_jit, chex.fake_jit])
 def test_without_jit_each_map_is_one_operation(without, rng):
     x, w, dy, where = drawn(GEOMETRIES[0], rng)
-    a, b = x[0, 0], w[0, 0]
+    x, w, dy, a, b = jax.device_put((x, w, dy, x[0, 0], w[0, 0]))
     with without():
         for f, xla, operands in maps_of(x, w, dy, where):
             assert_close(f(*operands), xla(*operands), dy.size)
@@ -131,7 +141,7 @@ def far_from_the_kink(y):
     middle = values[len(values) // 4 : len(values) - len(values) // 4]
     below = np.diff(middle, axis=0).argmax(0)
     channels = np.arange(y.shape[-1])
-    return jnp.asarray(-(middle[below, channels] + middle[below + 1, channels]) / 2)
+    return -(middle[below, channels] + middle[below + 1, channels]) / 2
 
 
 @pytest.mark.parametrize("relu", [False, True])
@@ -147,31 +157,35 @@ def test_with_bias_and_relu_it_differentiates_as_its_parts(geometry, relu, rng):
     def whole(x, w, b):
         return kernels.conv_bias(x, w, b, *where.values(), relu=relu)
 
-    assert_close(whole(x, w, b), parts(x, w, b), w[..., 0].size)
     check_grads(whole, (x, w, b), order=2, modes=["fwd", "rev"])
-    axes = (None, 0, 0)
-    several = x, jnp.stack([w, -w]), jnp.stack([b, 2 * b])
-    one_by_one = [parts(x, several[1][i], several[2][i]) for i in range(2)]
-    assert_close(jax.vmap(whole, axes)(*several), jnp.stack(one_by_one), w[..., 0].size)
     low = kernels.conv_bias(*(a.astype(jnp.bfloat16) for a in (x, w, b)), *where.values())
     assert low.dtype == jnp.float32
+    several = np.stack([w, -w]), np.stack([b, 2 * b])
+
+    @jax.jit
+    def pairs(several):
+        one_by_one = [parts(x, *(a[i] for a in several)) for i in range(2)]
+        mapped = jax.vmap(whole, (None, 0, 0))(x, *several)
+        return [(whole(x, w, b), one_by_one[0]), (mapped, jnp.stack(one_by_one))]
+
+    for pair in pairs(several):
+        assert_close(*pair, w[..., 0].size)
 
 
 @pytest.mark.parametrize("relu", [False, True])
 def test_a_product_with_bias_and_relu_differentiates_as_its_parts(relu, rng):
-    a, b = (jnp.asarray(rng.normal(size=shape)) for shape in ((5, 4), (4, 3)))
+    a, b = (rng.normal(size=shape) for shape in ((5, 4), (4, 3)))
     bias = far_from_the_kink(a @ b)
 
     def parts(a, b, bias):
         y = a @ b + bias[None]
-        return jnp.where(y > 0, y, 0) if relu else y
+        return np.where(y > 0, y, 0) if relu else y
 
     whole = functools.partial(kernels.matmul_bias, relu=relu)
     assert_close(whole(a, b, bias), parts(a, b, bias), 4)
     check_grads(whole, (a, b, bias), order=2, modes=["fwd", "rev"])
-    several = jnp.stack([b, -b])
-    got = jax.vmap(whole, (None, 0, None))(a, several, bias)
-    assert_close(got, jnp.stack([parts(a, b, bias), parts(a, -b, bias)]), 4)
+    got = jax.jit(jax.vmap(whole, (None, 0, None)))(a, np.stack([b, -b]), bias)
+    assert_close(got, np.stack([parts(a, b, bias), parts(a, -b, bias)]), 4)
     low = kernels.matmul_bias(*(x.astype(jnp.bfloat16) for x in (a, b, bias)))
     assert low.dtype == jnp.float32
 
@@ -180,27 +194,30 @@ def test_a_product_with_bias_and_relu_differentiates_as_its_parts(relu, rng):
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0), (1, 2)])
 def test_maps_of_a_batch_are_the_maps_one_by_one(geometry, axes, rng):
     x, w, dy, where = drawn(geometry, rng)
-    kernel, image = w.shape[:2], x.shape[1:3]
-    for f, args in (
-        (lambda x, w: kernels.conv(x, w, **where), (x, w)),
-        (lambda x, dy: kernels.conv_kernel_gradient(x, dy, size=kernel, **where), (x, dy)),
-        (lambda dy, w: kernels.conv_input_gradient(dy, w, size=image, **where), (dy, w)),
-    ):
-        several = [
-            a if axis is None else jnp.stack([a, 2 * a, a - 1], axis)
-            for a, axis in zip(args, axes, strict=True)
+    maps = maps_of(x, w, dy, where)
+    several = [
+        [
+            a if axis is None else np.stack([a, 2 * a, a - 1], axis)
+            for a, axis in zip(operands, axes, strict=True)
         ]
+        for *_, operands in maps
+    ]
+
+    @jax.jit
+    def mapped(several):
+        return [jax.vmap(f, axes)(*args) for (f, *_), args in zip(maps, several, strict=True)]
+
+    for (f, *_), args, got in zip(maps, several, mapped(several), strict=True):
         one_by_one = [
             f(
                 *(
-                    a if axis is None else jnp.take(a, i, axis)
-                    for a, axis in zip(several, axes, strict=True)
+                    a if axis is None else np.take(a, i, axis)
+                    for a, axis in zip(args, axes, strict=True)
                 )
             )
             for i in range(3)
         ]
-        got = jax.jit(jax.vmap(f, axes))(*several)
-        assert_close(got, jnp.stack(one_by_one), dy.size)
+        assert_close(got, np.stack(one_by_one), dy.size)
 
 
 def test_no_images_have_no_output_and_a_gradient_of_zeros():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 
@@ -62,16 +63,15 @@ def test_central_differences(name, index, rng):
     p = problem(name, index)
     if not p.row.smooth:
         pytest.skip(f"{name} has kinks everywhere")
-    direction = [jnp.asarray(rng.normal(size=x.shape)) for x in p.floats]
-    outputs = jax.eval_shape(p.rule, p.floats)
-    (dy,) = zip(*cotangents(outputs, rng, 1), strict=True) if outputs else ((),)
+    direction = [jax.device_put(rng.normal(size=x.shape)) for x in p.floats]
+    dy = cotangents(jax.eval_shape(p.rule, p.floats), rng)
     if p.row.statistics:  # the statistics move, and carry no gradient
-        dy = (dy[0], *(jnp.zeros_like(d) for d in dy[1:]))
+        dy[1:] = [jnp.zeros_like(d) for d in dy[1:]]
 
     @jax.jit
     def both(floats):
         _, pull = jax.vjp(p.rule, floats)
-        slope = sum((jnp.vdot(a, b) for a, b in zip(pull(list(dy))[0], direction, strict=True)))
+        slope = sum((jnp.vdot(a, b) for a, b in zip(pull(dy)[0], direction, strict=True)))
 
         def along(t):
             ys = p.rule([x + t * d for x, d in zip(floats, direction, strict=True)])
@@ -81,7 +81,7 @@ def test_central_differences(name, index, rng):
         points = jax.vmap(along)(h * jnp.array([-2.0, -1.0, 1.0, 2.0]))
         return slope, (points @ jnp.array([1.0, -8.0, 8.0, -1.0])) / (12 * h), abs(points).max()
 
-    slope, difference, size = both(p.floats)
+    slope, difference, size = jax.device_get(both(p.floats))
     # Five points: rounding eps * |f| / h, and h**4 / 30 of a fifth derivative, which is some
     # millions where four rows are standardised.
     h = 2.0**-11
@@ -92,9 +92,8 @@ def test_central_differences(name, index, rng):
 @each_further_sample
 def test_second_order(name, index, rng):
     p = problem(name, index)
-    outputs = jax.eval_shape(p.rule, p.floats)
-    dy = [d[0] for d in cotangents(outputs, rng, 1)]
-    v = [jnp.asarray(rng.normal(size=x.shape)) for x in p.floats]
+    dy = cotangents(jax.eval_shape(p.rule, p.floats), rng)
+    v = [jax.device_put(rng.normal(size=x.shape)) for x in p.floats]
 
     def slope(f):
         def inner(floats):
@@ -122,13 +121,12 @@ def test_second_order(name, index, rng):
 def test_vmap_over_each_argument(name, index, rng):
     """Over all together, and of the first sample over each alone."""
     p = problem(name, index)
-    dy = [d[0] for d in cotangents(jax.eval_shape(p.rule, p.floats), rng, 1)]
+    dy = cotangents(jax.eval_shape(p.rule, p.floats), rng)
 
     def value_and_cotangents(*floats):
         ys, pull = jax.vjp(p.rule, list(floats))
         return ys, pull(dy)[0]
 
-    solo = jax.jit(value_and_cotangents)
     floats = [np.asarray(x) for x in p.floats]  # NumPy compiles nothing to scale and to stack
     n = len(floats)
     cases = [(list(range(n)), axis) for axis in (0, -1)]
@@ -146,20 +144,25 @@ def test_vmap_over_each_argument(name, index, rng):
         ]
         for own in axes
     ]
+    alone = [
+        np.stack([x * f if i in subset else x for subset, _ in cases for f in factors])
+        for i, x in enumerate(floats)
+    ]
 
     @jax.jit
-    def all_cases(stacked):
-        return [
+    def all_cases(stacked, alone):
+        mapped = [
             jax.vmap(value_and_cotangents, own)(*args)
             for own, args in zip(axes, stacked, strict=True)
         ]
+        return mapped, jax.lax.map(lambda floats: value_and_cotangents(*floats), alone)
 
-    found = jax.device_get(all_cases(stacked))
-    for (subset, _), got in zip(cases, found, strict=True):
-        for k, factor in enumerate(factors):
-            want = solo(*(x * factor if i in subset else x for i, x in enumerate(floats)))
-            member = jax.tree.map(lambda leaf, k=k: leaf[k], got)
-            assert worst(member, want, EPS) <= p.tolerance
+    mapped, one_by_one = jax.device_get(all_cases(stacked, alone))
+    for k, got in enumerate(mapped):
+        want = jax.tree.map(lambda leaf, k=k: leaf[2 * k : 2 * k + 2], one_by_one)
+        for member in range(2):
+            pair = (jax.tree.map(lambda leaf, m=member: leaf[m], tree) for tree in (got, want))
+            assert worst(*pair, EPS) <= p.tolerance, cases[k]
 
 
 @each_rule
@@ -267,11 +270,15 @@ def test_batches_of_none_and_one(name, rows, rng):
         ys, pull = jax.vjp(p.rule, floats)
         return ys, pull([jnp.ones_like(y) for y in ys])[0]
 
-    ys, dx = value_and_cotangents(p.floats)
+    ys, dx = jax.device_get(value_and_cotangents(p.floats))
     assert [y.shape for y in ys] == [y.shape for y in jax.eval_shape(p.plain, p.floats)]
     assert all(np.isfinite(d).all() for d in dx)
     if rows == 0 and 0 in axes:
-        assert all(not d.any() for d in dx)
+        assert not any(map(np.any, dx))
+
+
+def on_device(args):
+    return jax.tree.map(lambda a: jax.device_put(a) if isinstance(a, np.ndarray) else a, args)
 
 
 CONVENTIONS = [
@@ -284,9 +291,7 @@ CONVENTIONS = [
 
 @pytest.mark.parametrize(("name", "case", "jit"), CONVENTIONS)
 def test_conventions(name, case, jit):
-    args = jax.tree.map(
-        lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, case.sample.args
-    )
+    args = on_device(case.sample.args)
     leaves, tree = jax.tree.flatten(args)
     floats = [leaf for leaf in leaves if is_float(leaf)]
 
@@ -319,10 +324,11 @@ REFUSALS = [(name, refusal) for name, row in ROWS.items() for refusal in row.ref
 
 @pytest.mark.parametrize(("name", "refusal"), REFUSALS, ids=[f"{n}: {r.why}" for n, r in REFUSALS])
 def test_refusals(name, refusal):
+    args = on_device(refusal.sample.args)
     with pytest.raises(refusal.error, match=refusal.match) as caught:
-        ROWS[name].function(*refusal.sample.args, **refusal.sample.static)
+        ROWS[name].function(*args, **refusal.sample.static)
     assert str(caught.value).startswith(name)
-    leaves, tree = jax.tree.flatten(refusal.sample.args)
+    leaves, tree = jax.tree.flatten(args)
     if all(hasattr(leaf, "dtype") for leaf in leaves):
         # The same is said where a gradient is asked for, in the rule's own forward pass.
         where = [i for i, leaf in enumerate(leaves) if is_float(leaf)]
@@ -335,7 +341,7 @@ def test_refusals(name, refusal):
 
         if where:
             with pytest.raises(refusal.error, match=refusal.match):
-                jax.vjp(f, [jnp.asarray(leaves[i]) for i in where])
+                jax.vjp(f, [leaves[i] for i in where])
 
 
 @each_sample
@@ -395,19 +401,31 @@ def test_checkify_finds_nothing(name, index):
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_transposed_convolutions_are_as_jax_has_them(padding, stride, rng):
-    x = jnp.asarray(rng.normal(size=(2, 4, 3, 3)))
-    for k, dilation in ((1, 1), (2, 1), (3, 2), (4, 1)):
-        w = jnp.asarray(rng.normal(size=(k, k, 2, 3)))
-        want = jax.lax.conv_transpose(
-            x, w, (stride,) * 2, padding, (dilation,) * 2, ("NHWC", "HWIO", "NHWC"), True
-        )
-        params = layers.ConvParams(w, None)
-        got = layers.conv2d_transpose(params, x, stride, padding, dilation)
-        assert worst([got], [want], EPS) <= 8 * k * k
+    x = rng.normal(size=(2, 4, 3, 3))
+    kernels = {(k, d): rng.normal(size=(k, k, 2, 3)) for k, d in ((1, 1), (2, 1), (3, 2), (4, 1))}
+
+    def transposed(w, x, pads, dilation):
+        return layers.conv2d_transpose(layers.ConvParams(w, None), x, stride, pads, dilation)
+
+    @jax.jit
+    def pairs(x, kernels):
+        return {
+            (k, d): (
+                transposed(w, x, padding, d),
+                jax.lax.conv_transpose(
+                    x, w, (stride,) * 2, padding, (d, d), ("NHWC", "HWIO", "NHWC"), True
+                ),
+            )
+            for (k, d), w in kernels.items()
+        }
+
+    for (k, dilation), (got, want) in pairs(x, kernels).items():
+        assert worst([got], [want], EPS) <= 8 * k * k, (k, dilation)
         if padding == "VALID":  # torch's sizes: (h - 1) s - 2 p + d (k - 1) + output_padding + 1
             more = stride - 1
             pads = ((1, 1 - more),) * 2
-            size = layers.conv2d_transpose(params, x, stride, pads, dilation).shape[1]
+            of_pads = functools.partial(transposed, pads=pads, dilation=dilation)
+            size = jax.eval_shape(of_pads, kernels[k, dilation], x).shape[1]
             assert size == 3 * stride - 2 + dilation * (k - 1) + more + 1
 
 

@@ -33,8 +33,8 @@ def test_equal_logits_give_log_of_their_number_however_large(dtype, classes, opt
     eps = float(jnp.finfo(dtype).eps)
     largest = float(jnp.finfo(dtype).max)
     sizes = [0.0, 1e4, -1e4, largest, -largest] + [1e30, -1e30] * (largest > 1e30)
-    labels = jnp.arange(len(sizes)) % classes
-    logits = jnp.asarray(np.repeat(np.array(sizes)[:, None], classes, 1), dtype)
+    labels = np.arange(len(sizes)) % classes
+    logits = np.repeat(np.array(sizes)[:, None], classes, 1).astype(dtype)
     loss = functools.partial(softmax_cross_entropy, **options)
     value, slope = jax.jit(jax.value_and_grad(loss))(logits, labels)
     assert value.dtype == slope.dtype == dtype
@@ -44,25 +44,25 @@ def test_equal_logits_give_log_of_their_number_however_large(dtype, classes, opt
     want = (1 / classes - target) / len(sizes)
     # The difference of two numbers of 1 / n at most is as exact as they are.
     np.testing.assert_allclose(
-        slope.astype(jnp.float64), want, rtol=4 * eps, atol=4 * eps / len(sizes) * (s > 0)
+        np.asarray(slope, np.float64), want, rtol=4 * eps, atol=4 * eps / len(sizes) * (s > 0)
     )
 
 
 @pytest.mark.parametrize("size", [1e2, 1e4, 1e6])
 def test_a_row_is_its_distances_from_its_largest(size):
     """In float32, where rows with and without `size` have exactly the same differences."""
-    gaps = jnp.array([[0.0, 1.0, 2.5], [3.0, 0.0, 0.5]], jnp.float32)
-    labels = jnp.array([2, 1])
-    wanted = jax.value_and_grad(softmax_cross_entropy)(-gaps, labels)
-    found = jax.value_and_grad(softmax_cross_entropy)(jnp.float32(size) - gaps, labels)
+    gaps = np.array([[0.0, 1.0, 2.5], [3.0, 0.0, 0.5]], np.float32)
+    both = jax.jit(jax.value_and_grad(softmax_cross_entropy))
+    found, wanted = (both(np.float32(far) - gaps, np.array([2, 1])) for far in (size, 0.0))
     for got, want in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(got, want)
 
 
 def test_infinite_and_nan_logits():
     def both(row, label, **options):
-        logits = jnp.array([row], jnp.float32)
-        return jax.value_and_grad(softmax_cross_entropy)(logits, jnp.array([label]), **options)
+        logits, labels = np.array([row], np.float32), np.array([label])
+        loss = functools.partial(softmax_cross_entropy, **options)
+        return jax.device_get(jax.jit(jax.value_and_grad(loss))(logits, labels))
 
     value, slope = both([0.0, -np.inf], 1)  # the label's own class is ruled out
     assert value == np.inf
@@ -86,11 +86,14 @@ def with_labels(logits, labels):
     return [jax.value_and_grad(loss)(logits, labels) for loss in kinds]
 
 
+compiled_with_labels = jax.jit(with_labels)
+
+
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint32", "uint64", "int64"])
 def test_labels_are_what_their_dtype_says(dtype):
     """Also where there are more classes than the dtype has numbers, or none that are negative."""
-    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 200)))
-    found, want = (jax.jit(with_labels)(logits, jnp.array([3, 120], d)) for d in (dtype, jnp.int32))
+    logits = np.random.default_rng(0).normal(size=(2, 200))
+    found, want = (compiled_with_labels(logits, np.array([3, 120], d)) for d in (dtype, np.int32))
     jax.tree.map(np.testing.assert_array_equal, found, want)
 
 
@@ -100,12 +103,12 @@ def test_labels_are_what_their_dtype_says(dtype):
      (-(2**32) + 1, "int64"), (-1, "int8"), (200, "uint8")],
 )  # fmt: skip
 def test_no_label_becomes_another(label, dtype):
-    labels = jnp.asarray(np.array([label, 1], dtype))
-    for value, slope in jax.jit(with_labels)(jnp.zeros((2, 200)), labels):
+    labels = np.array([label, 1], dtype)
+    for value, slope in jax.device_get(compiled_with_labels(np.zeros((2, 200)), labels)):
         assert np.isnan(value)
         assert np.isnan(slope[0]).all()
-    output = jnp.eye(2)[:, ::-1]  # says 1, which the label would be if it were wrapped
-    right, counted = train._step.answers(output, labels, None)
+    output = np.eye(2)[:, ::-1]  # says 1, which the label would be if it were wrapped
+    right, counted = jax.jit(train._step.answers)(output, labels, None)
     np.testing.assert_array_equal(right, [False, False])
     assert counted.all()
 
@@ -131,7 +134,7 @@ def test_index_checks_pass(name):
 
 def test_index_checks_pass_where_a_label_is_none():
     checked = jax.jit(checkify.checkify(with_labels, errors=checkify.index_checks))
-    checked(jnp.zeros((2, 200)), jnp.array([-1, 200]))[0].throw()
+    checked(np.zeros((2, 200)), np.array([-1, 200]))[0].throw()
 
 
 # --- Options
@@ -141,33 +144,44 @@ def test_weights_and_ignored_rows_by_hand():
     logits = np.array([[0.5, -1.0, 2.0], [0.0, 1.0, -0.5], [3.0, 0.0, 1.0]])
     labels, w = np.array([2, 0, 1]), np.array([1.0, 10.0, 4.0])
     rows = np.log(np.exp(logits).sum(1)) - logits[np.arange(3), labels]
-    options = {"class_weights": jnp.asarray(w), "ignore_index": 1}
-    found = softmax_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), **options)
-    np.testing.assert_allclose(found, (4 * rows[0] + rows[1]) / 5, rtol=1e-15)
-    each = softmax_cross_entropy(
-        jnp.asarray(logits), jnp.asarray(labels), reduction="none", **options
-    )
+    options = {"class_weights": w, "ignore_index": 1}
+
+    @jax.jit
+    def losses_of(z, y):
+        return (
+            softmax_cross_entropy(z, y, **options),
+            softmax_cross_entropy(z, y, reduction="none", **options),
+            softmax_cross_entropy(z, jnp.full(3, 1), reduction="sum", ignore_index=1),
+            multiclass_hinge(z, y, power=2, class_weights=w),
+        )
+
+    mean, each, ignored, hinge = losses_of(logits, labels)
+    np.testing.assert_allclose(mean, (4 * rows[0] + rows[1]) / 5, rtol=1e-15)
     np.testing.assert_allclose(each, [4 * rows[0], rows[1], 0.0], rtol=1e-14)
-    assert softmax_cross_entropy(
-        jnp.asarray(logits), jnp.full(3, 1), reduction="sum", ignore_index=1
-    ) == 0  # fmt: skip
+    assert ignored == 0
     excess = np.maximum(0.0, logits - logits[np.arange(3), labels][:, None] + 1.0) ** 2
     excess[np.arange(3), labels] = 0.0
-    hinge = multiclass_hinge(
-        jnp.asarray(logits), jnp.asarray(labels), power=2, class_weights=jnp.asarray(w)
-    )
     np.testing.assert_allclose(hinge, (w[labels] * excess.sum(1)).mean(), rtol=1e-15)
 
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_only_a_mean_needs_rows(reduction):
-    none, labels = jnp.zeros((0, 3)), jnp.zeros(0, jnp.int32)
+    none, labels = np.zeros((0, 3)), np.zeros(0, np.int32)
     shape = () if reduction == "sum" else (0,)
-    for loss in (softmax_cross_entropy, multiclass_hinge):
-        value, pull = jax.vjp(lambda z, loss=loss: loss(z, labels, reduction=reduction), none)
+
+    @jax.jit
+    def pulled(none):
+        kinds = (
+            functools.partial(f, reduction=reduction)
+            for f in (softmax_cross_entropy, multiclass_hinge)
+        )
+        pairs = (jax.vjp(lambda z, loss=loss: loss(z, labels), none) for loss in kinds)
+        return [(value, pull(value)[0]) for value, pull in pairs]
+
+    for value, slope in pulled(none):
         assert value.shape == shape
-        assert pull(value)[0].shape == (0, 3)
-    assert mean_squared_error(none, none, reduction="sum") == 0
+        assert slope.shape == (0, 3)
+    assert jax.jit(functools.partial(mean_squared_error, reduction="sum"))(none, none) == 0
 
 
 def test_weights_and_targets_have_dtypes_of_their_own():
@@ -256,7 +270,8 @@ NET = nets.softmax_classifier(3)
 
 def outputs(net, trained, split, preprocessing):
     x = data.preprocess(preprocessing, split.images, jnp.float64)
-    return net.apply(trained.params, trained.state, x, train=False)[0]
+    apply = jax.jit(functools.partial(net.apply, train=False))
+    return np.asarray(apply(trained.params, trained.state, x)[0])
 
 
 @pytest.fixture(scope="module")
@@ -269,29 +284,33 @@ def weighted_run():
 
 def test_evaluation_is_of_the_whole_split(weighted_run):
     """Weighted means and ignored rows, whichever way the options came, in three uneven batches."""
-    run, labels = weighted_run, jnp.asarray(DATA.val.labels)
+    run, labels = weighted_run, DATA.val.labels
     output = outputs(NET, run.final, DATA.val, run.preprocessing)
     evaluate = functools.partial(
         train.evaluate, NET, run.final, DATA.val, run.preprocessing, batch_size=10
     )
-    want = float(WEIGHTED(output, labels))
-    rows = np.asarray(softmax_cross_entropy(output, labels, reduction="none"))
-    counted = np.asarray(labels) != 0
-    w = np.asarray(W)[np.asarray(labels)] * counted
+
+    @jax.jit
+    def losses_of(z, y):
+        weighted = softmax_cross_entropy(z, y, class_weights=W)
+        halved = softmax_cross_entropy(z / 2, y)
+        return WEIGHTED(z, y), softmax_cross_entropy(z, y, reduction="none"), weighted, halved
+
+    want, rows, weighted, halved = losses_of(output, labels)
+    counted = labels != 0
+    w = np.asarray(W)[labels] * counted
     np.testing.assert_allclose(want, (w * rows).sum() / w.sum(), rtol=1e-14)
-    right = np.asarray(output).argmax(1) == np.asarray(labels)
+    right = output.argmax(1) == labels
     found = evaluate(loss=WEIGHTED)
     np.testing.assert_allclose(found["loss"], want, rtol=1e-14)
     assert found["accuracy"] == right[counted].mean()
     assert run.history[-1]["val_loss"] == found["loss"]
     assert run.history[-1]["val_accuracy"] == found["accuracy"]
     own = evaluate(loss=lambda z, y: softmax_cross_entropy(z, y, class_weights=W))
-    np.testing.assert_allclose(
-        own["loss"], softmax_cross_entropy(output, labels, class_weights=W), rtol=1e-14
-    )
+    np.testing.assert_allclose(own["loss"], weighted, rtol=1e-14)
     assert own["accuracy"] == right.mean()  # no one can see what a function ignores
     mean = evaluate(loss=functools.partial(lambda z, y, t: softmax_cross_entropy(z / t, y), t=2.0))
-    np.testing.assert_allclose(mean["loss"], softmax_cross_entropy(output / 2, labels), rtol=1e-14)
+    np.testing.assert_allclose(mean["loss"], halved, rtol=1e-14)
 
 
 def test_a_label_to_ignore_need_be_no_class(weighted_run):
@@ -305,7 +324,7 @@ def test_a_label_to_ignore_need_be_no_class(weighted_run):
     run = train.fit(NET, dataset, optimizers.adam(0.1), 1, 20, loss=loss, dtype=jnp.float64)
     output = outputs(NET, run.final, val_split, run.preprocessing)
     counted = val_split.labels != -100
-    right = (np.asarray(output).argmax(1) == val_split.labels)[counted]
+    right = (output.argmax(1) == val_split.labels)[counted]
     assert run.history[-1]["val_accuracy"] == right.mean()
     with pytest.raises(data.LabelError, match="is -100, expected a class"):
         train.evaluate(NET, run.final, val_split, run.preprocessing)
@@ -317,11 +336,12 @@ def test_a_label_to_ignore_need_be_no_class(weighted_run):
 
 def test_the_steps_accuracy_is_of_the_rows_that_count():
     state = train.init_state(nets.affine(3), optimizers.sgd(0.1), KEY, (3,), jnp.float64)
-    state = state._replace(params=AffineParams(jnp.eye(3), jnp.zeros(3)))
-    x = jnp.eye(3)[jnp.array([0, 1, 2, 2, 1])].at[4, 0].set(jnp.nan)
+    state = state._replace(params=AffineParams(np.eye(3), np.zeros(3)))
+    x = np.eye(3)[[0, 1, 2, 2, 1]]
+    x[4, 0] = np.nan
     for loss, accuracy in ((softmax_cross_entropy, 3 / 5), (WEIGHTED, 2 / 3)):
         step = jax.jit(train.make_step(nets.affine(3), optimizers.sgd(0.1), loss))
-        _, metrics = step(state, (x, jnp.array([0, 1, 1, 2, 0])))
+        _, metrics = step(state, (x, np.array([0, 1, 1, 2, 0])))
         assert metrics["accuracy"] == np.float32(accuracy)
 
 
@@ -352,9 +372,11 @@ def test_a_step_takes_options(how):
     net, optimizer = nets.affine(3), optimizers.sgd(0.5)
     state = train.init_state(net, optimizer, KEY, (4,), jnp.float64)
     rng = np.random.default_rng(0)
-    x, y = jnp.asarray(rng.normal(size=(6, 4))), jnp.array([0, 1, 2, 2, 1, 0])
-    labels = y if how == "weights" else jnp.asarray(rng.dirichlet(np.ones(3), 6))
+    x, y = rng.normal(size=(6, 4)), np.array([0, 1, 2, 2, 1, 0])
+    labels = y if how == "weights" else rng.dirichlet(np.ones(3), 6)
 
+    @jax.jit
+    @jax.value_and_grad
     def expected(params):
         logs = jax.nn.log_softmax(x @ params.w + params.b[None])
         if how == "weights":
@@ -367,10 +389,10 @@ def test_a_step_takes_options(how):
         loss = functools.partial(softmax_cross_entropy, class_weights=weights)
         return train.make_step(net, optimizer, loss)(state, (x, labels))
 
-    params = state.params
+    params = jax.device_get(state.params)
     for _ in range(3):
         state, metrics = stepped(state, W)
-        value, slope = jax.value_and_grad(expected)(params)
+        value, slope = jax.device_get(expected(params))
         np.testing.assert_allclose(metrics["loss"], value, rtol=1e-14)
         assert ("accuracy" in metrics) == (how == "weights")
         params = jax.tree.map(lambda p, d: p - 0.5 * d, params, slope)

@@ -39,15 +39,16 @@ GROUPED = [
 
 
 def drawn(geometry, rng, dtype=jnp.float64):
+    """Operands of NumPy, which compiles nothing to cut, to stack and to move them."""
     size, (cin, cout), kernel, stride, pads, *options = geometry
     dilation, groups = options or ((1, 1), 1)
     where = {"stride": stride, "pads": pads}
     if options:
         where |= {"dilation": dilation, "groups": groups}
-    x = jnp.asarray(rng.normal(size=(*size, cin)), dtype)
-    w = jnp.asarray(rng.normal(size=(*kernel, cin // groups, cout)), dtype)
+    x = rng.normal(size=(*size, cin)).astype(dtype)
+    w = rng.normal(size=(*kernel, cin // groups, cout)).astype(dtype)
     y = jax.eval_shape(functools.partial(_conv_xla.xla_conv, **where), x, w)
-    return x, w, jnp.asarray(rng.normal(size=y.shape), dtype), where
+    return x, w, rng.normal(size=y.shape).astype(dtype), where
 
 
 def maps_of(x, w, dy, where):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -10,11 +11,14 @@ import numpy as np
 
 from funcnet.catalogue import ROWS, Row, Sample
 
-SAMPLES = [
-    (name, i)
-    for name, row in ROWS.items()
-    for i in range(len(row.samples(np.random.default_rng(0))))
-]
+
+@functools.cache
+def samples_of(name: str, seed: int) -> list[Sample]:
+    """A row's samples, drawn once: some are moved off a kink by a convolution of their own."""
+    return ROWS[name].samples(np.random.default_rng(seed))
+
+
+SAMPLES = [(name, i) for name in ROWS for i in range(len(samples_of(name, 1)))]
 
 
 def is_float(leaf: Any) -> bool:
@@ -33,15 +37,14 @@ class Problem(NamedTuple):
 
 
 def problem(name: str, index: int, dtype: Any = jnp.float64, seed: int = 1) -> Problem:
-    row = ROWS[name]
-    sample = row.samples(np.random.default_rng(seed))[index]
-    return problem_of(row, sample, dtype)
+    return problem_of(ROWS[name], samples_of(name, seed)[index], dtype)
 
 
 def problem_of(row: Row, sample: Sample, dtype: Any = jnp.float64) -> Problem:
     leaves, tree = jax.tree.flatten(sample.args)
     where = [i for i, leaf in enumerate(leaves) if is_float(leaf)]
-    floats = [jnp.asarray(leaves[i]).astype(dtype) for i in where]
+    # NumPy converts without a program, and device_put puts without one.
+    floats = [jax.device_put(np.asarray(leaves[i]).astype(dtype)) for i in where]
 
     def of_floats(function: Any) -> Any:
         def f(floats: list[jax.Array]) -> list[jax.Array]:
@@ -64,15 +67,14 @@ def problem_of(row: Row, sample: Sample, dtype: Any = jnp.float64) -> Problem:
     )
 
 
-def cotangents(outputs: list[Any], rng: np.random.Generator, count: int) -> list[jax.Array]:
-    """Random signs times random sizes, `count` of them stacked in front of each output."""
-    return [
-        jnp.asarray(
-            rng.choice([-1.0, 1.0], (count, *y.shape)) * rng.uniform(0.5, 2, (count, *y.shape)),
-            y.dtype,
-        )
-        for y in outputs
-    ]
+def cotangents(
+    outputs: list[Any], rng: np.random.Generator, count: int | None = None
+) -> list[jax.Array]:
+    """Random signs times random sizes; with a `count` so many, stacked in front of each output."""
+    lead = () if count is None else (count,)
+    shapes = [(*lead, *y.shape) for y in outputs]
+    drawn = [rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 2, shape) for shape in shapes]
+    return [jax.device_put(d.astype(y.dtype)) for d, y in zip(drawn, outputs, strict=True)]
 
 
 def worst(got: Any, want: Any, eps: float) -> float:
