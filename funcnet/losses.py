@@ -263,8 +263,8 @@ def _multiclass_hinge_bwd(margin, power, reduction, residuals, dloss):
         losses = (jnp.maximum(excess, 0.0) ** power).sum(-1, keepdims=True) * share
         dweights = _over_rows(jnp.where(_is_label(excess, rows), losses, 0.0), class_weights)
         share = share * _weights_of_labels(rows, _along_rows(class_weights, excess))[..., None]
-    slope = (excess > 0).astype(excess.dtype)
-    wrong = slope if power == 1 else 2.0 * jnp.maximum(excess, 0.0) * slope
+    slope = excess > 0 if power == 1 else 2.0 * jnp.maximum(excess, 0.0)
+    wrong = slope.astype(excess.dtype)
     right = -wrong.sum(-1, keepdims=True)
     ds = jnp.where(_is_label(excess, rows), right, wrong) * share
     return ds.astype(scores.dtype), None, dweights
@@ -313,7 +313,7 @@ def _mean_squared_error(prediction, target, reduction):
     _validate.shape(
         "mean_squared_error", "target", target, prediction.shape, "prediction has that shape"
     )
-    _check_reduction("mean_squared_error", "prediction", prediction, prediction.size, reduction)
+    _check_reduction("mean_squared_error", "prediction", prediction, reduction)
     dtype = jnp.result_type(prediction, target)
     squares = jnp.square(wide(prediction) - wide(target))
     return _reduced(squares, squares.size, reduction).astype(dtype)
@@ -430,16 +430,15 @@ def _check_options(function, name, scores, class_weights, reduction):
             scores.shape[-1:],
             f"{name} has shape {scores.shape}: one weight for each class",
         )
-    rows = scores.size // scores.shape[-1]
-    _check_reduction(function, name, scores, rows, reduction)
+    _check_reduction(function, name, scores, reduction)
 
 
-def _check_reduction(function, name, array, count, reduction):
+def _check_reduction(function, name, array, reduction):
     if reduction not in get_args(Reduction):
         raise ValueError(
             f'{function}: reduction is {reduction!r}, expected "mean", "sum" or "none".'
         )
-    if reduction == "mean" and not count:
+    if reduction == "mean" and not array.size:
         raise ValueError(
             f"{function}: {name} has shape {array.shape}, expected at least one row: the mean of "
             "no rows has no value."

@@ -53,6 +53,13 @@ def far_from_margin(rng: Generator, margin: float, *more: Any, **static: Any) ->
             return Sample((scores, labels, *more), static if more else {"margin": margin})
 
 
+def in_pairs(sample: Sample) -> Sample:
+    """The rows two by two."""
+    scores, labels, *rest = sample.args
+    rows = labels.reshape(-1, 2)
+    return sample._replace(args=(scores.reshape(*rows.shape, -1), rows, *rest))
+
+
 def label_refusals(name: str) -> tuple[Refusal, ...]:
     scores, labels = np.ones((2, 3)), np.zeros(2, np.int32)
     return (
@@ -92,6 +99,7 @@ def scores_and_labels(rng: Generator, n: int, c: int) -> tuple[Any, ...]:
 
 
 NAN_ROW = np.array([[np.nan] * 2, [0.25, -0.25]])
+RULED_OUT = np.array([[0.0, -np.inf]])
 PENALISED = {"affine1": AffineParams(np.full((2, 1), 3.0), np.full(1, 5.0))}
 
 ROWS = (
@@ -197,9 +205,32 @@ ROWS = (
             ),
             Case(
                 "a class ruled out that has no weight",
-                Sample((np.array([[0.0, -np.inf]]), np.array([0]), 0.5, np.array([1.0, 0.0]))),
+                Sample((RULED_OUT, np.array([0]), 0.5, np.array([1.0, 0.0]))),
                 np.zeros(()),
                 (np.zeros((1, 2)), None, None, np.array([0.0, np.inf])),
+            ),
+            Case(
+                "a class ruled out that has neither probability nor weight",
+                Sample((RULED_OUT, np.array([[1.0, 0.0]]), 0.0, np.array([1.0, 0.0]))),
+                np.zeros(()),
+                (np.zeros((1, 2)), np.zeros((1, 2)), None, np.zeros(2)),
+            ),
+            Case(
+                "the least label of its dtype, ignored",
+                Sample(
+                    (np.zeros((2, 2)), np.array([-(2**31), 1], np.int32)),
+                    {"ignore_index": -(2**31)},
+                ),
+                np.log(2.0),
+                (np.array([[0.0, 0.0], [0.5, -0.5]]), None),
+            ),
+            Case(
+                "the largest label of its dtype, where -1 is ignored",
+                Sample(
+                    (np.zeros((2, 2)), np.array([2**32 - 1, 1], np.uint32)), {"ignore_index": -1}
+                ),
+                np.nan,
+                (NAN_ROW, None),
             ),
         ),
         refusals=(
@@ -236,7 +267,7 @@ ROWS = (
             far_from_margin(rng, 1.0),
             far_from_margin(rng, 0.3),
             far_from_margin(rng, 0.5, 2, weights(rng, 5)),
-            far_from_margin(rng, 1.0, 1, weights(rng, 5), reduction="none"),
+            in_pairs(far_from_margin(rng, 1.0, 1, weights(rng, 5), reduction="none")),
         ],
         reduction=lambda sample: size(sample.args[0]),
         empty="is refused",

@@ -50,6 +50,12 @@ def norm_refusals(*options: Any, stats: bool = False) -> tuple[Refusal, ...]:
         no_integers(args),
         value_error("channels", *args(np.ones((4, 3)), 2), match="params.gamma has shape"),
         value_error(
+            "channels of the shift",
+            channels(3)._replace(beta=np.ones(2)),
+            *args(np.ones((4, 3)))[1:],
+            match="params.beta has shape",
+        ),
+        value_error(
             "eps 0", *args(np.ones((4, 3))), eps=0.0, match=r"eps is 0.0, expected .* \(0.0"
         ),
         type_error("eps a word", *args(np.ones((4, 3))), eps="x", match="a Python number"),
