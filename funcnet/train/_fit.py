@@ -24,6 +24,7 @@ from funcnet.train._arguments import (
 from funcnet.train._batches import Sampling
 from funcnet.train._epoch import compile_epoch, first_carry, is_searching, step_of_epoch
 from funcnet.train._evaluation import Measurer
+from funcnet.train._interrupts import Interrupts
 from funcnet.train._records import Progress, Run
 from funcnet.train._session import Callbacks, Session, where_not_finite
 from funcnet.train._step import (
@@ -184,7 +185,8 @@ def fit(
     batch_of = setting.batch_of(float_dtype(now.params))
     carry, order = first_carry(now, 0, setting.steps), setting.order(now.key, 0)
     advance = step_of_epoch(step, batch_of)
-    program = compile_epoch(advance, setting.max_nonfinite, carry, order, *held[0])
+    with Interrupts() as interrupts, interrupts.at_once():
+        program = compile_epoch(advance, setting.max_nonfinite, carry, order, *held[0])
 
     def where(before: TrainState, rows: Array, position: int) -> str:
         batch = batch_of(before, rows, position, *held[0])

@@ -77,5 +77,6 @@ class Interrupts:
             self._at_once = True
             self.check()
             yield
+            self.check()  # raised amid a destructor, it was said to be ignored
         finally:
             self._at_once = False
