@@ -109,13 +109,13 @@ def batch(p: Problem, name: str, size: int) -> Check:
         ]
 
     diff, rest = cut(p.smooth.diff, p.where_diff), cut(p.rest_in(p.dtype), p.where_rest)
-    run = functools.partial(_once, p)
+    run, plain = (jax.jit(functools.partial(_once, p, f)) for f in (p.f, p.plain))
     try:
-        shapes = jax.eval_shape(functools.partial(run, p.plain), diff, rest)
+        shapes = plain.eval_shape(diff, rest)
     except Exception as error:
         shapes = error
     try:
-        mine = jax.eval_shape(functools.partial(run, p.f), diff, rest)
+        mine = run.eval_shape(diff, rest)
     except (ValueError, TypeError) as error:
         if isinstance(shapes, Exception) and not p.given_plain:
             raise NotApplicableError(f"refuses it: {sentence(error, 120)}") from None
@@ -130,11 +130,11 @@ def batch(p: Problem, name: str, size: int) -> Check:
     if [x.shape for x in jax.tree.leaves(mine)] != [x.shape for x in jax.tree.leaves(shapes)]:
         got, want = ([x.shape for x in jax.tree.leaves(y)] for y in (mine, shapes))
         return Check(name, False, f"shapes {got}, expected {want} as the plain function")
-    both = quick_jit(lambda d, r: (run(p.f, d, r), run(p.plain, d, r)))
+    both = quick_jit(lambda d, r: (run(d, r), plain(d, r)))
     try:
         (out, grads), (want_out, want_grads) = jax.device_get(both(diff, rest))
     except Exception:
-        _refused_by_compiler(functools.partial(run, p.plain), diff, rest)
+        _refused_by_compiler(plain, diff, rest)
         raise
     near = [cmp.perturbed(x, cmp.SENSITIVITY_STEP, p.rng).astype(x.dtype) for x in diff]
     moved_out, moved_grads = jax.device_get(both(near, rest))[1]
@@ -158,7 +158,7 @@ def batch(p: Problem, name: str, size: int) -> Check:
 
 def _refused_by_compiler(plain: Callable, diff: Any, rest: Any) -> None:
     try:
-        quick_jit(plain)(diff, rest)
+        plain(diff, rest)
     except Exception as error:
         reason = f"the plain function does not compile: {sentence(error, 120)}"
         raise NotApplicableError(reason) from None
