@@ -76,7 +76,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     after every few traces, which was a twentieth of the suite's time.
     """
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(200_000, 50, 100)
     names = [
         [item.name, [row for mark in item.iter_markers("courses") for row in mark.args]]
         for item in session.items

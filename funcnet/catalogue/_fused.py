@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.random import Generator
 
@@ -45,12 +46,12 @@ def conv_relu_samples(rng: Generator) -> list[Sample]:
 
 
 def conv_relu_pool_samples(rng: Generator) -> list[Sample]:
-    def gaps(params: ConvParams, x: np.ndarray, **static: Any) -> np.ndarray:
-        z = np.asarray(plain.conv2d(params, x, **static))
+    def gaps(params: ConvParams, x: np.ndarray, **static: Any) -> jax.Array:
+        z = plain.conv2d(params, x, **static)
         n, h, w, c = z.shape[0], z.shape[1] // 2, z.shape[2] // 2, z.shape[3]
         cells = z[:, : 2 * h, : 2 * w].reshape(n, h, 2, w, 2, c).transpose(0, 1, 3, 5, 2, 4)
-        second, first = np.sort(cells.reshape(-1, 4))[:, -2:].T
-        return np.concatenate([first, np.where(first > 0, first - second, 1.0)])
+        second, first = jnp.sort(cells.reshape(-1, 4))[:, -2:].T
+        return jnp.concatenate([first, jnp.where(first > 0, first - second, 1.0)])
 
     fitting = [i for i, s in enumerate(conv_samples(rng)) if min(conv_output(s).shape[1:3]) > 1]
     return [clear(lambda i=i: conv_samples(rng)[i], gaps) for i in fitting]

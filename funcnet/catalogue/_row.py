@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 from numpy.random import Generator
 
@@ -105,12 +107,13 @@ def distinct(rng: Generator, *shape: int) -> np.ndarray:
     return (2.0 * rng.permutation(size) / max(size, 1) - 0.9).reshape(shape)
 
 
-def clear(draw: Callable[[], Sample], decisions: Callable[..., np.ndarray]) -> Sample:
+def clear(draw: Callable[[], Sample], decisions: Callable[..., jax.Array]) -> Sample:
     """Draws until no decision (a number that a rule compares with 0) is nearly taken otherwise."""
-    while True:
+    sample = draw()
+    decide = jax.jit(functools.partial(decisions, **sample.static))
+    while np.abs(decide(*sample.args)).min() <= 0.02:
         sample = draw()
-        if np.abs(decisions(*sample.args, **sample.static)).min() > 0.02:
-            return sample
+    return sample
 
 
 def affine_params(rng: Generator, d: int, m: int) -> AffineParams:

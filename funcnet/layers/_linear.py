@@ -112,7 +112,7 @@ def affine_cotangents(params, x, dy, bias=True):
 
 def _bias_cotangent(b, dy):
     """The sum of dy over all but its last axis, where there is a bias."""
-    return None if b is None else kernels.wide(dy).sum(range(dy.ndim - 1)).astype(b.dtype)
+    return None if b is None else kernels.wide(dy).sum(tuple(range(dy.ndim - 1))).astype(b.dtype)
 
 
 affine.defvjp(_affine_fwd, _affine_bwd)

@@ -51,7 +51,7 @@ for name in ("affine", "affine_relu", "conv2d", "conv1d", "conv2d_transpose", "c
     (params, x), static, _ = ROWS[name].samples(np.random.default_rng(0))[0]
     for args in ((params, x), jax.tree.map(jnp.asarray, (params, x))):  # NumPy's arrays and JAX's
         y, pull = jax.vjp(lambda *args: ROWS[name].function(*args, **static), *args)
-        pull(y)
+        pull(np.asarray(y))
 kernels.wide_dtype(jnp.float32), layers.conv_init(jax.random.key(0), 3, 1, 1, scale=1)
 for name, shapes in [("matmul", ((2, 3), (4, 5))), ("conv", ((1, 4, 4, 2), (3, 3, 1, 1)))]:
     try:
