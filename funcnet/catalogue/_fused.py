@@ -46,7 +46,7 @@ def conv_relu_samples(rng: Generator) -> list[Sample]:
 
 
 def conv_relu_pool_samples(rng: Generator) -> list[Sample]:
-    def gaps(params: ConvParams, x: np.ndarray, **static: Any) -> jax.Array:
+    def gaps(params: ConvParams, x: jax.Array, **static: Any) -> jax.Array:
         z = plain.conv2d(params, x, **static)
         n, h, w, c = z.shape[0], z.shape[1] // 2, z.shape[2] // 2, z.shape[3]
         cells = z[:, : 2 * h, : 2 * w].reshape(n, h, 2, w, 2, c).transpose(0, 1, 3, 5, 2, 4)

@@ -102,7 +102,7 @@ def _affine_bwd(residuals, dy):
 
 
 def affine_cotangents(params, x, dy, bias=True):
-    params, x = jax.tree.map(jnp.asarray, (params, x))  # what was given may have been NumPy's
+    params, x, dy = jax.tree.map(jnp.asarray, (params, x, dy))  # they may have been NumPy's
     rows = x.reshape(x.shape[0], params.w.shape[0])
     dx = kernels.matmul_nt(dy, params.w)
     dw = kernels.matmul_tn(rows, dy)
@@ -112,7 +112,7 @@ def affine_cotangents(params, x, dy, bias=True):
 
 def _bias_cotangent(b, dy):
     """The sum of dy over all but its last axis, where there is a bias."""
-    return None if b is None else kernels.wide(dy).sum(tuple(range(dy.ndim - 1))).astype(b.dtype)
+    return None if b is None else kernels.wide(dy).sum(range(dy.ndim - 1)).astype(b.dtype)
 
 
 affine.defvjp(_affine_fwd, _affine_bwd)
@@ -286,6 +286,7 @@ def conv_cotangents(params, x, dy, stride, padding, dilation, groups, dy_sum=Non
     """`dy_sum` is what db is the sum of, where that is less than dy."""
     options = stride, padding, dilation, groups
     params, x, where, _ = conv_arguments("conv2d", params, x, *options)
+    dy = jnp.asarray(dy)  # it may have been NumPy's
     dw = kernels.conv_kernel_gradient(x, dy, params.w.shape[:2], **where)
     dx = kernels.conv_input_gradient(dy, params.w, x.shape[1:3], **where)
     db = _bias_cotangent(params.b, dy if dy_sum is None else dy_sum)
@@ -366,8 +367,9 @@ def _conv1d_bwd(stride, padding, dilation, groups, residuals, dy):
     params, x = residuals  # (k, cin // groups, cout) and (cout,) or None, (n, l, cin)
     options = stride, padding, dilation, groups
     params, x, where, _ = _conv1d_arguments(params, x, *options)
-    dw = kernels.conv_kernel_gradient(x, dy[:, None], params.w.shape[:2], **where)
-    dx = kernels.conv_input_gradient(dy[:, None], params.w, x.shape[1:3], **where)
+    dy = jnp.asarray(dy)[:, None]  # it may have been NumPy's
+    dw = kernels.conv_kernel_gradient(x, dy, params.w.shape[:2], **where)
+    dx = kernels.conv_input_gradient(dy, params.w, x.shape[1:3], **where)
     dparams = ConvParams(dw[0].astype(params.w.dtype), _bias_cotangent(params.b, dy))
     return dparams, dx[:, 0].astype(x.dtype)
 
@@ -474,6 +476,7 @@ def _conv2d_transpose_bwd(stride, padding, dilation, groups, residuals, dy):
     params, x = residuals  # (kh, kw, cout // groups, cin) and (cout,) or None, (n, h, w, cin)
     options = stride, padding, dilation, groups
     params, x, _, where, _ = _transpose_arguments(params, x, *options)
+    dy = jnp.asarray(dy)  # it may have been NumPy's
     dw = kernels.conv_kernel_gradient(dy, x, params.w.shape[:2], **where)
     dx = kernels.conv(dy, params.w, **where)
     dparams = ConvParams(dw.astype(params.w.dtype), _bias_cotangent(params.b, dy))
