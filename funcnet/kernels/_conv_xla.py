@@ -99,19 +99,25 @@ def _correlate(
     kernel_dilation: Pair = (1, 1),
     **groups: Any,
 ) -> Array:
-    """The one convolution that XLA is asked for: NHWC by HWIO.
+    """The one convolution that XLA is asked for: NHWC by HWIO, of one row in one dimension.
 
     Inside a loop XLA runs other orders up to a hundred times slower on a CPU, while a transposition
-    costs little: https://github.com/jax-ml/jax/issues/12868.
+    costs little: https://github.com/jax-ml/jax/issues/12868. An image of one row takes it up to
+    half as long again as the row.
     """
-    return lax.conv_general_dilated(
+    names, first = ("NHWC", "HWIO", "NHWC"), 0
+    row = x.shape[1] == w.shape[0] == 1 and pads[0] == (0, 0)
+    if row:
+        x, w, names, first = x[:, 0], w[0], ("NWC", "WIO", "NWC"), 1
+    y = lax.conv_general_dilated(
         x,
         w,
-        stride,
-        pads,
-        image_dilation,
-        kernel_dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        stride[first:],
+        pads[first:],
+        image_dilation[first:],
+        kernel_dilation[first:],
+        dimension_numbers=names,
         preferred_element_type=wide_dtype(x.dtype),
         **groups,
     )
+    return y[:, None] if row else y
