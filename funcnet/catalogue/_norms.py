@@ -33,7 +33,7 @@ def rows_and_images(rng: Generator) -> list[Sample]:
         Sample((norm_params(rng, 3), 2.0 * rng.normal(size=(5, 3)) + 1.0)),
         Sample((norm_params(rng, 2), rng.normal(size=(2, 3, 2, 2))), {"eps": 1e-3}),
         Sample((norm_params(rng, 3)._replace(beta=None), rng.normal(size=(4, 3)))),
-        Sample((NONE, rng.normal(size=(4, 2)))),
+        Sample((NONE, rng.normal(size=(4, 3)))),
     ]
 
 

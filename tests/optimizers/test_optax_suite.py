@@ -44,7 +44,8 @@ def test_optax_own_tests(part):
     found = json.loads(done.stdout.splitlines()[-1])
     assert "ok" in found.values()
     failed = {k: said for k, said in found.items() if said != "ok" and "skipped" not in said}
-    listed = {name for name in EXPECTED if optax_suite.part_of(name) == part}
+    skipped = {name for name, said in found.items() if "skipped" in said}
+    listed = {name for name in EXPECTED if optax_suite.part_of(name) == part} - skipped
     assert set(failed) == listed, {
         "failed": {name: said for name, said in failed.items() if name not in listed},
         "listed in vain": listed - set(failed),
