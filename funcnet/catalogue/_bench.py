@@ -94,7 +94,7 @@ def affines(params: Callable[[Generator, int, int], Any]) -> tuple[BenchCase, ..
 
 def convs(*shapes: tuple[int, int, int, int], **static: int) -> tuple[BenchCase, ...]:
     """Of (kernel, channels in, channels out, image); the options are in the label too."""
-    words = "".join(f", {name} {value}" for name, value in static.items())
+    options = "".join(f", {name} {value}" for name, value in static.items())
 
     def draw(k: int, cin: int, cout: int, size: int, rng: Generator) -> tuple[Any, ...]:
         params = conv(rng, k, cin // static.get("groups", 1), cout)
@@ -102,7 +102,7 @@ def convs(*shapes: tuple[int, int, int, int], **static: int) -> tuple[BenchCase,
 
     return tuple(
         BenchCase(
-            f"{k}×{k}, {cin}→{cout}, {size}×{size}{words}",
+            f"{k}×{k}, {cin}→{cout}, {words(size, size)}{options}",
             partial(draw, k, cin, cout, size),
             static,
         )

@@ -344,7 +344,7 @@ def _conv1d(params, x, stride, padding, dilation, groups):
 
 
 def _conv1d_arguments(params, x, stride, padding, dilation, groups):
-    """As `conv_arguments`, with sequences as images of one row, which XLA's CPU does faster."""
+    """As `conv_arguments`, with sequences as images of one row."""
     params, x, dtype = _checked_channels("conv1d", params, x, groups, axes=3)
     stride, dilation = (
         (1, _validate.count("conv1d", name, value))

@@ -6,12 +6,10 @@ import json
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 
-from tests.support.processes import ROOT, USERS_ENVIRONMENT
+from tests.support.processes import ROOT, python
 
 pytestmark = pytest.mark.slow
 
@@ -193,18 +191,8 @@ def copy(tmp_path_factory):
 
 
 def run(copy, *arguments):
-    """In the copy: `python -m` finds the folder's own funcnet first."""
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=copy,
-        env={**USERS_ENVIRONMENT, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(copy)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return done.stdout
+    """In the copy, whose own funcnet comes first."""
+    return python("-m", *arguments, cwd=copy, PYTHONPATH=str(copy))
 
 
 def passed(copy, words, *files):

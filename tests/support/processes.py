@@ -15,14 +15,19 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def run_python(code: str, **environment: str) -> str:
     """Runs code in a fresh interpreter and returns what it prints; its failure is the test's."""
+    return python("-c", code, **environment)
+
+
+def python(*arguments: str, cwd: pathlib.Path = ROOT, **environment: str) -> str:
+    """As `run_python`, with any arguments of the interpreter, in any folder."""
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, *arguments],
         env={**USERS_ENVIRONMENT, "JAX_PLATFORMS": "cpu", **environment},
-        cwd=ROOT,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout
