@@ -109,17 +109,21 @@ class Report:
             raise RuleError(self.summary() + "".join(f"\n  {line}" for line in self._failures()))
         return self
 
+    @property
+    def _verdict(self) -> str:
+        return "right" if self.ok else "WRONG"
+
     def summary(self) -> str:
         """The verdict in one line."""
         passed = sum(check.passed is True for check in self.checks)
         idle = sum(check.passed is None for check in self.checks)
-        verdict = "right" if self.ok else "WRONG"
         counts = [f"{passed} checks pass"]
         if self.failed:
             counts.insert(0, f"{len(self.failed)} of {len(self.checks)} checks FAIL")
         if idle:
             counts.append(f"{idle} do not apply")
-        return f"{self.checker} {self.name}: {verdict} · {', '.join(counts)} · {self.seconds:.1f} s"
+        words = [f"{self.checker} {self.name}: {self._verdict}", ", ".join(counts)]
+        return " · ".join([*words, f"{self.seconds:.1f} s"])
 
     def _failures(self) -> list[str]:
         return [f"{check.name}: {check.text}" for check in self.failed]

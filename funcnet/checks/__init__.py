@@ -31,6 +31,7 @@ from funcnet.checks._check_rule import (
     detection_threshold,
 )
 from funcnet.checks._detection import Detection
+from funcnet.checks._expected import Pullback
 from funcnet.checks._numerical import (
     SparseGradCheck,
     eval_numerical_gradient,
@@ -53,6 +54,7 @@ __all__ = [
     "Detection",
     "EagerOptimizer",
     "OptimizerReport",
+    "Pullback",
     "ResumeReport",
     "RuleError",
     "RuleReport",

@@ -2,73 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
-from funcnet._reports import Check, sentence
-from funcnet.checks import _rule_checks, _rule_inputs, _rule_transforms
+from funcnet.checks._arguments import in_session
 from funcnet.checks._detection import Detection, threshold
+from funcnet.checks._expected import Pullback
 from funcnet.checks._names import chosen_names, exact
-from funcnet.checks._numerical import numerical
-from funcnet.checks._problem import NotApplicableError, Problem
+from funcnet.checks._problem import Problem
 from funcnet.checks._reports import RuleReport
+from funcnet.checks._run import PRECISIONS, RULE_CHECKS, Run
 from funcnet.checks._sharding_checks import sharding_checks
-
-_CORE: dict[str, Callable[[Problem], Check]] = {
-    "structure": _rule_checks.structure,
-    "value": _rule_checks.value,
-    "forward": _rule_checks.forward,
-    "cotangent": _rule_checks.cotangent,
-    "outputs": _rule_checks.outputs,
-    "zero": _rule_checks.zero,
-    "linear": _rule_checks.linear,
-    "numerical": numerical,
-    "determinism": _rule_checks.determinism,
-    "jit": _rule_checks.jit,
-}
-_TRANSFORMS: dict[str, Callable[[_rule_transforms.Transforms], Check]] = {
-    "vmap": _rule_transforms.vmap,
-    "scan": _rule_transforms.scan,
-    "cond": _rule_transforms.cond,
-    "remat": _rule_transforms.remat,
-}
-_FURTHER: dict[str, Callable[[Problem], Check]] = {
-    "second_order": _rule_transforms.second_order,
-    "forward_over_reverse": _rule_transforms.forward_over_reverse,
-    "float32": lambda p: _rule_inputs.precision(p, np.float32),
-    "bfloat16": lambda p: _rule_inputs.precision(p, jax.numpy.bfloat16),
-    "float16": lambda p: _rule_inputs.precision(p, np.float16),
-    "empty": lambda p: _rule_inputs.batch(p, "empty", 0),
-    "singleton": lambda p: _rule_inputs.batch(p, "singleton", 1),
-    "nonfinite": _rule_inputs.nonfinite,
-    "residuals": _rule_checks.residuals,
-    "weak_types": _rule_checks.weak_types,
-    "recompile": _rule_checks.recompile,
-}
-_FOLLOWS = (  # from a wrong cotangent, and say nothing new
-    "second_order",
-    "forward_over_reverse",
-    "float32",
-    "bfloat16",
-    "float16",
-    "empty",
-    "singleton",
-)
-PRECISIONS = ("float32", "bfloat16", "float16")
-
-RULE_CHECKS: tuple[str, ...] = (*_CORE, *_TRANSFORMS, *_FURTHER)
-"""Every check that a rule is put through, in order; each is in every report."""
 
 
 def check_rule(
     f: Callable,
     *args: Any,
     plain: Callable | None = None,
+    expect: Callable | Pullback | None = None,
     static: Mapping[str, Any] | None = None,
     argnums: Sequence[int] | None = None,
     name: str | None = None,
@@ -80,10 +34,14 @@ def check_rule(
     batch_argnums: Sequence[int] | None = None,
     rows_independent: bool | None = None,
     smooth: bool = True,
+    kinks: str | float | Sequence[float] = "plain",
     second_order: bool = True,
     residual_bytes: int | Callable[..., int] | None = None,
     looser: Mapping[str, tuple[float, str]] | None = None,
     skip: Mapping[str, str] | None = None,
+    precise: bool = False,
+    seconds: float | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> RuleReport:
     r"""Checks a function's backward rule, entry by entry and in units of rounding error.
 
@@ -111,6 +69,9 @@ def check_rule(
             `custom_vjp` object itself or no argument is an array of floats.
         plain: The same function without a rule, called as `f` is. An output that it passes
             through `stop_gradient` is one that carries no gradient.
+        expect: What the rule gives instead, where it is no derivative by design: a function called
+            as `f` whose gradient it is (`lambda x: x` for a straight-through estimator), or
+            `Pullback(backward)` for what is linear in no cotangent.
         static: Keyword options for `f` and `plain`.
         argnums: The arguments to differentiate with respect to; all with floats by default.
         name: What the report calls the function.
@@ -124,15 +85,22 @@ def check_rule(
         rows_independent: True when a row of the result depends on the same row of the batch alone:
             a NaN must then stay in its row, whatever `plain` does.
         smooth: False when differences say nothing (steps, straight-through estimators).
+        kinks: Which slope a rule may give at a kink: "plain", autodiff's own, the smaller of the
+            one-sided ones (0 between them) or their middle; "ignore", any between them; or the
+            weights of the right-hand one that are accepted (0 to 1).
         second_order: False when the rule is meant to be differentiated once only.
         residual_bytes: How many bytes the rule keeps between its passes beside its arguments, or a
             function of the arguments to that number; held equal. At most autodiff's in any case.
         looser: Check -> (factor, reason): tolerances widened, and why; both are in the report.
         skip: Check -> reason: checks that are not run.
+        precise: True when a rule that is right to a lower precision than that of its dtypes (its
+            function computes in float32, or iterates to a tolerance) is wrong.
+        seconds: How long the checks may take: what is not done by then does not apply.
+        progress: Called with a line before each check.
 
     Returns:
-        A report with one `Check` for each name in `RULE_CHECKS`: passed, failed, or not applicable
-        with the reason.
+        A report with a `verdict`, and one `Check` for each name in `RULE_CHECKS`: passed, failed,
+        or not applicable with the reason.
 
     Raises:
         ValueError: When a check has no such name, or nothing can be differentiated.
@@ -149,22 +117,28 @@ def check_rule(
     >>> [check.mark for check in report], report.failed[0].where
     (['FAIL', 'ok'], 's')
     """
-    started = time.perf_counter()
     chosen = chosen_names("check_rule", RULE_CHECKS, checks)
     wanted = {jax.numpy.dtype(d).name for d in dtypes}
     reasons = {d: "not among dtypes" for d in PRECISIONS if d not in wanted} | dict(skip or {})
     chosen_names("check_rule", RULE_CHECKS, [*(skip or ()), *(looser or ())])
-    with exact():
-        p = Problem(
+    if isinstance(kinks, str) and kinks not in ("plain", "ignore"):
+        raise ValueError(f'check_rule: kinks is {kinks!r}, expected "plain", "ignore" or weights.')
+    args, wide_session = in_session(args), bool(jax.config.read("jax_enable_x64"))
+
+    def make() -> Problem:
+        return Problem(
             f,
             args,
             plain=plain,
+            expect=expect,
             static=static,
             argnums=argnums,
             name=name,
             seed=seed,
             reduction=reduction,
             looser=looser,
+            kinks=kinks,
+            wide_session=wide_session,
             dtypes=wanted,
             batch_axis=batch_axis,
             batch_argnums=batch_argnums,
@@ -173,64 +147,8 @@ def check_rule(
             second_order=second_order,
             residual_bytes=residual_bytes,
         )
-        found = _run_rule_checks(p, chosen, reasons)
-        notes = _notes(p)
-    mine, plain_bytes = p.residual_bytes or (None, None)
-    return RuleReport(
-        name=p.name,
-        checks=tuple(found),
-        seed=seed,
-        seconds=time.perf_counter() - started,
-        notes=tuple(notes),
-        residual_bytes=mine,
-        plain_residual_bytes=plain_bytes,
-        detects=p.detects(),
-    )
 
-
-def _notes(p: Problem) -> list[str]:
-    notes = [f"{n}: tolerance × {factor}, because {why}" for n, (factor, why) in p.looser.items()]
-    if p.dtype != np.float64:
-        notes.append(f"{p.name} refuses float64: compared in {p.dtype}")
-    if not p.given_plain and not p.raises and not p.has_rule:
-        notes.append(
-            f"{p.name} calls no jax.custom_vjp: autodiff was compared with itself, and only "
-            "differences judge it; give plain="
-        )
-    notes += [f"the gradient of {n} is zero but for rounding noise" for n in p.noise_only()]
-    notes += [
-        f"the gradient of {n} is exactly zero here, where little can be wrong: give other inputs"
-        for n in p.zero_only()
-    ]
-    return notes
-
-
-def _run_rule_checks(p: Problem, names: Sequence[str], reasons: Mapping[str, str]) -> list[Check]:
-    transforms = functools.cache(lambda: _rule_transforms.Transforms(p))
-    found: list[Check] = []
-    wrong = False
-    for name in names:
-        if name in reasons:
-            found.append(Check(name, None, reasons[name]))
-            continue
-        if p.raises:
-            found.append(Check(name, None, "not run: see structure"))
-            continue
-        if name in _FOLLOWS and wrong:
-            found.append(Check(name, None, "not judged: the cotangent is wrong already"))
-            continue
-        try:
-            if name in _TRANSFORMS:
-                check = _TRANSFORMS[name](transforms())
-            else:
-                check = (_CORE | _FURTHER)[name](p)
-        except NotApplicableError as reason:
-            check = Check(name, None, str(reason))
-        except Exception as error:
-            check = Check(name, False, f"raised {sentence(error)}")
-        found.append(check)
-        wrong = wrong or (name == "cotangent" and check.passed is False)
-    return found
+    return Run(make, chosen, reasons, precise, progress).report(seconds)
 
 
 def assert_rule(f: Callable, *args: Any, **options: Any) -> RuleReport:

@@ -89,9 +89,13 @@ def name_factor(c: float, sizes: dict[int, str] | None = None) -> str:
 
 def diagnose(evidence: Evidence) -> str:
     """The first hypothesis that explains the wrong leaf, as words that follow "looks like"."""
+    if explains(evidence.expected, evidence.got):  # so little is off that anything would explain it
+        return _few_entries(evidence) or _small_error(evidence)
     for hypothesis in (
         _not_finite,
+        _passed_through,
         _one_side_zero,
+        _conjugated,
         _constant_factor,
         _cotangent_ignored,
         _permuted,
@@ -130,6 +134,27 @@ def _one_side_zero(e: Evidence) -> str:
         )
     if not e.expected.any():
         return "one side zero: a gradient where the expected one is exactly zero"
+    return ""
+
+
+def _conjugated(e: Evidence) -> str:
+    if not np.iscomplexobj(e.expected) or not explains(np.conj(e.expected), e.got):
+        return ""
+    return (
+        "a conjugate: forgotten, or taken where none belongs (JAX's gradient of z is not conj(z)'s)"
+    )
+
+
+def _passed_through(e: Evidence) -> str:
+    for ct in e.cotangents:
+        c = fitted_factor(e.got, ct) if ct.shape == e.got.shape else None
+        if c is not None and not explains(ct, e.expected):
+            times = "" if abs(c - 1) < 10 * CLOSE else f"{c:.4g} times "
+            return (
+                f"{times}the cotangent itself, as of a straight-through estimator: if that is "
+                f"meant, say expect=lambda {e.name or 'x'}: {times and f'{c:.4g} * '}"
+                f"{e.name or 'x'}"
+            )
     return ""
 
 

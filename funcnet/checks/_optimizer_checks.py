@@ -15,8 +15,9 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from funcnet import _validate
 from funcnet._reports import Check, sentence
 from funcnet.checks import _comparison as cmp
+from funcnet.checks._arguments import cast
 from funcnet.checks._optimizer_profile import likely_cause
-from funcnet.checks._problem import NotApplicableError, cast
+from funcnet.checks._problem import NotApplicableError
 from funcnet.checks._rule_checks import entry, number
 
 Optimizer = Any  # anything with init(params) and update(grads, state, params)

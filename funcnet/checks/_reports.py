@@ -13,16 +13,26 @@ class RuleReport(Report):
     """What `check_rule` found.
 
     Attributes:
+        verdict: "right"; "wrong", where a check failed; "imprecise", right to a lower precision
+            than that of its dtypes, because the function itself computes in float32 or iterates to
+            a tolerance; "by design", no derivative, but what `expect` says; or "cannot be judged".
+        precision: The largest error, as a part of its leaf's largest entry, of an imprecise rule.
         residual_bytes: Bytes that the rule keeps between its two passes, without its arguments.
         plain_residual_bytes: The same for autodiff of the plain function.
         detects: The smallest relative error of a whole gradient leaf that the cotangent check
             rejects on these inputs, the worst leaf counting.
     """
 
+    verdict: str = "right"
+    precision: float | None = None
     residual_bytes: int | None = None
     plain_residual_bytes: int | None = None
     detects: float | None = None
     checker: ClassVar[str] = "check_rule"
+
+    @property
+    def _verdict(self) -> str:
+        return "WRONG" if self.failed else self.verdict
 
     def _facts(self) -> list[str]:
         facts = list(self.notes)

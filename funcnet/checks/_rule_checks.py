@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,16 @@ from funcnet._reports import Check, sentence
 from funcnet.checks import _comparison as cmp
 from funcnet.checks import _diagnosis as diag
 from funcnet.checks import _rules
-from funcnet.checks._problem import Analysis, NotApplicableError, Problem, cast
+from funcnet.checks._arguments import cast
+from funcnet.checks._problem import Analysis, NotApplicableError, Problem
+
+TRUTHS = {
+    "reverse": "autodiff of the plain function gives",
+    "forward": "forward-mode autodiff of the plain function gives",
+    "differences": "differences of the values give",
+    "given": "expect= gives",
+}
+MOST_DOUBT = 1e-3  # of a gradient leaf: beyond it differences are no judge
 
 
 def entry(name: str, index: Sequence[int]) -> str:
@@ -23,9 +32,12 @@ def entry(name: str, index: Sequence[int]) -> str:
     return f"{name}[{', '.join(map(str, index))}]" if len(index) else name
 
 
-def number(value: Any) -> str:
-    """A number with as many digits as people read."""
-    return f"{value:.7g}"
+def number(value: Any, other: Any = None) -> str:
+    """A number with as many digits as people read, or as tell it from the other."""
+    digits = 7
+    while other is not None and digits < 17 and f"{value:.{digits}g}" == f"{other:.{digits}g}":
+        digits += 2
+    return f"{value:.{digits}g}"
 
 
 def first_wrong(
@@ -67,16 +79,19 @@ def compared(
     return Check(
         name,
         False,
-        f"{what}got {number(found.got)}, expected {number(found.expected)}{also}",
+        f"{what}got {number(found.got, found.expected)}, "
+        f"expected {number(found.expected, found.got)}{also}",
         where=entry(names[leaf], found.at[skip_axes:]),
         worst=worst,
         tolerance=c,
     )
 
 
-def units(scales: Iterable[cmp.Scale]) -> list[float]:
-    """One eps of each leaf."""
-    return [scale.unit for scale in scales]
+def unless_it_leaves_a_set(p: Problem, found: Check) -> Check:
+    """A check that failed says nothing where the inputs left the set that they were given on."""
+    if found.passed is False and p.neighbours.note:
+        raise NotApplicableError(f"{p.neighbours.note}, and is not here: {found.text}")
+    return found
 
 
 # Structure ---------------------------------------------------------------------------------
@@ -92,22 +107,37 @@ def structure(p: Problem) -> Check:
         diff, rest = p.original, p.original_rest
         if dtype is not None:
             diff, rest = [cast(x, dtype) for x in p.diff], p.rest_in(dtype)
-        found, raised = _structure_of(p, diff, rest)
-        if isinstance(found, str):
-            unseen = found
+        problems, seen = _problems_of(p, diff, rest, raises=dtype is None)
+        if problems and not p.wide_session:  # where its constants are float32 too
+            with jax.enable_x64(False):
+                problems, seen = _problems_of(p, diff, rest, raises=dtype is None)
+        if isinstance(seen, str):
+            unseen = seen
         else:
-            rules = found
-            for rule in rules:
-                problems += [f"{rule.name}: {problem}" for problem in rule.problems]
-        if dtype is None or raised is None:
-            problems += [x for x in raised or _dtypes_of(p, diff, rest) if x not in problems]
+            rules = seen
         if problems:
+            p.raises = p.raises or any(x.startswith("jax.vjp raised") for x in problems)
             return Check(
                 "structure", False, "; ".join(problems), likely=_structure_likely(problems)
             )
     if rules:
         return Check("structure", True, f"raw cotangents of {len(rules)} rule(s) are as expected")
     return Check("structure", True, unseen or "no jax.custom_vjp is called; jax.vjp's are right")
+
+
+def _problems_of(
+    p: Problem, diff: Sequence[Any], rest: Sequence[Any], *, raises: bool
+) -> tuple[list[str], list[_rules.RawRule] | str]:
+    """What is wrong on these arrays, in sentences, and the rules or why they were not seen."""
+    seen, raised = _structure_of(p, diff, rest)
+    problems: list[str] = []
+    for rule in seen if isinstance(seen, list) else ():
+        # What raises when it is called by itself, and not as JAX calls it, is no mistake.
+        own = [x for x in rule.problems if raised or not x.startswith(_rules.RAISED)]
+        problems += [f"{rule.name}: {problem}" for problem in own]
+    if raises or raised is None:
+        problems += [x for x in raised or _dtypes_of(p, diff, rest) if x not in problems]
+    return problems, seen
 
 
 def _structure_of(
@@ -127,7 +157,6 @@ def _structure_of(
     try:
         p.gradient_shapes(diff, rest)
     except Exception as error:
-        p.raises = p.raises or diff is p.original
         return found, [f"jax.vjp raised {sentence(error)}"]
     return found, None
 
@@ -157,31 +186,37 @@ def weak_types(p: Problem) -> Check:
     """Python numbers and weakly typed arrays do not change the dtype of what comes out."""
     names = [*p.out_names, *(f"the gradient of {n}" for n in p.diff_names)]
 
-    def dtypes(arrays: Sequence[Any]) -> list[Any]:
+    def dtypes(arrays: Sequence[Any], others: Sequence[Any]) -> list[Any]:
         def run(given: Any, rest: Any, cts: Any) -> Any:
             filled = [x if isinstance(x, float) else y for x, y in zip(arrays, given, strict=True)]
             outputs, pull, _ = p.vjp(p.f, filled, rest)
             return outputs, pull(cts)
 
         given = [np.zeros(()) if isinstance(x, float) else x for x in arrays]
-        shapes = jax.eval_shape(run, given, p.original_rest, p.cotangent(0))
+        shapes = jax.eval_shape(run, given, others, p.cotangent(0))
         return [x.dtype for x in jax.tree.leaves(shapes)]
 
     tried = 0
     wide = [cast(x, p.dtype) for x in p.original]
-    cases: list[tuple[int, str, list[Any], list[Any]]] = []
+    wide_rest, cases = p.rest_in(p.dtype), []
     for i, leaf in enumerate(p.original):
         if wide[i].dtype == np.float64:  # JAX's own default: weak values mixed have this dtype too
             like = jax.ShapeDtypeStruct(leaf.shape, np.float64, weak_type=True)
             given = [like if j == i else x for j, x in enumerate(wide)]
-            cases.append((i, "weakly typed", wide, given))
+            cases.append((i, "weakly typed", wide, given, wide_rest))
         others = [x.dtype for j, x in enumerate(p.original) if j != i]
         if leaf.ndim == 0 and leaf.dtype.kind == "f" and leaf.dtype in others:
             given = [float(leaf) if j == i else x for j, x in enumerate(p.original)]
-            cases.append((i, "a Python number", p.original, given))
-    for i, kind, strong, weak in cases:
+            cases.append((i, "a Python number", p.original, given, p.original_rest))
+    for i, kind, strong, weak, others in cases:
+        try:
+            before, after = dtypes(strong, others), dtypes(weak, others)
+        except Exception:
+            if _takes(p, weak, others):
+                raise
+            continue
         tried += 1
-        for j, (a, b) in enumerate(zip(dtypes(strong), dtypes(weak), strict=True)):
+        for j, (a, b) in enumerate(zip(before, after, strict=True)):
             # The gradient of a Python number has the dtype that JAX gives Python numbers.
             if a != b and j != len(p.out_names) + i:
                 message = f"{names[j]} changes from {a} to {b} when this is {kind}"
@@ -189,6 +224,15 @@ def weak_types(p: Problem) -> Check:
     if not tried:
         raise NotApplicableError("no argument that could be weakly typed")
     return Check("weak_types", True, f"{tried} weak inputs leave every dtype as it was")
+
+
+def _takes(p: Problem, arrays: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether the plain function can be called with these."""
+    try:
+        jax.make_jaxpr(lambda rest: p.call(p.plain, arrays, rest))(others)
+    except Exception:
+        return False
+    return True
 
 
 # Values and cotangents ---------------------------------------------------------------------
@@ -218,7 +262,7 @@ def value(p: Problem) -> Check:
                 p.out_names,
                 a.got.value,
                 a.expected.value,
-                units(a.value_scales),
+                p.units("value", a.value_scales),
                 p.c("value"),
             )
         )
@@ -247,7 +291,7 @@ def forward(p: Problem) -> Check:
             p.out_names,
             a.got.forward,
             a.got.value,
-            units(a.value_scales),
+            p.units("forward", a.value_scales),
             p.c("forward"),
             what="under jax.vjp ",
         )
@@ -263,18 +307,41 @@ def cotangent(p: Problem) -> Check:
     for sample in p.judged:
         a = p.analyse(sample)
         error, first, wrong = first_wrong(
-            p.diff_names, a.got.grads, a.expected.grads, units(a.grad_scales), c
+            p.diff_names,
+            a.got.grads,
+            a.expected.grads,
+            p.units("cotangent", a.grad_scales),
+            c,
         )
         worst = max(worst, error)
         if first is not None:
             return _wrong_cotangent(p, a, first[0], first[1], wrong, c)
+    doubt = _doubt(p)
+    if doubt > MOST_DOUBT:
+        raise NotApplicableError(
+            f"the body has no autodiff ({p.no_reverse}), and differences of its values are "
+            f"uncertain by {doubt:.1e} of a gradient: give plain="
+        )
     kind = (
         f"the full Jacobian ({len(p.rows.onehot)} rows)"
         if p.rows.full
         else f"{len(p.rows.random)} random cotangents"
     )
     note = f"; {p.kinks.note}" if p.kinks.note else ""
+    if p.way == "differences":
+        note += f"; by differences, which are certain to {doubt:.1e} of a gradient"
     return Check("cotangent", True, kind + note, worst=worst, tolerance=c)
+
+
+def _doubt(p: Problem) -> float:
+    """How uncertain differences are at most, as a part of a gradient leaf."""
+    runs = [p.analyse(sample).expected for sample in p.judged]
+    parts = [
+        cmp.largest(doubt) / (cmp.largest(grad) or 1.0)
+        for run in runs
+        for doubt, grad in zip(run.doubts, run.grads, strict=False)
+    ]
+    return max(parts, default=0.0)
 
 
 def _wrong_cotangent(
@@ -289,12 +356,12 @@ def _wrong_cotangent(
     return Check(
         "cotangent",
         False,
-        f"got {number(found.got)}, autodiff of the plain function gives {number(found.expected)}"
-        f"{under}{also}",
+        f"got {number(found.got, found.expected)}, {TRUTHS[p.way]} "
+        f"{number(found.expected, found.got)}{under}{also}",
         where=entry(p.diff_names[leaf], index),
         worst=found.error,
         tolerance=c,
-        likely=diag.diagnose(evidence(p, a, leaf)),
+        likely=p.kinks.refused or diag.diagnose(evidence(p, a, leaf)),
     )
 
 
@@ -349,7 +416,7 @@ def outputs(p: Problem) -> Check:
             p.diff_names,
             [g[row] for g in a.got.grads],
             [g[row] for g in a.expected.grads],
-            units(a.grad_scales),
+            p.units("outputs", a.grad_scales),
             c,
             what=f"with a cotangent for {p.out_names[out]} alone ",
         )
@@ -359,8 +426,14 @@ def outputs(p: Problem) -> Check:
     return Check("outputs", True, f"{len(p.rows.alone)} outputs", worst=worst, tolerance=c)
 
 
+def _unless_given(p: Problem) -> None:
+    if p.way == "given":
+        raise NotApplicableError("expect= gives the gradients, which need not be linear")
+
+
 def zero(p: Problem) -> Check:
     """A cotangent of zero gives gradients of exactly zero."""
+    _unless_given(p)
     for sample in ("given", "jittered"):
         a = p.analyse(sample)
         for name, grad, want in zip(p.diff_names, a.got.grads, a.expected.grads, strict=True):
@@ -379,6 +452,7 @@ def zero(p: Problem) -> Check:
 
 def linear(p: Problem) -> Check:
     """The backward pass is linear: a combination of cotangents gives that of the gradients."""
+    _unless_given(p)
     a = p.smooth
     first, second = p.rows.random[:2]
     u, v = p.rows.weights
@@ -387,7 +461,7 @@ def linear(p: Problem) -> Check:
         p.diff_names,
         [g[p.rows.combined] for g in a.got.grads],
         [u * cmp.widen(g[first]) + v * cmp.widen(g[second]) for g in a.got.grads],
-        units(a.grad_scales),
+        p.units("linear", a.grad_scales),
         p.c("linear"),
         what=f"vjp({u}·g1 {v:+}·g2) against {u}·vjp(g1) {v:+}·vjp(g2): ",
     )
@@ -433,7 +507,7 @@ def jit(p: Problem) -> Check:
         [*p.out_names, *(f"gradient of {n}" for n in p.diff_names)],
         [*values, *grads],
         [*a.got.value, *(g[p.rows.random[0]] for g in a.got.grads)],
-        units([*a.value_scales, *a.grad_scales]),
+        p.units("jit", [*a.value_scales, *a.grad_scales]),
         p.c("jit"),
         what="eager against compiled: ",
     )
@@ -454,11 +528,17 @@ def recompile(p: Problem) -> Check:
 
 def residuals(p: Problem) -> Check:
     """The rule keeps at most what autodiff of the plain function keeps, and what it declares."""
-    (mine, shared), (plain, plain_shared) = (
-        residual_bytes(functools.partial(p.call, fun), p.original, p.original_rest)
-        for fun in (p.f, p.plain)
-    )
     declared = p.options.get("residual_bytes")
+    if p.way != "reverse":
+        raise NotApplicableError("the plain function has no backward pass to keep anything for")
+    if declared is None and not p.has_backward:
+        raise NotApplicableError("no jax.custom_vjp is called")
+
+    def kept(fun: Any) -> tuple[int, int]:
+        call = functools.partial(p.call, fun)
+        return p.in_either_session(lambda: residual_bytes(call, p.original, p.original_rest))
+
+    (mine, shared), (plain, plain_shared) = kept(p.f), kept(p.target)
     p.residual_bytes = (mine, plain)
     if declared is not None:
         expected = declared(*p.args, **p.static) if callable(declared) else declared
@@ -471,4 +551,7 @@ def residuals(p: Problem) -> Check:
         return f"{kept} bytes" + (f" ({of_output} of them its output)" if of_output else "")
 
     message = f"keeps {words(mine, shared)}, autodiff of plain {words(plain, plain_shared)}"
-    return Check("residuals", mine <= plain or mine - shared <= plain - plain_shared, message)
+    fewer = mine <= plain or mine - shared <= plain - plain_shared
+    if not fewer and p.target is not p.plain:
+        raise NotApplicableError(message)
+    return Check("residuals", fewer, message)

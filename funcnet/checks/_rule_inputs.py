@@ -12,8 +12,9 @@ import numpy as np
 
 from funcnet._reports import Check, sentence
 from funcnet.checks import _comparison as cmp
-from funcnet.checks._problem import NotApplicableError, Problem, cast, is_floating, quick_jit
-from funcnet.checks._rule_checks import compared, entry, units, worst_of
+from funcnet.checks._arguments import cast, is_floating
+from funcnet.checks._problem import NotApplicableError, Problem, quick_jit
+from funcnet.checks._rule_checks import compared, unless_it_leaves_a_set, worst_of
 
 # Precision ---------------------------------------------------------------------------------
 
@@ -23,14 +24,20 @@ def precision(p: Problem, dtype: Any) -> Check:
     name = jnp.dtype(dtype).name
     if any(x.dtype.kind == "c" for x in p.diff) and jnp.dtype(dtype).itemsize == 2:
         raise NotApplicableError("complex inputs have no 16-bit precision")
+    if p.iterates:
+        raise NotApplicableError(f"an iteration whose tolerance {name} may never reach")
     diff = [cast(x, dtype) for x in p.smooth.diff]
     rest = p.rest_in(dtype)
     try:
-        shapes = p.abstract(p.f, dtype)
+        shapes = p.in_either_session(lambda: p.abstract(p.f, dtype))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise NotApplicableError(f"refuses {name}: {sentence(error, 120)}") from None
     cts = [cast(ct, dtype).astype(ct.dtype) for ct in p.cotangents]
-    got = p.run_rule(diff, rest, cts)
+    try:
+        got = p.in_either_session(lambda: p.run_rule(diff, rest, cts))
+    except Exception as error:
+        _unless_plain_runs(p, dtype, error)
+        raise
     wide, wide_rest = p.wide(diff), [cast(x, p.truth) for x in rest]
     want = p.run_plain(wide, wide_rest, cts)
     for leaf, out, grad in zip(p.diff_names, diff, got.grads, strict=True):
@@ -39,7 +46,8 @@ def precision(p: Problem, dtype: Any) -> Check:
             return Check(name, False, message, where=leaf, likely="a gradient of the wrong dtype")
     out_dtypes = [x.dtype for x in jax.tree.leaves(shapes) if is_floating(x)]
     # What the inputs' own rounding does, entry by entry: a kink next to an input is no error.
-    step, one = 2 * cmp.eps(dtype), cmp.eps(dtype)
+    one = max(cmp.eps(dtype), p.eps)  # a body may be coarser than what comes out of it
+    step = 2 * one
     runs = [
         p.run_plain(p.wide([cmp.perturbed(x, step, p.rng) for x in wide]), wide_rest, cts)
         for _ in range(8)
@@ -67,6 +75,16 @@ def precision(p: Problem, dtype: Any) -> Check:
         )
         checks.append(found)
     return worst_of(checks)
+
+
+def _unless_plain_runs(p: Problem, dtype: Any, error: Exception) -> None:
+    """What the plain function cannot do in a precision counts against no rule."""
+    diff, rest = [cast(x, dtype) for x in p.smooth.diff], p.rest_in(dtype)
+    try:
+        jax.jit(lambda d, r: p.vjp(p.target, d, r)[1](p.cotangent(0)))(diff, rest)
+    except Exception:
+        reason = f"the plain function cannot either: {sentence(error, 120)}"
+        raise NotApplicableError(reason) from None
 
 
 # Batch sizes -------------------------------------------------------------------------------
@@ -109,7 +127,8 @@ def batch(p: Problem, name: str, size: int) -> Check:
         ]
 
     diff, rest = cut(p.smooth.diff, p.where_diff), cut(p.rest_in(p.dtype), p.where_rest)
-    run, plain = (jax.jit(functools.partial(_once, p, f)) for f in (p.f, p.plain))
+    run = jax.jit(functools.partial(_once, p.vjp, p.f))
+    plain = jax.jit(functools.partial(_once, _of_plain, p))
     try:
         shapes = plain.eval_shape(diff, rest)
     except Exception as error:
@@ -140,12 +159,12 @@ def batch(p: Problem, name: str, size: int) -> Check:
     moved_out, moved_grads = jax.device_get(both(near, rest))[1]
     start, moved = [*want_out, *want_grads], [*moved_out, *moved_grads]
     sensitivity = [m / cmp.SENSITIVITY_STEP for m in cmp.moves([moved], start)]
-    base = units([*p.smooth.value_scales, *p.smooth.grad_scales])
+    base = p.units(name, [*p.smooth.value_scales, *p.smooth.grad_scales])
     scale = [
         max(u, p.eps * (cmp.largest(x) + s))
         for u, x, s in zip(base, start, sensitivity, strict=True)
     ]
-    return compared(
+    found = compared(
         name,
         [*p.out_names, *(f"gradient of {n}" for n in p.diff_names)],
         [*out, *grads],
@@ -154,6 +173,7 @@ def batch(p: Problem, name: str, size: int) -> Check:
         p.c(name),
         good=f"{size} of {full} rows",
     )
+    return unless_it_leaves_a_set(p, found)
 
 
 def _refused_by_compiler(plain: Callable, diff: Any, rest: Any) -> None:
@@ -164,112 +184,14 @@ def _refused_by_compiler(plain: Callable, diff: Any, rest: Any) -> None:
         raise NotApplicableError(reason) from None
 
 
-def _once(p: Problem, fun: Callable, diff: Any, rest: Any) -> Any:
-    out, pull, _ = p.vjp(fun, diff, rest)
+def _of_plain(p: Problem, diff: Any, rest: Any) -> Any:
+    out, pull, others = p.plain_vjp(diff, rest)
+    return out, lambda cts: pull(cts)[0], others
+
+
+def _once(vjp: Callable, of: Any, diff: Any, rest: Any) -> Any:
+    out, pull, _ = vjp(of, diff, rest)
     pattern = [
         1.0 + 0.5 * jnp.cos(jnp.arange(o.size, dtype=np.float64)).reshape(o.shape) for o in out
     ]
     return list(out), pull(pattern)
-
-
-# Non-finite inputs -------------------------------------------------------------------------
-
-
-def nonfinite(p: Problem) -> Check:
-    """A NaN never vanishes where plain keeps it, nor leaves its row where plain's does not."""
-    independent = p.options.get("rows_independent")
-    try:
-        chosen, size = batch_arguments(p)
-    except NotApplicableError:
-        chosen, size = [], -1
-    tried = 0
-    for leaf, name in enumerate(p.diff_names):
-        base = p.smooth.diff
-        if base[leaf].size == 0:
-            continue
-        index = tuple(int(p.rng.integers(n)) for n in base[leaf].shape)
-        in_batch = p.argument[p.where_diff[leaf]] in chosen
-        row = index[0] if in_batch else None
-        for bad in (np.nan, np.inf, -np.inf):
-            diff = [x.copy() for x in base]
-            diff[leaf][index] = bad
-            got = p.run_rule(diff, p.rest_in(p.dtype), p.cotangents)
-            want = p.run_plain(p.wide(diff), p.rest_in(p.truth), p.cotangents)
-            poisoned = f"with {bad} at {entry(name, index)} "
-            failure = _poisoned_values(p, got, want, bad, row, size, poisoned)
-            if failure is None and np.isnan(bad):
-                failure = _poisoned_gradients(p, got, want, row, size, chosen, poisoned)
-                if failure is None and independent and row is not None:
-                    failure = _leaked(p, got, row, size, chosen, poisoned)
-            if failure is not None:
-                return failure
-            tried += 1
-    return Check("nonfinite", True, f"{tried} poisoned inputs behave as the plain function's")
-
-
-def _poisoned_values(
-    p: Problem, got: Any, want: Any, bad: float, row: int | None, size: int, poisoned: str
-) -> Check | None:
-    """A value that is not finite by the plain function is so by the rule, and stays in its row."""
-    for name, x, y in zip(p.out_names, got.value, want.value, strict=True):
-        x, y = cmp.widen(x), cmp.widen(y)
-        hidden = ~np.isfinite(y) & np.isfinite(x)
-        flipped = np.isinf(x) & np.isinf(y) & (x != y) & ~np.isnan(x) & ~np.isnan(y)
-        spread = np.zeros(x.shape, bool)
-        if row is not None and x.ndim and x.shape[0] == size:
-            spread = ~np.isfinite(x) & np.isfinite(y)
-            spread[row] = False
-        for mask, words in (
-            (hidden, f"the {bad} vanishes"),
-            (flipped, "an infinity changes its sign"),
-            (spread, f"the {bad} spreads to another row"),
-        ):
-            if mask.any():
-                at = tuple(int(i) for i in np.argwhere(mask)[0])
-                message = f"{poisoned}{words}: got {x[at]}, the plain function gives {y[at]}"
-                return Check("nonfinite", False, message, where=entry(name, at))
-    return None
-
-
-def _rows_of(p: Problem, leaf: int, array: np.ndarray, size: int, chosen: Sequence[int]) -> bool:
-    return p.argument[p.where_diff[leaf]] in chosen and array.ndim > 0 and array.shape[0] == size
-
-
-def _poisoned_gradients(
-    p: Problem, got: Any, want: Any, row: int | None, size: int, chosen: Any, poisoned: str
-) -> Check | None:
-    which = p.rows.random[0]
-    mine = [np.isnan(cmp.widen(g[which])) for g in got.grads]
-    plain = [np.isnan(cmp.widen(g[which])) for g in want.grads]
-    visible = any(np.isnan(cmp.widen(v)).any() for v in got.value)
-    if any(x.any() for x in plain) and not any(x.any() for x in mine) and not visible:
-        return Check("nonfinite", False, poisoned + "the NaN vanishes from output and gradients")
-    for leaf, (x, y) in enumerate(zip(mine, plain, strict=True)):
-        if row is None or not _rows_of(p, leaf, x, size, chosen):
-            continue
-        extra = (x & ~y).reshape(size, -1).any(1)
-        extra[row] = False
-        if extra.any():
-            message = poisoned + "a NaN reaches a row whose gradient is finite by autodiff"
-            where = entry(p.diff_names[leaf], (int(np.argmax(extra)),))
-            return Check("nonfinite", False, message, where, likely="a NaN that leaks across rows")
-    return None
-
-
-def _leaked(p: Problem, got: Any, row: int, size: int, chosen: Any, poisoned: str) -> Check | None:
-    which = p.rows.random[0]
-    arrays = [(n, cmp.widen(v)) for n, v in zip(p.out_names, got.value, strict=True)]
-    arrays += [
-        (f"gradient of {n}", cmp.widen(g[which]))
-        for leaf, (n, g) in enumerate(zip(p.diff_names, got.grads, strict=True))
-        if _rows_of(p, leaf, g[which], size, chosen)
-    ]
-    for name, x in arrays:
-        if x.ndim == 0 or x.shape[0] != size:
-            continue
-        spread = np.isnan(x).reshape(size, -1).any(1)
-        spread[row] = False
-        if spread.any():
-            message = poisoned + f"a NaN reaches row {int(np.argmax(spread))}"
-            return Check("nonfinite", False, message, name, likely="a NaN that leaks across rows")
-    return None

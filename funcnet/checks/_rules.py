@@ -16,6 +16,7 @@ from funcnet._jaxprs import equations, is_jaxpr, opened, sub_jaxprs
 from funcnet._reports import sentence
 
 RULE_PRIMITIVES = ("custom_vjp_call", "custom_vjp_call_jaxpr")
+RAISED = ("the forward function raised", "the backward function raised")
 CALL_PRIMITIVES = ("pjit", "jit", "closed_call", "core_call", "eval_jaxpr")
 
 
@@ -25,8 +26,18 @@ def is_array(leaf: Any) -> bool:
 
 
 def is_rule(f: Any) -> bool:
-    """Whether `f` is a `jax.custom_vjp` object itself, and not a function that calls one."""
-    return all(hasattr(f, name) for name in ("fun", "fwd", "bwd", "nondiff_argnums"))
+    """Whether `f` is a `custom_vjp` or a `custom_jvp` itself, and not a function that calls one."""
+    return hasattr(f, "nondiff_argnums") and hasattr(f, "fun") and (is_jvp(f) or hasattr(f, "bwd"))
+
+
+def is_jvp(f: Any) -> bool:
+    """Whether `f` is a `jax.custom_jvp` object itself."""
+    return hasattr(f, "jvp") and hasattr(f, "defjvp")
+
+
+def undecorated(f: Any) -> Any:
+    """The function that a rule decorates, of which no derivative is known; else `f`."""
+    return f.fun if is_rule(f) else f
 
 
 def contains_rule(jaxpr: Any) -> bool:
@@ -104,7 +115,7 @@ def without_rules(f: Callable) -> Callable:
     >>> float(jax.grad(square)(3.0)), float(jax.grad(without_rules(square))(3.0))
     (300.0, 6.0)
     """
-    f = getattr(f, "fun", f) if is_rule(f) else f
+    f = undecorated(f)
 
     @functools.wraps(f, updated=())
     def plain(*args: Any, **kwargs: Any) -> Any:
@@ -176,7 +187,14 @@ def _positional(fun: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> t
     return bound.args
 
 
+def _perturbed(leaf: Any) -> Any:
+    """An argument as JAX hands it to a rule with symbolic zeros: no integer is perturbed."""
+    floating = jax.dtypes.issubdtype(jax.dtypes.result_type(leaf), np.inexact)
+    return custom_derivatives.CustomVJPPrimal(leaf, floating)
+
+
 def _zero_cotangent(leaf: Any) -> Any:
+    leaf = jax.typeof(leaf)  # an output may be a Python number
     if jax.dtypes.issubdtype(leaf.dtype, np.inexact):
         return jax.numpy.zeros(leaf.shape, leaf.dtype)
     return np.zeros(leaf.shape, jax.dtypes.float0)
@@ -189,19 +207,17 @@ def _problems(rule: Any, args: tuple[Any, ...]) -> list[str]:
     given = args
     if rule.symbolic_zeros:
         given = tuple(
-            a
-            if i in rule.nondiff_argnums
-            else jax.tree.map(lambda x: custom_derivatives.CustomVJPPrimal(x, True), a)
+            a if i in rule.nondiff_argnums else jax.tree.map(_perturbed, a)
             for i, a in enumerate(args)
         )
     try:
         out, residuals = rule.fwd(*given)
     except Exception as error:
-        return [f"the forward function raised {sentence(error)}"]
+        return [f"{RAISED[0]} {sentence(error)}"]
     try:
         cotangents = rule.bwd(*static, residuals, jax.tree.map(_zero_cotangent, out))
     except Exception as error:
-        return [f"the backward function raised {sentence(error)}"]
+        return [f"{RAISED[1]} {sentence(error)}"]
     if not isinstance(cotangents, (tuple, list)) or len(cotangents) != len(dynamic):
         kind = type(cotangents).__name__
         count = f" of {len(cotangents)}" if isinstance(cotangents, (tuple, list)) else ""

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from funcnet._reports import Check, sentence
 from funcnet.checks._problem import Problem
-from funcnet.checks._rule_checks import compared, units
+from funcnet.checks._rule_checks import compared
 from funcnet.checks._rule_inputs import batch_arguments
 
 
@@ -56,7 +56,7 @@ def _over(p: Problem, chosen: Sequence[int], size: int, count: int, notes: list[
         return Check(name, False, f"raised {sentence(error)}")
     if "all-gather" in (compiled.as_text() or ""):
         notes.append(f"over {count} devices the compiled program gathers an axis that is sharded")
-    scale = units([*a.value_scales, *a.grad_scales])
+    scale = p.units("sharding", [*a.value_scales, *a.grad_scales])
     names = [*p.out_names, *(f"gradient of {n}" for n in p.diff_names)]
     want = [*a.expected.value, *(g[row] for g in a.expected.grads)]
     return compared(

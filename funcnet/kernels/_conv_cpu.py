@@ -29,7 +29,6 @@ from funcnet.kernels._conv_xla import (
     Pads,
     Pair,
     pads_around,
-    pads_exactly,
     spans_of,
     xla_conv,
     xla_input_gradient,
@@ -76,10 +75,9 @@ def chunked_kernel_gradient(
     """
     kh, kw = size
     (_, h, w, cin), (_, oh, ow, cout) = x.shape, dy.shape
-    spans = spans_of(size, dilation)
     bands = _gradient_bands(x, dy, size, stride, dilation)
     if _shifts_cotangent(x, dy, stride):
-        around = pads_around((oh, ow), (h, w), spans, stride, pads)
+        around = pads_around((oh, ow), (h, w), spans_of(size, dilation), stride, pads)
 
         def of_cotangents(dy: Array, x: Array) -> Array:
             rows = _shifted(dy, 2, kw, w, 1, dilation[1])
@@ -90,15 +88,13 @@ def chunked_kernel_gradient(
         dw = _of_bands(of_cotangents, bands, *_cut(dy, x, bands, around), add=True)
         return dw.reshape(kh, cin, kw, cout).transpose(0, 2, 1, 3)[::-1, ::-1]
 
-    around = pads_exactly((h, w), (oh, ow), spans, stride, pads)
-
     def of_images(x: Array, dy: Array) -> Array:
         rows = _shifted(x, 2, kw, ow, stride[1], dilation[1])
         dy = dy.reshape(-1, cout)
         shifts = _shifts(rows, 1, kh, bands.rows, stride[0], dilation[0])
         return jnp.stack([xla_product(s.reshape(-1, kw * cin), dy, form="tn") for s in shifts])
 
-    dw = _of_bands(of_images, bands, *_cut(x, dy, bands, around), add=True)
+    dw = _of_bands(of_images, bands, *_cut(x, dy, bands, pads), add=True)
     return dw.reshape(kh, kw, cin, cout)
 
 
@@ -219,8 +215,7 @@ def _of_bands(some: Callable[..., Array], bands: Bands, *images: Cut, add: bool 
     n = images[0][0].shape[0] * bands.per_image
     if add:
         return lax.fori_loop(1, n, lambda i, total: total + one(i), one(0))
-    y = lax.map(one, jnp.arange(n))
-    return y.reshape(n, *y.shape[2:])
+    return lax.map(one, jnp.arange(n))
 
 
 def _of_chunks(some: Callable[..., Array], few: int, *images: Array, add: bool = False) -> Array:
@@ -247,27 +242,25 @@ def _of_chunks(some: Callable[..., Array], few: int, *images: Array, add: bool =
 
 def depthwise_conv(x: Array, w: Array, *, stride: Pair, pads: Pads, dilation: Pair) -> Array:
     """`xla_conv` of as many groups as channels, as a sum of products of shifted images."""
-    kh, kw, _, cout = w.shape
-    spread = jnp.repeat(_padded(wide(x), pads), cout // x.shape[3], -1)
+    spread = jnp.repeat(_padded(wide(x), pads), w.shape[3] // x.shape[3], -1)
     outputs = _outputs(x, w, stride, pads, dilation)
-    return _multiply_add(spread, wide(w).reshape(kh, kw, cout), outputs, stride, dilation)
+    return _multiply_add(spread, wide(w), outputs, stride, dilation)
 
 
 def depthwise_kernel_gradient(
     x: Array, dy: Array, *, size: Pair, stride: Pair, pads: Pads, dilation: Pair
 ) -> Array:
     """`xla_kernel_gradient` of as many groups as channels, a sum over all pixels for each tap."""
-    (_, h, w, cin), (_, oh, ow, cout) = x.shape, dy.shape
-    spans = spans_of(size, dilation)
-    bands = _bands(x, oh, spans[0], stride[0], (math.prod(size) + 1) * ow * cout, 0)
-    around = pads_exactly((h, w), (oh, ow), spans, stride, pads)
+    cin, (_, oh, ow, cout) = x.shape[3], dy.shape
+    span = spans_of(size, dilation)[0]
+    bands = _bands(x, oh, span, stride[0], (math.prod(size) + 1) * ow * cout, 0)
 
     def some(x: Array, dy: Array) -> Array:
         spread, dy = jnp.repeat(wide(x), cout // cin, -1), wide(dy)
         taps = _taps(spread, size, (bands.rows, ow), stride, dilation)
         return jnp.stack([(tap * dy).sum((0, 1, 2)) for tap in taps])
 
-    dw = _of_bands(some, bands, *_cut(x, dy, bands, around), add=True)
+    dw = _of_bands(some, bands, *_cut(x, dy, bands, pads), add=True)
     return dw.reshape(*size, 1, cout)
 
 
@@ -275,12 +268,11 @@ def depthwise_input_gradient(
     dy: Array, w: Array, *, size: Pair, stride: Pair, pads: Pads, dilation: Pair, groups: int
 ) -> Array:
     """`xla_input_gradient` of as many groups as channels, as a sum of shifted cotangents."""
-    kh, kw, _, cout = w.shape
-    above, left = pads_around(dy.shape[1:3], size, spans_of((kh, kw), dilation), stride, pads)
+    above, left = pads_around(dy.shape[1:], size, spans_of(w.shape, dilation), stride, pads)
     config = [(0, 0, 0), (*above, stride[0] - 1), (*left, stride[1] - 1), (0, 0, 0)]
     dy = lax.pad(wide(dy), jnp.zeros((), wide_dtype(dy.dtype)), config)
-    kernel = lax.rev(wide(w).reshape(kh, kw, cout), (0, 1))
-    each = cout // groups  # outputs of a channel
+    kernel = lax.rev(wide(w), (0, 1))
+    each = w.shape[3] // groups  # outputs of a channel
     parts = (
         _multiply_add(dy[..., j::each], kernel[..., j::each], size, (1, 1), dilation)
         for j in range(each)
@@ -292,7 +284,7 @@ def _multiply_add(x: Array, w: Array, outputs: Pair, stride: Pair, dilation: Pai
     """Padded images and a kernel, one number a channel and tap."""
     kernel = w.reshape(-1, 1, 1, 1, w.shape[-1])
     # Padded once, not again for every tap that reads it.
-    taps = _taps(lax.optimization_barrier(x), w.shape[:2], outputs, stride, dilation)
+    taps = _taps(lax.optimization_barrier(x), w.shape, outputs, stride, dilation)
     return functools.reduce(operator.add, (tap * k for tap, k in zip(taps, kernel, strict=True)))
 
 

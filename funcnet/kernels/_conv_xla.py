@@ -36,7 +36,7 @@ def xla_kernel_gradient(
     dw = _correlate(
         x.transpose(3, 1, 2, 0),
         dy.transpose(1, 2, 0, 3),
-        pads_exactly(x.shape[1:3], dy.shape[1:3], spans_of(size, dilation), stride, pads),
+        pads_exactly(x.shape[1:], dy.shape[1:], spans_of(size, dilation), stride, pads),
         stride=dilation,
         kernel_dilation=stride,
         batch_group_count=groups,
@@ -56,11 +56,11 @@ def xla_input_gradient(
 ) -> Array:
     """(n, oh, ow, cout) and (kh, kw, cin // groups, cout) -> (n, h, w, cin)."""
     kh, kw, cin, cout = w.shape  # channels of a group, channels of all
-    w = w.reshape(kh, kw, cin, groups, cout // groups).transpose(0, 1, 4, 3, 2)
+    w = w.reshape(kh * kw, cin, groups, cout // groups).transpose(0, 3, 2, 1)
     return _correlate(
         dy,
         lax.rev(w.reshape(kh, kw, cout // groups, groups * cin), (0, 1)),
-        pads_around(dy.shape[1:3], size, spans_of((kh, kw), dilation), stride, pads),
+        pads_around(dy.shape[1:], size, spans_of((kh, kw), dilation), stride, pads),
         image_dilation=stride,
         kernel_dilation=dilation,
         feature_group_count=groups,

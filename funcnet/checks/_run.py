@@ -1,0 +1,205 @@
+"""One run of the checks of a rule: in order, within a time, looked at again, and a verdict."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from funcnet._reports import Check, sentence
+from funcnet.checks import _nonfinite, _rule_checks, _rule_inputs, _rule_transforms
+from funcnet.checks._names import exact
+from funcnet.checks._numerical import numerical
+from funcnet.checks._problem import NotApplicableError, Problem
+from funcnet.checks._reports import RuleReport
+from funcnet.checks._second_look import look_again, precision_of
+
+_CORE: dict[str, Callable[[Problem], Check]] = {
+    "structure": _rule_checks.structure,
+    "value": _rule_checks.value,
+    "forward": _rule_checks.forward,
+    "cotangent": _rule_checks.cotangent,
+    "outputs": _rule_checks.outputs,
+    "zero": _rule_checks.zero,
+    "linear": _rule_checks.linear,
+    "numerical": numerical,
+    "determinism": _rule_checks.determinism,
+    "jit": _rule_checks.jit,
+}
+_TRANSFORMS: dict[str, Callable[[_rule_transforms.Transforms], Check]] = {
+    "vmap": _rule_transforms.vmap,
+    "scan": _rule_transforms.scan,
+    "cond": _rule_transforms.cond,
+    "remat": _rule_transforms.remat,
+}
+_FURTHER: dict[str, Callable[[Problem], Check]] = {
+    "second_order": _rule_transforms.second_order,
+    "forward_over_reverse": _rule_transforms.forward_over_reverse,
+    "float32": lambda p: _rule_inputs.precision(p, np.float32),
+    "bfloat16": lambda p: _rule_inputs.precision(p, jax.numpy.bfloat16),
+    "float16": lambda p: _rule_inputs.precision(p, np.float16),
+    "empty": lambda p: _rule_inputs.batch(p, "empty", 0),
+    "singleton": lambda p: _rule_inputs.batch(p, "singleton", 1),
+    "nonfinite": _nonfinite.nonfinite,
+    "residuals": _rule_checks.residuals,
+    "weak_types": _rule_checks.weak_types,
+    "recompile": _rule_checks.recompile,
+}
+_FOLLOWS = (  # from a wrong cotangent, and say nothing new
+    "second_order",
+    "forward_over_reverse",
+    "float32",
+    "bfloat16",
+    "float16",
+    "empty",
+    "singleton",
+)
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+RULE_CHECKS: tuple[str, ...] = (*_CORE, *_TRANSFORMS, *_FURTHER)
+"""Every check that a rule is put through, in order; each is in every report."""
+
+
+class Run:
+    """The checks of one rule, in a thread of their own where they have a time limit."""
+
+    def __init__(
+        self,
+        make: Callable[[], Problem],
+        chosen: Sequence[str],
+        reasons: Mapping[str, str],
+        precise: bool,
+        progress: Callable[[str], None] | None,
+    ):
+        self.make, self.chosen, self.reasons, self.precise = make, chosen, reasons, precise
+        self.progress = progress or (lambda _: None)
+        self.started = time.perf_counter()
+        self.problem: Problem | None = None
+        self.found: list[Check] = []
+        self.running = ""
+        self.over = False
+        self.raised: BaseException | None = None
+
+    def report(self, seconds: float | None) -> RuleReport:
+        """Runs the checks, for so many seconds at most, and says what was found."""
+        if seconds is None:
+            self._run()
+        else:
+            worker = threading.Thread(target=self._run, daemon=True)
+            worker.start()
+            worker.join(seconds)
+            self.over = worker.is_alive()
+        if self.raised is not None:
+            raise self.raised
+        late = f"not run within {seconds} seconds"
+        found = [*self.found]
+        for name in self.chosen[len(found) :]:
+            found.append(Check(name, None, late + (", where it began" * (name == self.running))))
+        return self._judged(found)
+
+    def _run(self) -> None:
+        try:
+            with exact():
+                self.problem = p = self.make()
+                self._run_checks(p)
+                if not self.precise and look_again(p, self.found):
+                    self._run_checks(p)
+        except BaseException as error:
+            self.raised = error
+
+    def _run_checks(self, p: Problem) -> None:
+        self.found = []
+        transforms = functools.cache(lambda: _rule_transforms.Transforms(p))
+        wrong = False
+        for name in self.chosen:
+            if self.over:
+                return
+            self.running = name
+            self.progress(f"{p.name}: {name}")
+            check = self._check(p, name, transforms, wrong)
+            self.found.append(check)
+            wrong = wrong or (name == "cotangent" and check.passed is False)
+
+    def _check(self, p: Problem, name: str, transforms: Callable, wrong: bool) -> Check:
+        if name in self.reasons:
+            return Check(name, None, self.reasons[name])
+        if p.raises:
+            return Check(name, None, "not run: see structure")
+        if name in _FOLLOWS and wrong:
+            return Check(name, None, "not judged: the cotangent is wrong already")
+        try:
+            if name in _TRANSFORMS:
+                return _TRANSFORMS[name](transforms())
+            return (_CORE | _FURTHER)[name](p)
+        except NotApplicableError as reason:
+            return Check(name, None, str(reason))
+        except Exception as error:
+            return Check(name, False, f"raised {sentence(error)}")
+
+    def _judged(self, found: Sequence[Check]) -> RuleReport:
+        p = self.problem
+        if p is None:
+            return RuleReport("", tuple(found), verdict="cannot be judged")
+        self.over = True  # whatever still runs changes nothing any more
+        mine, plain_bytes = p.residual_bytes or (None, None)
+        precision = None
+        with exact():
+            if p.grain is not None and not self.raised:
+                precision = precision_of(p)
+        return RuleReport(
+            name=p.name,
+            checks=tuple(found),
+            seed=p.seed,
+            seconds=time.perf_counter() - self.started,
+            notes=tuple(_notes(p, precision)),
+            residual_bytes=mine,
+            plain_residual_bytes=plain_bytes,
+            detects=p.detects(),
+            verdict=_verdict(p, found),
+            precision=precision,
+        )
+
+
+def _verdict(p: Problem, found: Sequence[Check]) -> str:
+    if any(check.passed is False for check in found):
+        return "wrong"
+    judges = [check for check in found if check.name in ("cotangent", "numerical")]
+    if judges and not any(check.passed for check in judges):
+        return "cannot be judged"
+    if p.expect is not None:
+        return "by design"
+    return "right" if p.grain is None else "imprecise"
+
+
+def _notes(p: Problem, precision: float | None) -> list[str]:
+    notes = [f"{n}: tolerance × {factor}, because {why}" for n, (factor, why) in p.looser.items()]
+    if p.dtype != np.float64:
+        notes.append(f"{p.name} refuses float64: compared in {p.dtype}")
+    if not p.given_plain and not p.raises and not p.has_rule and p.expect is None:
+        notes.append(
+            f"{p.name} calls no jax.custom_vjp: autodiff was compared with itself, and only "
+            "differences judge it; give plain="
+        )
+    if p.no_reverse:
+        words = {"forward": "forward-mode autodiff", "differences": "differences of its values"}
+        notes.append(f"the body has no reverse mode ({p.no_reverse}): {words[p.way]} judged it")
+    elif p.way == "differences":
+        notes.append(
+            "autodiff of the body is not how its values move: differences of the values judged it"
+        )
+    if precision is not None:
+        narrow = p.body.narrowest
+        why = "iterates to a tolerance" if narrow is None else f"computes in {narrow}"
+        notes.append(f"right to {precision:.1e} of a leaf's largest entry: the function {why}")
+    if p.neighbours.note:
+        notes.append(f"{p.neighbours.note}: so are the neighbours it is judged at")
+    notes += [f"the gradient of {n} is zero but for rounding noise" for n in p.noise_only()]
+    notes += [
+        f"the gradient of {n} is exactly zero here, where little can be wrong: give other inputs"
+        for n in p.zero_only()
+    ]
+    return notes

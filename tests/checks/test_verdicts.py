@@ -1,0 +1,135 @@
+"""What the checker says of rules that other people write: the verdict that each deserves."""
+
+from __future__ import annotations
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from funcnet import checks
+from tests.support.zoo_base import AFFINE, X, affine_rule, rule
+from tests.support.zoo_strangers import STRANGERS, V
+
+BY_DEFAULT = {
+    *("calls_itself_forward", "symbolic_zeros_and_an_integer", "a_python_int_among_outputs"),
+    *("iteration", "iteration_wrong", "bisection", "callback", "float32_core", "symmetric"),
+    *("relu_1_at_0", "relu_of_jax", "nan_to_num", "an_output_is_an_input", "a_closure"),
+    *("straight_through_expected", "clipped_cotangents", "a_conjugate_forgotten"),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in BY_DEFAULT else [pytest.mark.slow]) for n in STRANGERS],
+)
+def test_each_rule_gets_the_verdict_that_it_deserves(name: str):
+    deserves, f, args, options = STRANGERS[name]
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        report = checks.check_rule(f, *args, name=name, **options)
+    assert report.verdict == deserves, str(report)
+    assert report.ok == (deserves != "wrong")
+    assert not [c for c in report.failed if c.message.startswith("raised")]
+
+
+@pytest.mark.slow
+def test_precise_calls_an_imprecise_rule_wrong():
+    _, f, args, _ = STRANGERS["float32_core"]
+    options = {"checks": ["value", "cotangent", "linear"]}
+    assert checks.check_rule(f, *args, **options).precision < 1e-6
+    assert checks.check_rule(f, *args, precise=True, **options).verdict == "wrong"
+
+
+def test_a_rule_that_gives_another_gradient_than_expected_is_wrong():
+    _, f, args, options = STRANGERS["half_expected"]
+    report = checks.check_rule(f, *args, checks=["cotangent"], **options)
+    assert report.verdict == "wrong"
+    assert "expect" not in report["cotangent"].likely
+
+
+def test_straight_through_says_how_to_say_so():
+    _, f, args, _ = STRANGERS["straight_through"]
+    found = checks.check_rule(f, *args, checks=["cotangent"])["cotangent"]
+    assert "expect=lambda x: x" in found.likely
+
+
+def test_small_errors_are_told_apart_and_no_transpose():
+    _, f, args, _ = STRANGERS["an_error_of_1e-9_in_a_column"]
+    found = checks.check_rule(f, *args, checks=["cotangent"])["cotangent"]
+    got, expected = found.message.removeprefix("got ").split(
+        ", autodiff of the plain function gives "
+    )
+    assert got != expected.split(" ")[0]
+    assert "transpose" not in found.likely
+
+
+def test_looser_loosens_an_exact_zero():
+    args = X, np.zeros(3, np.float32)
+    hidden = rule(lambda x, w: x * w[None] * 0, lambda r, g: (0 * g + 1e-17, 0 * r[1]))
+    assert not checks.check_rule(hidden, *args, checks=["cotangent"]).ok
+    looser = {"cotangent": (1e3, "a residue of the scheme")}
+    assert checks.check_rule(hidden, *args, checks=["cotangent"], looser=looser).ok
+
+
+def test_a_time_limit_ends_with_what_there_is():
+    turns = []
+
+    def slow(x):
+        turns.append(time.sleep(1.5))
+        return x**2
+
+    f = rule(slow, lambda r, g: (2 * r[0] * g,))
+    report = checks.check_rule(f, X, seconds=4.0)
+    assert report.verdict == "cannot be judged"
+    assert report.seconds < 8
+    assert any("not run within 4.0 seconds" in check.message for check in report)
+    assert tuple(check.name for check in report) == checks.RULE_CHECKS
+
+
+def test_progress_names_each_check():
+    lines: list[str] = []
+    checks.check_rule(
+        affine_rule(), AFFINE, X, checks=["structure", "cotangent"], progress=lines.append
+    )
+    assert [line.rpartition(": ")[2] for line in lines] == ["structure", "cotangent"]
+
+
+def test_nothing_to_judge_by_is_said_once():
+    """A body without autodiff whose values jump: differences are no judge."""
+
+    def stairs(x):
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        noise = lambda v: np.sin(1e6 * np.asarray(v)).astype(v.dtype)  # noqa: E731
+        return jax.pure_callback(noise, shape, x, vmap_method="sequential")
+
+    report = checks.check_rule(
+        rule(stairs, lambda r, g: (g * 1e6 * jnp.cos(1e6 * r[0]),)), V, checks=["cotangent"]
+    )
+    assert report.verdict == "cannot be judged"
+    assert "give plain=" in report["cotangent"].message
+
+
+def test_kinks_is_one_of_the_conventions():
+    with pytest.raises(ValueError, match="kinks is 'all', expected"):
+        checks.check_rule(affine_rule(), AFFINE, X, kinks="all")
+
+
+def test_a_plain_function_with_arrays_of_its_own_is_widened_with_the_rest():
+    w = jnp.asarray(np.float32(X[:, :1] * 0 + 1.5))
+    f = rule(lambda x: x * 1.5, lambda r, g: (1.5 * g,))
+    report = checks.check_rule(f, X, plain=lambda x: x * w, checks=["value", "cotangent"])
+    assert report.verdict == "right"
+
+
+def test_an_imprecise_rule_says_how_far_it_is_right():
+    _, f, args, _ = STRANGERS["loose_iteration"]
+    report = checks.check_rule(f, *args, checks=["cotangent"])
+    assert report.verdict == "imprecise"
+    assert 1e-6 < report.precision < 1e-3
+    assert "iterates to a tolerance" in " ".join(report.notes)
