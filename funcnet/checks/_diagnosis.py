@@ -11,6 +11,7 @@ import numpy as np
 
 from funcnet.checks._comparison import largest
 
+PASSED_THROUGH = "the cotangent itself, as of a straight-through estimator"
 CLOSE = 1e-6  # a hypothesis explains a gradient when it leaves less than this part of it
 
 
@@ -150,11 +151,7 @@ def _passed_through(e: Evidence) -> str:
         c = fitted_factor(e.got, ct) if ct.shape == e.got.shape else None
         if c is not None and not explains(ct, e.expected):
             times = "" if abs(c - 1) < 10 * CLOSE else f"{c:.4g} times "
-            return (
-                f"{times}the cotangent itself, as of a straight-through estimator: if that is "
-                f"meant, say expect=lambda {e.name or 'x'}: {times and f'{c:.4g} * '}"
-                f"{e.name or 'x'}"
-            )
+            return times + PASSED_THROUGH
     return ""
 
 

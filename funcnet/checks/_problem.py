@@ -157,7 +157,7 @@ class Problem(Arguments):
                     )
                 return
         self.f = f
-        self.plain = plain if plain is not None else _rules.without_rules(f)
+        self.plain = _in_float64(plain) if plain is not None else _rules.without_rules(f)
         super().__init__(f, args, argnums)
 
     def in_either_session(self, run: Callable[[], Any]) -> Any:
@@ -618,11 +618,17 @@ def _all_finite(result: Result) -> bool:
 
 
 def _without_last(fun: Any) -> Any:
-    """A function that is given one argument more than it takes; its own arrays in float64."""
+    """A function that is given one argument more than it takes."""
     if fun is None or isinstance(fun, Pullback):
         return fun
+    wide = _in_float64(fun)
+    return lambda *args, **static: wide(*args[:-1], **static)
+
+
+def _in_float64(fun: Callable) -> Callable:
+    """A plain function whose own arrays are as wide as the arguments of the truth."""
     call, data = opened(fun)
     if data is None:
-        return lambda *args, **static: fun(*args[:-1], **static)
+        return fun
     wide = jax.tree.map(lambda x: cast(x, np.float64) if _rules.is_array(x) else x, data)
-    return lambda *args, **static: call(wide, *args[:-1], **static)
+    return lambda *args, **static: call(wide, *args, **static)

@@ -302,6 +302,12 @@ def forward(p: Problem) -> Check:
 
 def cotangent(p: Problem) -> Check:
     """Every gradient entry against autodiff of the plain function in float64."""
+    doubt = _doubt(p)
+    if doubt > MOST_DOUBT:
+        raise NotApplicableError(
+            f"the body has no autodiff ({p.no_reverse}), and differences of its values are "
+            f"uncertain by {doubt:.1e} of a gradient: give plain="
+        )
     c = p.c("cotangent")
     worst = 0.0
     for sample in p.judged:
@@ -316,12 +322,6 @@ def cotangent(p: Problem) -> Check:
         worst = max(worst, error)
         if first is not None:
             return _wrong_cotangent(p, a, first[0], first[1], wrong, c)
-    doubt = _doubt(p)
-    if doubt > MOST_DOUBT:
-        raise NotApplicableError(
-            f"the body has no autodiff ({p.no_reverse}), and differences of its values are "
-            f"uncertain by {doubt:.1e} of a gradient: give plain="
-        )
     kind = (
         f"the full Jacobian ({len(p.rows.onehot)} rows)"
         if p.rows.full
@@ -353,6 +353,9 @@ def _wrong_cotangent(
         out, at = p.rows.onehot[row]
         under = f" for a cotangent of 1 at {entry(p.out_names[out], at)}"
     also = f"; wrong too: {', '.join(wrong[1:])}" if len(wrong) > 1 else ""
+    likely = p.kinks.refused or diag.diagnose(evidence(p, a, leaf))
+    if likely.endswith(diag.PASSED_THROUGH) and p.expect is None:
+        likely += f"; if that is meant, say expect=lambda {', '.join(p.argument_names)}: ..."
     return Check(
         "cotangent",
         False,
@@ -361,7 +364,7 @@ def _wrong_cotangent(
         where=entry(p.diff_names[leaf], index),
         worst=found.error,
         tolerance=c,
-        likely=p.kinks.refused or diag.diagnose(evidence(p, a, leaf)),
+        likely=likely,
     )
 
 
