@@ -45,14 +45,15 @@ def conv_relu_samples(rng: Generator) -> list[Sample]:
     return [clear(lambda i=i: conv_samples(rng)[i], plain.conv2d) for i in range(count)]
 
 
-def conv_relu_pool_samples(rng: Generator) -> list[Sample]:
-    def gaps(params: ConvParams, x: jax.Array, **static: Any) -> jax.Array:
-        z = plain.conv2d(params, x, **static)
-        n, h, w, c = z.shape[0], z.shape[1] // 2, z.shape[2] // 2, z.shape[3]
-        cells = z[:, : 2 * h, : 2 * w].reshape(n, h, 2, w, 2, c).transpose(0, 1, 3, 5, 2, 4)
-        second, first = jnp.sort(cells.reshape(-1, 4))[:, -2:].T
-        return jnp.concatenate([first, jnp.where(first > 0, first - second, 1.0)])
+def gaps(params: ConvParams, x: jax.Array, **static: Any) -> jax.Array:
+    z = plain.conv2d(params, x, **static)
+    n, h, w, c = z.shape[0], z.shape[1] // 2, z.shape[2] // 2, z.shape[3]
+    cells = z[:, : 2 * h, : 2 * w].reshape(n, h, 2, w, 2, c).transpose(0, 1, 3, 5, 2, 4)
+    second, first = jnp.sort(cells.reshape(-1, 4))[:, -2:].T
+    return jnp.concatenate([first, jnp.where(first > 0, first - second, 1.0)])
 
+
+def conv_relu_pool_samples(rng: Generator) -> list[Sample]:
     fitting = [i for i, s in enumerate(conv_samples(rng)) if min(conv_output(s).shape[1:3]) > 1]
     return [clear(lambda i=i: conv_samples(rng)[i], gaps) for i in fitting]
 
@@ -64,6 +65,10 @@ def conv_output(sample: Sample) -> jax.ShapeDtypeStruct:
 def pooled_bytes(sample: Sample, itemsize: int) -> int:
     n, oh, ow, cout = conv_output(sample).shape
     return n * (oh // 2) * (ow // 2) * cout
+
+
+def normalised(params: tuple[AffineParams, NormParams], x: jax.Array) -> jax.Array:
+    return plain.batch_norm(params[1], plain.affine(params[0], x))[0]
 
 
 IDENTITY = AffineParams(np.eye(2), np.zeros(2))
@@ -91,7 +96,7 @@ ROWS = (
                 lambda d=d, m=m, shape=shape, norm=norm: Sample(
                     ((affine_params(rng, d, m), norm(rng, m)), rng.normal(size=shape))
                 ),
-                lambda params, x: plain.batch_norm(params[1], plain.affine(params[0], x))[0],
+                normalised,
             )
             for d, m, shape, norm in (
                 (4, 3, (5, 4), norm_params),

@@ -110,10 +110,16 @@ def distinct(rng: Generator, *shape: int) -> np.ndarray:
 def clear(draw: Callable[[], Sample], decisions: Callable[..., jax.Array]) -> Sample:
     """Draws until no decision (a number that a rule compares with 0) is nearly taken otherwise."""
     sample = draw()
-    decide = jax.jit(functools.partial(decisions, **sample.static))
-    while np.abs(decide(*sample.args)).min() <= 0.02:
+    decide = _compiled(decisions, tuple(sample.static))
+    while np.abs(decide(*sample.args, **sample.static)).min() <= 0.02:
         sample = draw()
     return sample
+
+
+@functools.cache
+def _compiled(decisions: Callable[..., jax.Array], options: tuple[str, ...]) -> Any:
+    """Once for all draws: the tests draw the same samples many times."""
+    return jax.jit(decisions, static_argnames=options)
 
 
 def affine_params(rng: Generator, d: int, m: int) -> AffineParams:
