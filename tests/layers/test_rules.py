@@ -21,10 +21,10 @@ from tests.support.rules import SAMPLES, cotangents, is_float, problem, problem_
 EPS = np.finfo(np.float64).eps
 each_sample = pytest.mark.parametrize(("name", "index"), SAMPLES)
 # The certificate puts the first sample of each rule through the same, in test_certificate; from the
-# fourth on it is the slow lane's.
+# third on it is the slow lane's.
 each_further_sample = pytest.mark.parametrize(
     ("name", "index"),
-    [pytest.param(*s, marks=[] if s[1] in (1, 2) else [pytest.mark.slow]) for s in SAMPLES],
+    [pytest.param(*s, marks=[] if s[1] == 1 else [pytest.mark.slow]) for s in SAMPLES],
 )
 each_rule = pytest.mark.parametrize("name", ROWS)
 
@@ -167,7 +167,8 @@ def test_vmap_over_each_argument(name, index, rng):
 
 @each_rule
 @pytest.mark.parametrize(
-    "dtype", [jnp.float32, jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)]
+    "dtype",  # the certificate has all three too
+    [jnp.bfloat16, *(pytest.param(d, marks=pytest.mark.slow) for d in (jnp.float32, jnp.float16))],
 )
 def test_low_precision(name, dtype, rng):
     p = problem(name, 0, dtype)
@@ -281,11 +282,17 @@ def on_device(args):
     return jax.tree.map(lambda a: jax.device_put(a) if isinstance(a, np.ndarray) else a, args)
 
 
+# Without jit every operation is a program of its own: by default for one rule of each kind.
+UNJITTED = {r.kind: name for name, r in reversed(ROWS.items()) if r.conventions}.values()
 CONVENTIONS = [
-    pytest.param(name, case, jit, id=f"{jit}-{name}: {case.why}")
+    pytest.param(
+        *(name, case, jit),
+        id=f"{jit}-{name}: {case.why}",
+        marks=[] if jit or name in UNJITTED else [pytest.mark.slow],
+    )
     for name, row in ROWS.items()
     for index, case in enumerate(row.conventions)
-    for jit in ((False, True) if index == 0 else (True,))  # without jit it is slow
+    for jit in ((False, True) if index == 0 else (True,))
 ]
 
 
