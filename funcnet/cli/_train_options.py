@@ -34,8 +34,12 @@ _DATA_SETS = "the data set's, see below"
 _THE_DATA_SETS = option(_DATA_SETS)
 
 
+@functools.cache
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The parameters of a function, by the names of their options."""
+    """The parameters of a function, by the names of their options.
+
+    Once of each: for every command line, tyro evaluates the options' annotations several times.
+    """
     parameters = inspect.signature(function).parameters
     return {_OPTION_OF.get(name, name): parameter for name, parameter in parameters.items()}
 
