@@ -7,8 +7,6 @@ import io
 import json
 import pathlib
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -125,15 +123,6 @@ def test_missing_extras_are_named(here, capsys, monkeypatch, missing):
 
 def test_annotations_are_told_to_type_checkers():
     assert (pathlib.Path(funcnet.__file__).parent / "py.typed").is_file()
-
-
-def test_importing_the_command_imports_no_extra():
-    program = (
-        "import sys, funcnet.cli; "
-        "print([m for m in ('tyro', 'rich', 'matplotlib', 'sklearn', 'scipy') if m in sys.modules])"
-    )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert ended.stdout == "[]\n", ended.stderr
 
 
 # --- Options

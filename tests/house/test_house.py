@@ -5,13 +5,12 @@ The floors, from the ground up, are printed by `python -m tests.house.test_house
 
 import ast
 import functools
-import subprocess
-import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
 import funcnet
+from tests.support.processes import run_python
 
 ROOT = Path(funcnet.__file__).parent
 GROUND = {
@@ -190,13 +189,16 @@ def test_public_classes_say_the_room_that_shows_them():
         assert not private, (name, private)
 
 
-def test_rooms_load_when_they_are_asked_for():
-    program = "import funcnet.train, sys; print(*sorted(n for n in sys.modules if 'funcnet.' in n))"
-    loaded = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    ).stdout.split()
+def test_rooms_and_extras_load_when_they_are_asked_for():
+    """A room loads those below it, and importing the command none of what only its work needs."""
+    out = run_python(
+        "import sys, funcnet.train; print(*sys.modules); import funcnet.cli; print(*sys.modules)"
+    )
+    loaded, with_command = map(str.split, out.splitlines())
     assert "funcnet.train" in loaded
     assert not {"funcnet.bench", "funcnet.catalogue", "funcnet.checks"} & set(loaded)
+    assert "funcnet.cli" in with_command
+    assert not {"tyro", "rich", "matplotlib", "sklearn", "scipy"} & set(with_command)
 
 
 if __name__ == "__main__":
