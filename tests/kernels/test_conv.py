@@ -27,7 +27,11 @@ def cache_bytes(request, monkeypatch):
 @pytest.mark.parametrize(
     ("geometry", "dtype"),
     [(g, jnp.float64) for g in GEOMETRIES]
-    + [(g, dtype) for g in GEOMETRIES[:3] for dtype in (jnp.float32, jnp.bfloat16)]
+    + [
+        pytest.param(g, dtype, marks=[pytest.mark.slow] if i else [])
+        for i, g in enumerate(GEOMETRIES[:3])
+        for dtype in (jnp.float32, jnp.bfloat16)
+    ]
     + [(g, jnp.float64) for g in DILATED],
     ids=[
         *IDS,

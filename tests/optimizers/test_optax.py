@@ -179,7 +179,7 @@ def test_200_complex_steps_equal_optax(name, rng):
         assert leaf.dtype == np.float64  # half of what optax keeps
 
 
-@table()
+@table(n if n in PLAIN else pytest.param(n, marks=pytest.mark.slow) for n in TABLE)
 def test_a_phase_of_the_gradients_is_one_of_the_updates(name, rng):
     """And complex numbers that are real move as real ones do."""
     params, grads = ({"w": rng.standard_normal((4, 5)), "b": rng.standard_normal(3)} for _ in "pg")
