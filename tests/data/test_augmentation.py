@@ -32,7 +32,14 @@ def distinct_images(n=16, shape=(12, 10, 3), dtype=np.float32):
     return values.reshape(n, *shape).astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64, jnp.bfloat16])
+@pytest.mark.parametrize(
+    "dtype",  # as images are stored, and as they are preprocessed
+    [
+        np.uint8,
+        np.float32,
+        *(pytest.param(d, marks=pytest.mark.slow) for d in (float, jnp.bfloat16)),
+    ],
+)
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_augmentations_keep_shape_and_dtype_under_jit_and_by_key(name, dtype):
     augment, images = AUGMENTATIONS[name], jax.device_put(distinct_images(dtype=dtype))

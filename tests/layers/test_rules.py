@@ -194,7 +194,7 @@ def test_low_precision(name, dtype, rng):
     assert worst(got, want, 1.0) <= tolerance
 
 
-ONES = jnp.ones((1, 4096), jnp.bfloat16)
+ONES = np.ones((1, 4096), jnp.bfloat16)
 SUMS = {
     "a product": lambda: layers.affine(
         layers.AffineParams(ONES.T, jnp.zeros_like(ONES[0, :1])), ONES

@@ -267,7 +267,7 @@ print(count)
 # --- Through training and evaluation
 
 
-W = jnp.array([1.0, 7.0, 0.5])
+W = np.array([1.0, 7.0, 0.5])
 OPTIONS = {"class_weights": W, "ignore_index": 0}
 WEIGHTED = functools.partial(softmax_cross_entropy, **OPTIONS)
 DATA = data.synthetic(sizes=(60, 25, 5), classes=3, shape=(2, 2, 1))
