@@ -249,21 +249,22 @@ def full(monkeypatch):
     monkeypatch.setattr("funcnet._matplotlib.save", save)
 
 
+TRAINED = "train --net softmax --epochs 0 --out run --quiet", "run/curves.png", "run/result.json"
+SWEPT = f"{SWEEP} --quiet", "swept/sweep.png", "swept/sweep.json"
+TROUBLES = [
+    (full, "OSError: [Errno 28] No space left on device"),
+    (usetex, "RuntimeError: Failed to process string with tex"),
+    (missing, 'ImportError: plots needs matplotlib: pip install "funcnet[run]"'),
+]
+
+
 @pytest.mark.parametrize(
-    ("trouble", "why"),
+    ("trouble", "why", "line", "figure", "result"),
     [
-        (usetex, "RuntimeError: Failed to process string with tex"),
-        (missing, 'ImportError: plots needs matplotlib: pip install "funcnet[run]"'),
-        (full, "OSError: [Errno 28] No space left on device"),
+        *((*trouble, *TRAINED) for trouble in TROUBLES),
+        (*TROUBLES[0], *SWEPT),
+        *(pytest.param(*trouble, *SWEPT, marks=pytest.mark.slow) for trouble in TROUBLES[1:]),
     ],
-)
-@pytest.mark.parametrize(
-    ("line", "figure", "result"),
-    [
-        ("train --net softmax --epochs 0 --out run --quiet", "run/curves.png", "run/result.json"),
-        (f"{SWEEP} --quiet", "swept/sweep.png", "swept/sweep.json"),
-    ],
-    ids=["train", "sweep"],
 )
 def test_a_figure_that_cannot_be_drawn_is_a_line(
     here, capsys, monkeypatch, trouble, why, line, figure, result
