@@ -67,10 +67,9 @@ def use_native(on: bool) -> str:
     Returns:
       What is in use from now on, and why: as `native_status`.
 
-    >>> native_status().split(":")[0] in ("native", "XLA")
-    True
-    >>> use_native(False)  # doctest: +SKIP
+    >>> use_native(False)
     'XLA: switched off by kernels.use_native(False)'
+    >>> _ = use_native(True)
     """
     _switched[:] = [bool(on)]
     jax.clear_caches()
