@@ -106,10 +106,14 @@ class Run:
             with exact():
                 self.problem = p = self.make()
                 self._run_checks(p)
-                if not self.precise and look_again(p, self.found):
+                while not self.precise and look_again(p, self.found, self._again(p)):
                     self._run_checks(p)
         except BaseException as error:
             self.raised = error
+
+    def _again(self, p: Problem) -> Callable[[str], Check]:
+        transforms = functools.cache(lambda: _rule_transforms.Transforms(p))
+        return lambda name: self._check(p, name, transforms, wrong=False)
 
     def _run_checks(self, p: Problem) -> None:
         self.found = []

@@ -7,7 +7,7 @@ float32 or iterates to a tolerance has no float64 gradient that a rule could equ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -25,13 +25,22 @@ MOST_ERROR = 1e-3  # of a gradient leaf, that an iteration to a tolerance excuse
 CLEARLY = 1e3  # times what is uncertain: autodiff that is off by so much is no derivative
 
 
-def look_again(p: Problem, found: Sequence[Check]) -> bool:
-    """Whether the checks are to be run again, by another truth or in a coarser unit."""
+def look_again(p: Problem, found: Sequence[Check], again: Callable[[str], Check]) -> bool:
+    """Whether the checks are to be run again, by another truth or in a coarser unit.
+
+    Args:
+      p: the problem, which is changed accordingly.
+      found: what the checks found.
+      again: runs a check by its name.
+    """
     failed = {check.name for check in found if check.passed is False}
     if "cotangent" in failed and _autodiff_is_no_derivative(p):
         p.judge(way="differences")
         return True
-    return bool(failed & set(COMPARISONS)) and _coarser(p)
+    suspects = failed & set(COMPARISONS)
+    return bool(suspects) and _coarser(
+        p, lambda: all(again(n).passed is not False for n in suspects)
+    )
 
 
 def _autodiff_is_no_derivative(p: Problem) -> bool:
@@ -62,8 +71,8 @@ def _worst(result: Result, truth: Result) -> float:
     return worst
 
 
-def _coarser(p: Problem) -> bool:
-    """Takes the finest unit in which value and gradient are right, if the body has no finer one."""
+def _coarser(p: Problem, all_pass: Callable[[], bool]) -> bool:
+    """Takes the finest unit in which all is right, if the body has no finer one."""
     if p.grain is not None:
         return False
     grains: list[float] = []
@@ -73,7 +82,7 @@ def _coarser(p: Problem) -> bool:
         grains += [g for g in GRAINS if p.eps < g and p.c("cotangent") * g <= MOST_ERROR]
     for grain in sorted(grains):
         back = p.judge(grain=grain)
-        if value(p).passed and cotangent(p).passed:
+        if value(p).passed and cotangent(p).passed and all_pass():
             return True
         back()
     return False
