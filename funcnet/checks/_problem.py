@@ -424,6 +424,11 @@ class Problem(Arguments):
 
         return outputs, pull_columns, others
 
+    def truth_vjp(self, diff: Sequence[Any], rest: Sequence[Any]) -> Any:
+        """`plain_vjp` with a pull that gives gradients alone, as that of `vjp`."""
+        outputs, pull, others = self.plain_vjp(diff, rest)
+        return outputs, lambda cts: pull(cts)[0], others
+
     def gradient_shapes(self, diff: Sequence[Any], rest: Sequence[Any]) -> list[Any]:
         """Shapes and dtypes of the gradients that `jax.vjp` gives, without running anything."""
         return jax.eval_shape(
@@ -432,6 +437,14 @@ class Problem(Arguments):
 
     @functools.cached_property
     def _rule_program(self) -> Callable:
+        return jax.jit(self._run_rule)
+
+    @functools.cached_property
+    def _quick_rule_program(self) -> Callable:
+        return quick_jit(self._run_rule)
+
+    @functools.cached_property
+    def _run_rule(self) -> Callable:
         def run(diff: Any, rest: Any, cotangents: Any) -> Any:
             self.traces[diff[0].dtype] += 1
             value, _ = self.call(self.f, diff, rest)
@@ -439,7 +452,7 @@ class Problem(Arguments):
             # A loop, not vmap: what is compared is the rule itself, not its batched form.
             return value, forward, others, jax.lax.map(pull, cotangents)
 
-        return jax.jit(run)
+        return run
 
     @functools.cached_property
     def _plain_program(self) -> Callable:
@@ -448,7 +461,7 @@ class Problem(Arguments):
             forward, pull, others = self.plain_vjp(diff, rest)
             return value, forward, others, *jax.lax.map(pull, cotangents)
 
-        return jax.jit(run)
+        return quick_jit(run)
 
     def judge(self, *, way: str | None = None, grain: float | None = None) -> Callable[[], None]:
         """Takes the truth another way, or another number for one eps; returns how to go back."""
@@ -465,7 +478,8 @@ class Problem(Arguments):
 
     def run_rule(self, diff: Any, rest: Any, cotangents: Any) -> Result:
         """The rule: value, forward value, other outputs, gradient rows."""
-        return Result(*jax.device_get(self._rule_program(diff, rest, cotangents)))
+        program = self._rule_program if diff[0].dtype == self.dtype else self._quick_rule_program
+        return Result(*jax.device_get(program(diff, rest, cotangents)))
 
     def run_plain(self, diff: Any, rest: Any, cotangents: Any) -> Result:
         """The same of the plain function."""

@@ -16,7 +16,7 @@ from funcnet.checks._names import exact
 from funcnet.checks._numerical import numerical
 from funcnet.checks._problem import NotApplicableError, Problem
 from funcnet.checks._reports import RuleReport
-from funcnet.checks._second_look import look_again, precision_of
+from funcnet.checks._second_look import COMPARISONS, look_again, precision_of
 
 _CORE: dict[str, Callable[[Problem], Check]] = {
     "structure": _rule_checks.structure,
@@ -62,6 +62,9 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 RULE_CHECKS: tuple[str, ...] = (*_CORE, *_TRANSFORMS, *_FURTHER)
 """Every check that a rule is put through, in order; each is in every report."""
+
+
+MOST_UNCERTAIN = 0.05  # of a gradient leaf: an iteration that stops so early may be so far off
 
 
 class Run:
@@ -116,6 +119,7 @@ class Run:
         return lambda name: self._check(p, name, transforms, wrong=False)
 
     def _run_checks(self, p: Problem) -> None:
+        passed = {check.name: check for check in self.found if check.passed}
         self.found = []
         transforms = functools.cache(lambda: _rule_transforms.Transforms(p))
         wrong = False
@@ -124,7 +128,9 @@ class Run:
                 return
             self.running = name
             self.progress(f"{p.name}: {name}")
-            check = self._check(p, name, transforms, wrong)
+            # What passed at a first look passes in a coarser unit, and takes no second one.
+            kept = passed.get(name) if name != "cotangent" else None
+            check = kept or self._check(p, name, transforms, wrong)
             self.found.append(check)
             wrong = wrong or (name == "cotangent" and check.passed is False)
 
@@ -150,10 +156,10 @@ class Run:
             return RuleReport("", tuple(found), verdict="cannot be judged")
         self.over = True  # whatever still runs changes nothing any more
         mine, plain_bytes = p.residual_bytes or (None, None)
-        precision = None
         with exact():
-            if p.grain is not None and not self.raised:
-                precision = precision_of(p)
+            found = _unless_uncertain(p, found)
+        errors = [check.worst or 0.0 for check in found if check.name in COMPARISONS]
+        precision = None if p.grain is None else p.grain * max(errors, default=0.0)
         return RuleReport(
             name=p.name,
             checks=tuple(found),
@@ -166,6 +172,21 @@ class Run:
             verdict=_verdict(p, found),
             precision=precision,
         )
+
+
+def _unless_uncertain(p: Problem, found: Sequence[Check]) -> Sequence[Check]:
+    """The checks; a gradient that is a little off is not judged of an iteration that stops early."""
+    failed = {check.name for check in found if check.passed is False}
+    if not failed or not failed <= {"cotangent", "numerical"} or not p.iterates:
+        return found
+    error = precision_of(p)
+    if error > MOST_UNCERTAIN:
+        return found
+    reason = (
+        f"the function iterates to a tolerance, and its gradient is off by {error:.1e}, which may "
+        "be that tolerance or a mistake: give a tighter one, or plain="
+    )
+    return [Check(c.name, None, reason) if c.passed is False else c for c in found]
 
 
 def _verdict(p: Problem, found: Sequence[Check]) -> str:
