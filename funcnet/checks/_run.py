@@ -175,7 +175,7 @@ class Run:
 
 
 def _unless_uncertain(p: Problem, found: Sequence[Check]) -> Sequence[Check]:
-    """The checks; a gradient that is a little off is not judged of an iteration that stops early."""
+    """The checks; of an iteration that stops early a gradient a little off is not judged."""
     failed = {check.name for check in found if check.passed is False}
     if not failed or not failed <= {"cotangent", "numerical"} or not p.iterates:
         return found
