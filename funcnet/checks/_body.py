@@ -20,28 +20,31 @@ class Body(NamedTuple):
       iterates: a loop ends when numbers say so: an iteration to a tolerance.
       narrowest: the narrowest floating dtype that wider numbers are cast to, or None.
       stops: it holds a `stop_gradient`.
+      jvp_rules: it calls a `custom_jvp`.
       touches: of each floating output the positions of the inputs that it depends on.
     """
 
     iterates: bool
     narrowest: Any
     stops: bool
+    jvp_rules: bool
     touches: tuple[frozenset[int], ...]
 
 
 def body_of(jaxpr: Any, outputs: int) -> Body:
     """The facts about a closed jaxpr, its first `outputs` outputs being the floating ones."""
-    iterates = stops = False
+    iterates = stops = jvp_rules = False
     narrowest: Any = None
     for eqn in equations(jaxpr):
         name = eqn.primitive.name
         iterates = iterates or (name == "while" and _reads_floats(eqn.params["cond_jaxpr"]))
         stops = stops or name == "stop_gradient"
+        jvp_rules = jvp_rules or name == "custom_jvp_call"
         narrow = _narrows(eqn)
         if narrow and (narrowest is None or jnp.finfo(narrow).eps > jnp.finfo(narrowest).eps):
             narrowest = narrow
     touched = _touched(opened(jaxpr))[:outputs]
-    return Body(iterates, narrowest, stops, tuple(touched))
+    return Body(iterates, narrowest, stops, jvp_rules, tuple(touched))
 
 
 def iterates(jaxpr: Any) -> bool:

@@ -374,7 +374,12 @@ def _disagrees(
             f"({fine:.7g}) as the rule does: a stop_gradient or straight-through that is meant",
         )
     likely = ""
-    if with_plain:
+    if with_plain and p.body.jvp_rules:
+        likely = (
+            "a custom_jvp in the function that is no derivative of its values; if that is meant "
+            "(a surrogate), say expect=, or smooth=False"
+        )
+    elif with_plain:
         likely = (
             "a stop_gradient or a rounding in the function's body: the rule agrees with autodiff "
             "of the body, and both differ from what the values do"

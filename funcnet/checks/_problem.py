@@ -246,7 +246,7 @@ class Problem(Arguments):
             return _body.body_of(program, floats)
         except Exception:  # the rule's own function is not meant to be called without its rule
             everything = frozenset(range(len(diff) + len(rest)))
-            return _body.Body(False, None, False, (everything,) * floats)
+            return _body.Body(False, None, False, False, (everything,) * floats)
 
     @functools.cached_property
     def iterates(self) -> bool:
