@@ -289,7 +289,8 @@ def _torch_factory(optimizer: Any) -> Any:
         )
     known = inspect.signature(type(optimizer)).parameters
     options = {k: v for k, v in optimizer.param_groups[0].items() if k in known and k != "params"}
-    return functools.partial(type(optimizer), **options)
+    make: Any = type(optimizer)
+    return functools.partial(make, **options)
 
 
 def _needed(function: Callable[..., Any]) -> list[str]:
