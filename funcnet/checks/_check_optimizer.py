@@ -105,7 +105,5 @@ def check_optimizer(
 
 
 def _names(ours: Any, theirs: Any) -> str:
-    names = [label(x) for x in (ours, theirs) if x is not None]
-    if not any(names):
-        return "optimizer"
-    return " vs ".join(name or "an (init, update) pair" for name in names)
+    names = [label(x) or "optimizer" for x in (ours, theirs) if x is not None]
+    return " vs ".join(names) if any(name != "optimizer" for name in names) else "optimizer"

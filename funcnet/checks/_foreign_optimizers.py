@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -109,10 +110,11 @@ def _tensor(array: Any) -> Any:
 
 def _moved(before: list[Any], after: list[Any]) -> list[np.ndarray]:
     """Updates, as differences in float64 that are rounded once."""
-    return [
-        np.asarray(x - np.asarray(p, np.float64)).astype(np.asarray(p).dtype)
-        for p, x in zip(before, after, strict=True)
-    ]
+    with np.errstate(all="ignore"):
+        return [
+            np.asarray(x - np.asarray(p, np.float64)).astype(np.asarray(p).dtype)
+            for p, x in zip(before, after, strict=True)
+        ]
 
 
 def _like(tree: Any, leaves: list[Any]) -> Any:
@@ -149,8 +151,7 @@ def keras_optimizer(optimizer: Any) -> EagerOptimizer:
     def init(params: Any) -> Any:
         keras = _keras()
         leaves = [np.asarray(x) for x in jax.tree.leaves(params)]
-        wide = any(x.dtype == np.float64 for x in leaves)
-        with _floatx(keras, "float64" if wide else keras.config.floatx()):
+        with _floatx(keras, leaves):
             made = _made_anew(keras, optimizer)
             variables = [keras.Variable(x, dtype=x.dtype.name) for x in leaves]
             made.build(variables)
@@ -164,8 +165,9 @@ def keras_optimizer(optimizer: Any) -> EagerOptimizer:
         for variable, value, grad in zip(variables, before, jax.tree.leaves(grads), strict=True):
             variable.assign(np.asarray(value))
             given.append(keras.ops.convert_to_tensor(np.asarray(grad), dtype=variable.dtype))
-        made.apply(given, variables)
-        after = [np.asarray(keras.ops.convert_to_numpy(v), np.float64) for v in variables]
+        with _floatx(keras, before):
+            made.apply(given, variables)
+        after = [np.asarray(keras.ops.convert_to_numpy(v.value), np.float64) for v in variables]
         return _like(params, _moved(before, after)), state
 
     return EagerOptimizer(init, update, label(optimizer))
@@ -182,9 +184,11 @@ def _keras() -> Any:
 
 
 @contextlib.contextmanager
-def _floatx(keras: Any, name: str) -> Iterator[None]:
+def _floatx(keras: Any, leaves: list[Any]) -> Iterator[None]:
+    """Keras's dtype of rates and schedules is float64 where a leaf's is."""
     before = keras.config.floatx()
-    keras.config.set_floatx(name)
+    wide = any(np.asarray(x).dtype == np.float64 for x in leaves)
+    keras.config.set_floatx("float64" if wide else before)
     try:
         yield
     finally:
@@ -195,7 +199,9 @@ def _made_anew(keras: Any, optimizer: Any) -> Any:
     if callable(optimizer):
         return optimizer()
     if not isinstance(optimizer, dict):
-        optimizer = keras.optimizers.serialize(optimizer)
+        with warnings.catch_warnings():  # NumPy's, of how Keras reads its own learning rate
+            warnings.simplefilter("ignore", DeprecationWarning)
+            optimizer = keras.optimizers.serialize(optimizer)
     config = copy.deepcopy(optimizer)  # which Keras writes to
     rate = config.get("config", {}).get("learning_rate")
     if isinstance(rate, float) and float(np.float32(rate)) == rate:
@@ -313,8 +319,24 @@ def label(optimizer: Any) -> str:
     if isinstance(optimizer, dict):
         return f"keras.{optimizer.get('class_name')}"
     if _is_pair(optimizer):
-        function = inspect.getclosurevars(optimizer.update).nonlocals.get("function")
-        return f"funcnet.{function}" if isinstance(function, str) else ""
+        return _pair_label(optimizer.update)
     named = optimizer if hasattr(optimizer, "__name__") else type(optimizer)
     room = named.__module__.split(".")[0]
     return "" if named.__name__ == "<lambda>" else f"{room}.{named.__name__}"
+
+
+def _pair_label(update: Any) -> str:
+    """`funcnet.adam`, `optax.scale_by_adam`, which its Adam begins with, or who made the pair."""
+    try:
+        held = inspect.getclosurevars(update).nonlocals
+    except TypeError:  # a method, a partial
+        return ""
+    if isinstance(held.get("function"), str):
+        return f"funcnet.{held['function']}"
+    inner = [getattr(held.get("tx"), "update", None), *held.get("update_fns", ())]
+    names = [_pair_label(one) for one in inner if one is not None]
+    if names:
+        return next((name for name in names if name not in ("", "optax.identity")), "")
+    maker, local, _ = update.__qualname__.partition(".<locals>")
+    room = "optax." if update.__module__.startswith("optax.") else ""
+    return room + maker if local else ""

@@ -238,7 +238,7 @@ def _known_forms(a: Profile, b: Profile) -> str:
     if a.momentum == b.momentum or not all(p.momentum.startswith(FORMS) for p in (a, b)):
         return ""
     mu = [_decay_rate(p) for p in (a, b)]
-    if a.rate != 1 and np.isclose(a.rate, b.rate, rtol=1e-9):
+    if a.rate != 1 and np.isclose(a.rate, b.rate, rtol=1e-6):  # rates may be float32
         for scaled, raw, who in ((0, 1, ("ours", "theirs")), (1, 0, ("theirs", "ours"))):
             if np.isclose(mu[raw], mu[scaled] * a.rate, rtol=1e-6):
                 return SCALED_AND_RAW.format(*who)
@@ -317,6 +317,15 @@ def _schedule(a: Profile, b: Profile) -> str:
     return ""
 
 
+def _float32(a: Profile, b: Profile) -> str:
+    if all(
+        np.allclose(x, y, rtol=1e-6, atol=0)
+        for x, y in ((a.constant, b.constant), (a.impulse, b.impulse))
+    ):
+        return "a number that one of them keeps in float32, if nothing else: rtol=1e-6 allows it"
+    return ""
+
+
 HYPOTHESES = (
     _factor,
     _decays,
@@ -329,6 +338,7 @@ HYPOTHESES = (
     _eps,
     _eps_in_memory,
     _schedule,
+    _float32,
 )
 INDEPENDENT = (_decays, _squares, _eps)
 """Hypotheses that hold whatever else differs."""

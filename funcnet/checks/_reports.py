@@ -83,8 +83,9 @@ class OptimizerReport(Report):
         """Both verdicts in one line."""
         verdicts = []
         if self.equal is not None:
-            where = "" if self.first_divergence is None else f" from step {self.first_divergence}"
-            verdicts.append("equal" if self.equal else f"DIFFERENT{where}")
+            step = self.first_divergence  # None where the states differ, or something raised
+            no = "NOT EQUAL" if step is None else f"DIFFERENT from step {step}"
+            verdicts.append("equal" if self.equal else no)
         if self.robust is not None:
             names = [n + " (theirs too)" * (n in self.shared) for n in self.not_robust]
             verdicts.append("robust" if self.robust else f"not robust: {', '.join(names)}")

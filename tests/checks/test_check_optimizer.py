@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from funcnet import checks
+from funcnet import checks, optimizers
 
 PARAMS = {
     "w": np.random.default_rng(0).normal(size=(3, 4)),
@@ -49,6 +50,56 @@ def adam_without(first: bool = False, second: bool = False) -> optax.GradientTra
         return updates, (step, mean, square)
 
     return optax.GradientTransformation(init, update)
+
+
+def by_hand(step, *moments: float) -> optax.GradientTransformation:
+    """`step(t, g, p, *moments)`, of one leaf, gives the update and the new moments."""
+
+    def init(params):
+        return jnp.zeros([]), [
+            jax.tree.map(functools.partial(jnp.full_like, fill_value=m), params) for m in moments
+        ]
+
+    def update(grads, state, params=None):
+        t, kept = state[0] + 1, state[1]
+        rows = jax.tree.map(lambda g, p, *m: step(t, g, p, *m), grads, params, *kept)
+        new = [jax.tree.map(lambda g, row, i=i: row[i], grads, rows) for i in range(len(kept) + 1)]
+        return new[0], (t, new[1:])
+
+    return optax.GradientTransformation(init, update)
+
+
+def keras_adam(t, g, p, m, v):
+    """Eps stands beside the root of the second moment before its bias is corrected."""
+    m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+    rate = 1e-3 * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+    return -rate * m / (jnp.sqrt(v) + 1e-8), m, v
+
+
+def keras_adamax(t, g, p, m, u):
+    """Eps is added to the maximum at every step; optax and torch keep it in the maximum."""
+    m, u = 0.9 * m + 0.1 * g, jnp.maximum(0.999 * u, jnp.abs(g))
+    return -1e-3 / (1 - 0.9**t) * m / (u + 1e-8), m, u
+
+
+def torch_nadam(t, g, p, m, v, product, psi=0.004):
+    mu, later = (0.9 * (1 - 0.5 * 0.96 ** (s * psi)) for s in (t, t + 1))
+    m, v, product = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g, product * mu
+    ahead = later * m / (1 - product * later) + (1 - mu) * g / (1 - product)
+    return -1e-3 * ahead / (jnp.sqrt(v / (1 - 0.999**t)) + 1e-8), m, v, product
+
+
+def torch_dampening(t, g, p, velocity):
+    velocity = jnp.where(t == 1, g, 0.9 * velocity + 0.1 * g)
+    return -0.1 * velocity, velocity
+
+
+def decay_without_rate(t, g, p):
+    return (-0.1 * g - 0.01 * p,)
+
+
+def in_float32(t, g, p):
+    return (-float(np.float32(0.1)) * g,)
 
 
 def scaled_velocity(rates, mu: float = 0.9) -> optax.GradientTransformation:
@@ -132,6 +183,72 @@ DIFFERENT = {
         optax.adagrad(0.1),
         "accumulator's first value",
     ),
+    "accumulator_and_place": (
+        optimizers.adagrad(0.1),
+        optimizers.adagrad(0.1, 0.0, 1e-10, eps_in_sqrt=False),
+        "accumulator's first value, or the place of eps: .* 0.1 beside a sum .* outside .* 1e-10",
+    ),
+    "eps_before_correction": (
+        by_hand(keras_adam, 0.0, 0.0),
+        optax.adam(1e-3),
+        r"^what eps stands beside: .*1e-08 beside .* without bias .*decay 0.999\), theirs .* 1e-08",
+    ),
+    "eps_beside_the_maximum": (
+        by_hand(keras_adamax, 0.0, 0.0),
+        optax.adamax(1e-3),
+        "^the place of eps: theirs has it in what is remembered, ours adds it anew",
+    ),
+    "eps_size_rmsprop": (
+        optax.rmsprop(1e-3, eps=1e-7),
+        optax.rmsprop(1e-3),
+        r"^the size of eps: .*1e-07 beside a mean .*0.9\), theirs inside the root, 1e-08",
+    ),
+    "squares_decay": (
+        optax.rmsprop(1e-3, 0.99, eps_in_sqrt=False),
+        optax.rmsprop(1e-3),
+        "^the accumulator of squares: ours .* 0.99, theirs .* 0.9; also the place of eps",
+    ),
+    "squares_summed": (
+        optax.adagrad(1e-3),
+        optax.rmsprop(1e-3),
+        "^the accumulator of squares: ours is a sum, theirs a mean that forgets by 0.9",
+    ),
+    "moments_decay": (
+        optax.adam(1e-3, b2=0.99),
+        optax.adam(1e-3),
+        "ours has moments that forget by 0.9 and 0.99, theirs moments .* by 0.9 and 0.999$",
+    ),
+    "amsgrad_of_the_uncorrected": (
+        optimizers.amsgrad(1e-3, bias_correction_nu=False, bias_correction_max=True),
+        optimizers.amsgrad(1e-3),
+        "ours has .* corrected then .AMSGrad., theirs .* the largest corrected second moment",
+    ),
+    "nadam_growing": (
+        by_hand(torch_nadam, 0.0, 0.0, 1.0),
+        optax.nadam(1e-3),
+        r"^the momentum form: ours .* grows to 0.9 as 1 - 0.96\^\(0.004 t\)/2, theirs Nesterov .*",
+    ),
+    "nadam_growing_faster": (
+        by_hand(torch_nadam, 0.0, 0.0, 1.0),
+        by_hand(functools.partial(torch_nadam, psi=1.0), 0.0, 0.0, 1.0),
+        r"^the momentum form: ours .*\(0.004 t\)/2, theirs .* 0.96\^t/2$",
+    ),
+    "dampening_after_the_first": (
+        by_hand(torch_dampening, 0.0),
+        optax.sgd(0.1, 0.9),
+        r"ours adds the first gradient whole and 0.1 of the later ones \(dampening\)",
+    ),
+    "decay_and_eps": (
+        optax.adamw(1e-3, eps=1e-7),
+        optax.adamw(1e-3, weight_decay=1e-2),
+        "^weight decay: .* of 1e-07 .* of 1e-05 .*; also the size of eps: .* 1e-07 .* 1e-08",
+    ),
+    "decay_without_rate": (
+        by_hand(decay_without_rate),
+        optax.chain(optax.add_decayed_weights(0.01), optax.sgd(0.1)),
+        "weight decay: .* of 0.01 .* of 0.001 .*: that of theirs is multiplied by the learning",
+    ),
+    "in_float32": (by_hand(in_float32), optax.sgd(0.1), "one of them keeps in float32"),
 }
 
 
@@ -150,7 +267,7 @@ def test_first_divergence_and_its_cause(case: str):
 @pytest.mark.usefixtures("_standard_promotion")
 def test_an_optimizer_agrees_with_itself_in_every_check():
     report = checks.check_optimizer(
-        optax.sgd(0.1, 0.9), optax.sgd(0.1, 0.9), PARAMS, state_map=lambda state: state
+        optax.sgd(0.1, 0.9), optax.sgd(0.1, 0.9), PARAMS, state_map=lambda state: state, robust=True
     ).raise_if_bad()
     assert tuple(check.name for check in report) == checks.OPTIMIZER_CHECKS
     assert report.first_divergence is None
@@ -178,6 +295,78 @@ def test_float16_underflow_of_eps_is_found():
     assert [check.name for check in report.failed] == ["zero_gradients"]
     assert "nan in float16" in report["zero_gradients"].message
     assert report["trajectory"].passed is None
+
+
+@pytest.mark.usefixtures("_standard_promotion")
+def test_what_is_asked_decides():
+    """Two that are equal are no worse for what both do to float16, unless that is asked for."""
+    pair = optax.adam(1e-3), optax.adam(1e-3)
+    options = {"steps": 3, "checks": ["trajectory", "zero_gradients"]}
+    report = checks.check_optimizer(*pair, PARAMS, **options)
+    assert (report.equal, report.robust, report.ok) == (True, False, True)
+    assert report.shared == ["zero_gradients"]
+    assert "equal · not robust: zero_gradients (theirs too)" in report.summary()
+    assert checks.OptimizerReport.from_json(report.to_json()) == report
+    strict = checks.check_optimizer(*pair, PARAMS, robust=True, **options)
+    with pytest.raises(checks.RuleError, match=r"zero_gradients: .*\(and so does theirs\)"):
+        strict.raise_if_bad()
+    ours = checks.check_optimizer(pair[0], optimizers.adam(1e-3), PARAMS, **options)
+    assert (ours.ok, ours.shared) == (True, [])
+    other = checks.check_optimizer(optimizers.adam(1e-3), optax.adam(2e-3), PARAMS, **options)
+    assert (other.equal, other.robust, other.ok) == (False, True, False)
+    assert "DIFFERENT from step 0 · robust" in other.summary()
+
+
+@pytest.mark.usefixtures("_standard_promotion")
+def test_a_difference_at_extreme_sizes_alone_is_one():
+    """An eps far below the usual gradients' sizes: they agree on those, and not on tiny ones."""
+    pair = optax.adam(1e-3, eps=1e-20), optax.adam(1e-3, eps=1e-18)
+    usual = checks.check_optimizer(*pair, PARAMS, checks=["trajectory"])
+    assert usual.equal
+    report = checks.check_optimizer(*pair, PARAMS)
+    assert report["trajectory"].passed
+    assert report.equal is False
+    assert not report.ok
+
+
+def test_the_other_optimizer_that_raises_is_named():
+    def refusing(params):
+        raise RuntimeError("only matrices")
+
+    report = checks.check_optimizer(
+        optimizers.sgd(0.1), stateful(refusing, optax.sgd(0.1).update), PARAMS, steps=3
+    )
+    assert report.equal is False
+    assert "only matrices That was the other optimizer." in report["trajectory"].message
+
+
+def test_not_finite_extreme_and_empty_gradients_are_judged():
+    def spilling(grads, state, params=None):
+        norm = sum(jnp.sum(g * g) for g in jax.tree.leaves(grads))
+        return jax.tree.map(lambda g: -g / jnp.sqrt(norm), grads), state
+
+    report = checks.check_optimizer(stateful(lambda params: (), spilling), None, PARAMS)
+    assert {"nonfinite_gradients", "zero_gradients"} <= set(report.not_robust)
+    assert "gradient of params['b'] makes it" in report["nonfinite_gradients"].message
+    assert report["nonfinite_gradients"].where == "params['w']"
+
+    def divided(t, g, p, v):
+        v = 0.9 * v + 0.1 * g * g
+        return -g * g / v, v
+
+    report = checks.check_optimizer(
+        by_hand(divided, 1.0), None, PARAMS, checks=["extreme_sizes", "float32"]
+    )
+    assert report.not_robust == ("extreme_sizes",)
+    assert "huge gradients, of 1e20 to 1e30" in report["extreme_sizes"].message
+
+    def averaging(grads, state, params=None):
+        return jax.tree.map(lambda g: -g / (1 // g.size), grads), state
+
+    report = checks.check_optimizer(
+        stateful(lambda params: (), averaging), None, PARAMS, checks=["empty_trees"]
+    )
+    assert "leaves of size 0: raised ZeroDivisionError" in report["empty_trees"].message
 
 
 def stateful(init, update) -> optax.GradientTransformation:
