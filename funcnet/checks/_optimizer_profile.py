@@ -11,6 +11,7 @@ import numpy as np
 
 from funcnet.checks._diagnosis import fitted_factor, name_factor
 from funcnet.checks._optimizer_forms import (
+    BETAS,
     EVERY_STEP,
     SUM,
     UNKNOWN,
@@ -184,7 +185,7 @@ PATTERNS: dict[str, Callable[[Any, Any], Any]] = {
         1 / (beta * (1 - beta**t) / (1 - beta ** (t + 1)) + (1 - beta) / (1 - beta**t))
     ),
 }
-BETAS = np.unique(
+FINE_BETAS = np.unique(
     np.concatenate([np.arange(0.5, 0.999, 1e-3), 1 - np.arange(1e-4, 0.05, 1e-4)]).round(6)
 )
 
@@ -199,10 +200,10 @@ def _bias(a: Profile, b: Profile) -> str:
         if not np.all(np.isfinite(ratio)) or np.allclose(ratio, 1, rtol=1e-5):
             return ""
         for words, pattern in PATTERNS.items():
-            misfit = np.abs(pattern(t, BETAS[:, None]) / ratio - 1).max(1)
+            misfit = np.abs(pattern(t, FINE_BETAS[:, None]) / ratio - 1).max(1)
             best = int(np.argmin(misfit))
             if misfit[best] < 2e-3:
-                decay = f"(decay {BETAS[best]:g})"
+                decay = f"(decay {FINE_BETAS[best]:g})"
                 return f"bias correction or momentum form: {who} has {words} {decay}"
         for beta1 in (0.5, 0.8, 0.9, 0.95, 0.99):
             for beta2 in (0.9, 0.95, 0.98, 0.99, 0.999, 0.9999):
@@ -279,6 +280,10 @@ def _eps(a: Profile, b: Profile) -> str:
         squares = "" if EVERY_STEP in kinds else " (or the decay of the squares)"
         sizes = f"ours has {x.first:.3g} {x.place}, theirs {y.first:.3g}"
         return f"the size of eps at the first step{squares}: {sizes}"
+    if kinds[0] == kinds[1] == f"beside the gradient of step {STEPS - 1}":
+        for who, ratio in (("ours", x.value / y.value), ("theirs", y.value / x.value)):
+            for b in BETAS[np.isclose(ratio * np.sqrt(1 - BETAS**STEPS), 1, rtol=1e-3)]:
+                return f"what eps stands beside: {who} before the bias correction (decay {b:g})"
     other = not np.isclose(x.value, y.value, rtol=1e-3)
     if kinds[0] != kinds[1]:
         return f"what eps stands beside{' and the size of eps' if other else ''}: {both}"

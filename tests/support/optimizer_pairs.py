@@ -154,7 +154,7 @@ DIFFERENT: dict[str, list[tuple[Side, Side, str]]] = {
         (
             of_optax("radam", 0.001),
             of_torch("RAdam"),
-            "^the size of eps: ours .*1e-08 .*theirs .* 6.49e-08 beside the gradient of step 23$",
+            r"^what eps stands beside: theirs before the bias correction \(decay 0.999\)$",
         ),
     ],
     "RMSprop": [
