@@ -83,7 +83,10 @@ def _first_difference(c: Comparison, name: str, ours: Trajectory, theirs: Trajec
                     continue
                 c.first_divergence = step
                 relative = abs(found.got - found.expected) / size if size else np.inf
-                c.cause, c.properties = likely_cause(c.ours.either, c.theirs.either, c.params)
+                at = leaf, int(np.ravel_multi_index(found.at, np.shape(got)) if found.at else 0)
+                c.cause, c.properties = likely_cause(
+                    c.ours.either, c.theirs.either, c.params, at, _worst_of_all(ours, theirs)
+                )
                 return Check(
                     name,
                     False,
@@ -96,6 +99,15 @@ def _first_difference(c: Comparison, name: str, ours: Trajectory, theirs: Trajec
                 )
     words = f"{steps} steps" + (", in float32 as one of them computes" if rtol != c.rtol else "")
     return Check(name, True, words, worst=worst * rtol / eps, tolerance=rtol / eps)
+
+
+def _worst_of_all(ours: Trajectory, theirs: Trajectory) -> float:
+    """The largest difference of updates, relative to the largest entry of its step and leaf."""
+    return max(
+        cmp.difference(got, want, cmp.largest(want) or 1.0).error
+        for x, y in zip(ours.updates, theirs.updates, strict=True)
+        for got, want in zip(x, y, strict=True)
+    )
 
 
 def state(c: Comparison) -> Check:

@@ -26,6 +26,10 @@ def decay_of(updates: np.ndarray, params: np.ndarray) -> Decay:
     if not np.any(updates):
         return Decay("none")
     rate = -updates[0] / params
+    if np.any(rate < 0):
+        return Decay("a step of its own, not towards 0, where gradients are 0")
+    if np.any(rate == 0) and np.allclose(rate[rate > 0], rate.max(), rtol=1e-6, atol=0):
+        return Decay(f"decay of {rate.max():.4g} a step of a part of the parameters")
     if not np.allclose(rate, rate[0], rtol=1e-6, atol=0):
         return Decay("decay that goes through the normalised step (coupled, as L2 in the loss)")
     second = -updates[1] / (params + updates[0])
@@ -124,9 +128,16 @@ def _beside_gradient(gradient: np.ndarray, update: np.ndarray) -> Eps:
 
 
 def squares_of(constant: np.ndarray) -> str:
-    """An uncorrected accumulator of squares, as a constant gradient of 1 shows it, or nothing."""
+    """An uncorrected accumulator of squares, as a constant gradient shows it, or nothing."""
     with np.errstate(all="ignore"):
-        grown = np.diff(constant**-2.0)
+        square = constant**-2.0
+        b = (np.sqrt(1 + 4 * square[1] / square[0]) - 1) / 2
+        powers = b ** np.arange(1, len(square) + 1)
+        if 0 < b < 0.9999 and np.allclose(
+            powers * (1 - powers) / (b * (1 - b)), square / square[0], rtol=1e-6
+        ):
+            return f"a mean that forgets by {b:.4g}, less the square of the mean (centered)"
+        grown = np.diff(square)
         ratio = grown[1:] / grown[:-1]
     if not np.all(grown > 1e-6 * constant[0] ** -2.0) or not np.allclose(ratio, ratio[0], 1e-4):
         return ""
@@ -146,6 +157,7 @@ SECOND_MOMENTS: dict[str, Callable] = {
     ),
     ", in an infinity norm (Adamax)": lambda b, t: b**t,
 }
+SIGN = "steps of one size, by a sign"
 UNKNOWN = "a memory that fades as"
 
 
@@ -157,7 +169,7 @@ def momentum_of(response: np.ndarray, constant: np.ndarray) -> str:
     if not np.any(np.abs(x[1:]) > 1e-12):
         return "no momentum"
     if np.allclose(x, 1, rtol=1e-6):
-        return "steps of one size, by a sign"
+        return SIGN
     if not is_geometric(x):
         return (
             _growing(constant)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from funcnet.checks._diagnosis import fitted_factor, name_factor
 from funcnet.checks._optimizer_forms import (
     BETAS,
     EVERY_STEP,
+    SIGN,
     SUM,
     UNKNOWN,
     Decay,
@@ -25,6 +27,8 @@ from funcnet.checks._optimizer_forms import (
 )
 
 STEPS = 24
+LARGE = 1e6  # the gradient that shows what is no matter of eps
+FAINT = 1e-7
 Run = Callable[[Any, Any, int], Any]
 """run(params, stacked gradients, steps).updates are the stacked updates, one array a leaf."""
 
@@ -34,9 +38,9 @@ class Profile:
     """The answers of one optimizer to a few short questions.
 
     Attributes:
-        constant: One entry's updates while its gradient is 1.
-        impulse: One entry's updates after a gradient of 1 and then zeros.
-        faint: The same after a gradient of 1e-7.
+        constant: One entry's updates while its gradient is `LARGE`.
+        impulse: One entry's updates after a gradient of `LARGE` and then zeros.
+        faint: The same after a gradient of `FAINT`.
         rate: By what the answer to a gradient grows from one step to the next, because the
             learning rate does.
         decay: What it does to parameters whose gradients are zero.
@@ -55,16 +59,22 @@ class Profile:
     momentum: str
 
 
-def profile(run: Run, params: Any) -> Profile:
-    """Asks an optimizer; the parameters are zero but for the question of decay."""
+def profile(run: Run, params: Any, at: tuple[int, int]) -> Profile:
+    """Asks an optimizer; the parameters are zero but for the question of decay.
+
+    Args:
+        run: What runs it.
+        params: Sample parameters.
+        at: The leaf that is looked at, and the entry in it; where one entry is enough.
+    """
+    leaf, one = at
     rng = np.random.default_rng(1)
 
     def filled(fill: Callable[[tuple[int, ...]], np.ndarray]) -> Any:
         return jax.tree.map(lambda x: fill((STEPS, *np.shape(x))), params)
 
     def flat(start: Any, gradients: Any) -> np.ndarray:
-        updates = run(start, gradients, STEPS).updates
-        return np.concatenate([np.asarray(u).reshape(STEPS, -1) for u in updates], 1)
+        return np.asarray(run(start, gradients, STEPS).updates[leaf]).reshape(STEPS, -1)
 
     def only(step: int) -> Any:
         def place(g: np.ndarray) -> np.ndarray:
@@ -75,14 +85,19 @@ def profile(run: Run, params: Any) -> Profile:
         return jax.tree.map(place, ones)
 
     zeros = jax.tree.map(lambda x: np.zeros(np.shape(x)), params)
-    some = jax.tree.map(lambda x: rng.uniform(0.5, 2.0, np.shape(x)), params)
-    steady = filled(
-        lambda s: np.broadcast_to(rng.choice([-1, 1], s[1:]) * 10 ** rng.uniform(-9, 1, s[1:]), s)
+    some = jax.tree.map(
+        lambda x: rng.choice([-1, 1], np.shape(x)) * rng.uniform(0.5, 2.0, np.shape(x)), params
     )
-    ones = filled(np.ones)
+
+    def magnitudes(shape: tuple[int, ...]) -> np.ndarray:
+        size = 10 ** rng.permutation(np.linspace(-9, 1, math.prod(shape[1:])))
+        drawn = rng.choice([-1, 1], size.shape) * size
+        return np.broadcast_to(drawn.reshape(shape[1:]), shape)
+
+    steady = filled(magnitudes)
+    ones = filled(lambda s: np.full(s, LARGE))
     decay = decay_of(
-        flat(some, jax.tree.map(np.zeros_like, ones)),
-        np.concatenate([x.reshape(-1) for x in jax.tree.leaves(some)]),
+        flat(some, jax.tree.map(np.zeros_like, ones)), jax.tree.leaves(some)[leaf].reshape(-1)
     )
 
     def undecayed(gradients: Any) -> np.ndarray:
@@ -93,14 +108,15 @@ def profile(run: Run, params: Any) -> Profile:
         return updates + decay.rate * (np.cumsum(updates, 0) - updates)
 
     first, *_, last = undecayed(steady)
-    impulse, constant = undecayed(only(0))[:, 0], undecayed(ones)[:, 0]
-    gradient = np.concatenate([g[0].reshape(-1) for g in jax.tree.leaves(steady)])
+    impulse, constant = undecayed(only(0))[:, one], undecayed(ones)[:, one]
+    gradient = jax.tree.leaves(steady)[leaf][0].reshape(-1)
+    weak = jax.tree.map(lambda g: FAINT / LARGE * g, only(0))
     with np.errstate(all="ignore"):
         return Profile(
             constant=constant,
             impulse=impulse,
-            faint=undecayed(jax.tree.map(lambda g: 1e-7 * g, only(0)))[:, 0],
-            rate=float(undecayed(only(1))[1, 0] / impulse[0]),
+            faint=undecayed(weak)[:, one],
+            rate=float(undecayed(only(1))[1, one] / impulse[0]),
             decay=decay,
             eps=eps_of(gradient, first, last, STEPS),
             squares=squares_of(constant),
@@ -108,16 +124,25 @@ def profile(run: Run, params: Any) -> Profile:
         )
 
 
-def likely_cause(ours: Run, theirs: Run, params: Any) -> tuple[str, dict[str, list[str]]]:
+def likely_cause(
+    ours: Run, theirs: Run, params: Any, at: tuple[int, int] = (0, 0), relative: float = np.inf
+) -> tuple[str, dict[str, list[str]]]:
     """Tries the known ways in which two optimizers differ, and names the first that holds.
 
     What is seen of weight decay, of the accumulator and of eps by itself is named beside it.
+
+    Args:
+        ours: What runs ours.
+        theirs: What runs the other.
+        params: Sample parameters.
+        at: The leaf and the entry of it where they differ.
+        relative: How large their difference is, the worst step counting.
 
     Returns:
         The cause in words that follow "looks like", and what was measured: property ->
         [ours, theirs].
     """
-    a, b = profile(ours, params), profile(theirs, params)
+    a, b = profile(ours, params, at), profile(theirs, params, at)
     measured = {
         name: [str(getattr(p, name)) or "none seen" for p in (a, b)]
         for name in ("decay", "eps", "squares", "momentum")
@@ -125,6 +150,8 @@ def likely_cause(ours: Run, theirs: Run, params: Any) -> tuple[str, dict[str, li
     with np.errstate(all="ignore"):
         causes = {hypothesis: hypothesis(a, b) for hypothesis in HYPOTHESES}
     found = [hypothesis for hypothesis, words in causes.items() if words]
+    if not found and relative < 1e-6:
+        return "rounding in float32, if nothing else: rtol=1e-6 allows it", measured
     if not found:
         return "none of the differences known here (see the report's properties)", measured
     further = [causes[h] for h in found[1:] if h in INDEPENDENT]
@@ -152,6 +179,8 @@ def _factor(a: Profile, b: Profile) -> str:
         return f"{name}, which is the momentum: the velocity is used one step too late"
     if "heavy ball" in a.momentum and abs(c - (1 - _decay_rate(a))) < 1e-5:
         return f"{name}, which is 1 - momentum: an average of gradients where theirs has a sum"
+    if a.eps.first and b.eps.first and np.isclose(c**2, a.eps.first / b.eps.first, rtol=1e-3):
+        return f"{name} in every step, the root of that of eps: one above and below (Adadelta)"
     return f"{name} in every step: another learning rate"
 
 
@@ -164,10 +193,10 @@ def _decays(a: Profile, b: Profile) -> str:
         return ""
     words = f"weight decay: ours has {a.decay}, theirs {b.decay}"
     if a.decay.decoupled and b.decay.decoupled:
-        size = abs(a.constant[0])
-        for who, ratio in (("ours", a.decay.rate / b.decay.rate), ("theirs", None)):
-            ratio = b.decay.rate / a.decay.rate if ratio is None else ratio
-            if size != 1 and np.isclose(ratio, size, rtol=1e-4):
+        ours = a.decay.rate / b.decay.rate
+        rates = abs(a.constant[0]) * np.array([1, 1 / LARGE])  # of a normalised step, of a linear
+        for who, ratio in (("ours", ours), ("theirs", 1 / ours)):
+            if np.any(np.isclose(ratio, rates, rtol=1e-4, atol=0)):
                 return f"{words}: that of {who} is multiplied by the learning rate"
     return words
 
@@ -205,6 +234,10 @@ def _bias(a: Profile, b: Profile) -> str:
             if misfit[best] < 2e-3:
                 decay = f"(decay {FINE_BETAS[best]:g})"
                 return f"bias correction or momentum form: {who} has {words} {decay}"
+    for who, ratio in (
+        ("ours", _ratio(a.constant, b.constant)),
+        ("theirs", _ratio(b.constant, a.constant)),
+    ):
         for beta1 in (0.5, 0.8, 0.9, 0.95, 0.99):
             for beta2 in (0.9, 0.95, 0.98, 0.99, 0.999, 0.9999):
                 if np.allclose((1 - beta1**t) / np.sqrt(1 - beta2**t), ratio, rtol=1e-4):
@@ -259,7 +292,9 @@ def _memory(a: Profile, b: Profile) -> str:
     if not np.all(np.isfinite([x, y])) or np.allclose(x, y, rtol=1e-5, atol=1e-12):
         return ""
     geometric = [is_geometric(z) for z in (x, y)]
-    if geometric[0] != geometric[1] and np.allclose(a.impulse[:1], b.impulse[:1], rtol=1e-5):
+    known = [p.momentum.startswith(FORMS) for p in (a, b)]
+    one = geometric[0] != geometric[1] and geometric == known
+    if one and np.isclose(a.impulse[0], b.impulse[0], rtol=1e-5):
         scaled, raw = ("ours", "theirs") if geometric[0] else ("theirs", "ours")
         return SCALED_AND_RAW.format(scaled, raw)
     return f"the momentum form: ours has {a.momentum}, theirs {b.momentum}"
@@ -275,9 +310,10 @@ def _eps(a: Profile, b: Profile) -> str:
         return ("the accumulator's first value, or " if sums else "") + f"the place of eps: {both}"
     kinds = [e.beside.split(" without")[0] for e in (x, y)]
     if "beside the first" in x.beside + y.beside:
-        if np.isclose(x.first, y.first, rtol=1e-3):
+        if np.isclose(x.first, y.first, rtol=1e-3) or a.squares != b.squares:
             return ""
-        squares = "" if EVERY_STEP in kinds else " (or the decay of the squares)"
+        squares = " (or the decay of the squares, or their first value)"
+        squares = "" if EVERY_STEP in kinds else squares
         sizes = f"ours has {x.first:.3g} {x.place}, theirs {y.first:.3g}"
         return f"the size of eps at the first step{squares}: {sizes}"
     if kinds[0] == kinds[1] == f"beside the gradient of step {STEPS - 1}":
@@ -322,16 +358,42 @@ def _schedule(a: Profile, b: Profile) -> str:
     return ""
 
 
-def _float32(a: Profile, b: Profile) -> str:
-    if all(
-        np.allclose(x, y, rtol=1e-6, atol=0)
-        for x, y in ((a.constant, b.constant), (a.impulse, b.impulse))
-    ):
-        return "a number that one of them keeps in float32, if nothing else: rtol=1e-6 allows it"
+def _rate(a: Profile, b: Profile) -> str:
+    c = fitted_factor(a.constant, b.constant)
+    if c is None or abs(c - 1) < 1e-5 or c < 0 or _factor(a, b):
+        return ""
+    return f"{name_factor(c)} in every step of a constant gradient: another learning rate"
+
+
+def _clipped(a: Profile, b: Profile) -> str:
+    """One of them is linear; the other too for small gradients."""
+    faint, large = a.faint[0] / b.faint[0], a.impulse[0] / b.impulse[0]
+    linear = [np.isclose(p.faint[0] / FAINT, p.impulse[0] / LARGE, rtol=1e-6) for p in (a, b)]
+    if not np.isclose(faint, 1, rtol=1e-6) or np.isclose(large, 1, rtol=1e-6) or not any(linear):
+        return ""
+    who, part = ("ours", large) if linear[1] else ("theirs", 1 / large)
+    return f"clipping: of a gradient of {LARGE:.0e}, {who} takes {part:.3g}, and small ones whole"
+
+
+def _small(a: Profile, b: Profile) -> str:
+    if not np.allclose(a.impulse, b.impulse, rtol=1e-4, atol=0):
+        return ""
+    if np.isclose(a.faint[0], b.faint[0], rtol=1e-6, atol=0):
+        return ""
+    return (
+        f"what becomes of small gradients, as by eps: a step of {abs(a.faint[0]):.4g} for a "
+        f"gradient of {FAINT:.0e}, theirs {abs(b.faint[0]):.4g}, and the same for {LARGE:.0e}"
+    )
+
+
+def _sign(a: Profile, b: Profile) -> str:
+    if a.momentum == b.momentum == SIGN and np.allclose(a.constant, b.constant, rtol=1e-6):
+        return "the decays of the momentum that the sign is taken of (Lion): the signs differ"
     return ""
 
 
 HYPOTHESES = (
+    _clipped,
     _factor,
     _decays,
     _dampening,
@@ -342,8 +404,10 @@ HYPOTHESES = (
     _memory,
     _eps,
     _eps_in_memory,
+    _small,
+    _sign,
+    _rate,
     _schedule,
-    _float32,
 )
-INDEPENDENT = (_decays, _squares, _eps)
+INDEPENDENT = (_decays, _squares, _eps, _rate)
 """Hypotheses that hold whatever else differs."""

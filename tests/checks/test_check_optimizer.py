@@ -249,7 +249,68 @@ DIFFERENT = {
         optax.chain(optax.add_decayed_weights(0.01), optax.sgd(0.1)),
         "weight decay: .* of 0.01 .* of 0.001 .*: that of theirs is multiplied by the learning",
     ),
-    "in_float32": (by_hand(in_float32), optax.sgd(0.1), "one of them keeps in float32"),
+    "decay_of_one_leaf": (
+        optax.adamw(1e-3, weight_decay=0.1, mask={"w": True, "b": False}),
+        optax.adamw(1e-3, weight_decay=0.1),
+        "^weight decay: ours has none, theirs decay of 0.0001 a step beside",
+    ),
+    "rate_of_one_leaf": (
+        optax.partition({"w": optax.sgd(0.2), "b": optax.sgd(0.1)}, {"w": "w", "b": "b"}),
+        optax.sgd(0.1),
+        "^a factor of 2 in every step",
+    ),
+    "large_eps": (
+        optax.adam(1e-3, eps=0.1),
+        optax.adam(1e-3),
+        "^the size of eps: ours has it outside the root, 0.1 at every step, theirs .* 1e-08 at",
+    ),
+    "two_eps": (
+        optax.adam(1e-3, eps=1e-4, eps_root=1e-6),
+        optax.adam(1e-3),
+        "^what becomes of small gradients, as by eps: ",
+    ),
+    "rate_and_moments": (
+        optax.adam(2e-3, b2=0.99),
+        optax.adam(1e-3),
+        "^the momentum form: .* 0.9 and 0.99, .* 0.9 and 0.999; also a factor of 2 in every step",
+    ),
+    "centered": (
+        optax.rmsprop(1e-3, centered=True),
+        optax.rmsprop(1e-3),
+        r"^the accumulator of squares: ours .* 0.9, less .* \(centered\), theirs .* by 0.9$",
+    ),
+    "corrected_rmsprop": (
+        optax.rmsprop(1e-3, bias_correction=True),
+        optax.rmsprop(1e-3),
+        r"^bias correction.*: theirs has no bias correction of the second moment \(decay 0.9\)",
+    ),
+    "first_square": (
+        optax.rmsprop(1e-3, initial_scale=1.0),
+        optax.rmsprop(1e-3),
+        "^the size of eps at the first step .or the decay of the squares, or their first value.",
+    ),
+    "adadelta_eps": (
+        optax.adadelta(1.0, eps=1e-7),
+        optax.adadelta(1.0),
+        r"^a constant factor of 0.316228 .* root of that of eps: one above and below \(Adadelta\)",
+    ),
+    "lion_decays": (optax.lion(1e-3, b2=0.999), optax.lion(1e-3), "the sign is taken of .Lion."),
+    "clipped": (
+        optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)),
+        optax.sgd(0.1),
+        "^clipping: of a gradient of 1e.06, ours takes 2.5e-07, and small ones whole$",
+    ),
+    "adamax_for_adam": (
+        optax.adam(1e-3),
+        optax.adamax(1e-3),
+        "^the momentum form: .*, theirs moments .*, in an infinity norm",
+    ),
+    "moved_without_gradients": (
+        optax.yogi(1e-3),
+        optax.adam(1e-3),
+        "^weight decay: ours has a step of its own, not towards 0, where gradients are 0, theirs",
+    ),
+    "in_float32": (by_hand(in_float32), optax.sgd(0.1), "rounding in float32, if nothing else"),
 }
 
 
