@@ -51,6 +51,8 @@ def extremes(c: Comparison) -> Check:
 def _both(c: Comparison, gradients: Any, steps: int) -> tuple[Trajectory, Trajectory]:
     if c.theirs is None:
         raise NotApplicableError("there is no other optimizer to compare with")
+    if not any(np.size(leaf) for leaf in jax.tree.leaves(c.params)):
+        raise NotApplicableError("the parameters have no entries")
     ours = c.ours.either(c.params, gradients, steps)
     try:
         return ours, c.theirs.either(c.params, gradients, steps)
@@ -84,9 +86,12 @@ def _first_difference(c: Comparison, name: str, ours: Trajectory, theirs: Trajec
                 c.first_divergence = step
                 relative = abs(found.got - found.expected) / size if size else np.inf
                 at = leaf, int(np.ravel_multi_index(found.at, np.shape(got)) if found.at else 0)
-                c.cause, c.properties = likely_cause(
-                    c.ours.either, c.theirs.either, c.params, at, _worst_of_all(ours, theirs)
-                )
+                try:
+                    c.cause, c.properties = likely_cause(
+                        c.ours.either, c.theirs.either, c.params, at, _worst_of_all(ours, theirs)
+                    )
+                except Exception as error:  # not every optimizer takes every question
+                    c.cause = f"nothing known: the search for it raised {sentence(error)}"
                 return Check(
                     name,
                     False,

@@ -10,6 +10,9 @@ import numpy as np
 # Weight decay --------------------------------------------------------------------------------
 
 
+OWN = "a step"
+
+
 class Decay(NamedTuple):
     """What happens to parameters whose gradients are zero; its rate where that is one number."""
 
@@ -25,9 +28,13 @@ def decay_of(updates: np.ndarray, params: np.ndarray) -> Decay:
     """The weight decay, from updates for zero gradients."""
     if not np.any(updates):
         return Decay("none")
+    if not np.all(np.isfinite(updates)):
+        return Decay(f"{OWN} that is not finite")
     rate = -updates[0] / params
     if np.any(rate < 0):
-        return Decay("a step of its own, not towards 0, where gradients are 0")
+        return Decay(f"{OWN} that is not towards 0")
+    if not np.any(rate):
+        return Decay(f"{OWN} that comes late")
     if np.any(rate == 0) and np.allclose(rate[rate > 0], rate.max(), rtol=1e-6, atol=0):
         return Decay(f"decay of {rate.max():.4g} a step of a part of the parameters")
     if not np.allclose(rate, rate[0], rtol=1e-6, atol=0):

@@ -14,6 +14,7 @@ from funcnet.checks._diagnosis import fitted_factor, name_factor
 from funcnet.checks._optimizer_forms import (
     BETAS,
     EVERY_STEP,
+    OWN,
     SIGN,
     SUM,
     UNKNOWN,
@@ -82,7 +83,7 @@ def profile(run: Run, params: Any, at: tuple[int, int]) -> Profile:
             alone[step] = g[step]
             return alone
 
-        return jax.tree.map(place, ones)
+        return jax.tree.map(place, large)
 
     zeros = jax.tree.map(lambda x: np.zeros(np.shape(x)), params)
     some = jax.tree.map(
@@ -95,9 +96,9 @@ def profile(run: Run, params: Any, at: tuple[int, int]) -> Profile:
         return np.broadcast_to(drawn.reshape(shape[1:]), shape)
 
     steady = filled(magnitudes)
-    ones = filled(lambda s: np.full(s, LARGE))
+    large = filled(lambda s: np.full(s, LARGE))
     decay = decay_of(
-        flat(some, jax.tree.map(np.zeros_like, ones)), jax.tree.leaves(some)[leaf].reshape(-1)
+        flat(some, jax.tree.map(np.zeros_like, large)), jax.tree.leaves(some)[leaf].reshape(-1)
     )
 
     def undecayed(gradients: Any) -> np.ndarray:
@@ -108,7 +109,7 @@ def profile(run: Run, params: Any, at: tuple[int, int]) -> Profile:
         return updates + decay.rate * (np.cumsum(updates, 0) - updates)
 
     first, *_, last = undecayed(steady)
-    impulse, constant = undecayed(only(0))[:, one], undecayed(ones)[:, one]
+    impulse, constant = undecayed(only(0))[:, one], undecayed(large)[:, one]
     gradient = jax.tree.leaves(steady)[leaf][0].reshape(-1)
     weak = jax.tree.map(lambda g: FAINT / LARGE * g, only(0))
     with np.errstate(all="ignore"):
@@ -191,7 +192,9 @@ def _decay_rate(a: Profile) -> float:
 def _decays(a: Profile, b: Profile) -> str:
     if a.decay.words == b.decay.words:
         return ""
-    words = f"weight decay: ours has {a.decay}, theirs {b.decay}"
+    own = a.decay.words.startswith(OWN) or b.decay.words.startswith(OWN)
+    kind = "what gradients of 0 do" if own else "weight decay"
+    words = f"{kind}: ours has {a.decay}, theirs {b.decay}"
     if a.decay.decoupled and b.decay.decoupled:
         ours = a.decay.rate / b.decay.rate
         rates = abs(a.constant[0]) * np.array([1, 1 / LARGE])  # of a normalised step, of a linear

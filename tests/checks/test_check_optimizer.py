@@ -308,7 +308,12 @@ DIFFERENT = {
     "moved_without_gradients": (
         optax.yogi(1e-3),
         optax.adam(1e-3),
-        "^weight decay: ours has a step of its own, not towards 0, where gradients are 0, theirs",
+        "^what gradients of 0 do: ours has a step that is not towards 0, theirs none",
+    ),
+    "no_eps": (
+        optax.adam(1e-3, eps=0.0),
+        optax.adam(1e-3),
+        "^what gradients of 0 do: ours has a step that is not finite, theirs none",
     ),
     "in_float32": (by_hand(in_float32), optax.sgd(0.1), "rounding in float32, if nothing else"),
 }
@@ -389,6 +394,12 @@ def test_a_difference_at_extreme_sizes_alone_is_one():
     assert report["trajectory"].passed
     assert report.equal is False
     assert not report.ok
+
+
+def test_what_has_no_entries_is_not_equal():
+    report = checks.check_optimizer(optimizers.sgd(0.1), optimizers.sgd(0.2), {}, robust=True)
+    assert report.equal is None
+    assert report["trajectory"].message == "the parameters have no entries"
 
 
 def test_the_other_optimizer_that_raises_is_named():

@@ -193,7 +193,7 @@ DIFFERENT: dict[str, list[tuple[Side, Side, str]]] = {
         (
             of_optax("adadelta", 0.001),
             of_keras("Adadelta"),
-            r"^the size of eps at the first step \(or the decay of the squares, .*\): ours has 1e-05",
+            r"^the size of eps at the first step \(or the decay of .*\): ours has 1e-05",
         ),
     ],
     "Lion": [
