@@ -32,6 +32,12 @@ from funcnet.checks._check_rule import (
 )
 from funcnet.checks._detection import Detection
 from funcnet.checks._expected import Pullback
+from funcnet.checks._foreign_optimizers import (
+    EagerOptimizer,
+    as_optimizer,
+    keras_optimizer,
+    torch_optimizer,
+)
 from funcnet.checks._numerical import (
     SparseGradCheck,
     eval_numerical_gradient,
@@ -39,7 +45,6 @@ from funcnet.checks._numerical import (
     numerical_vjp,
     rel_error,
 )
-from funcnet.checks._optimizer_checks import EagerOptimizer, torch_optimizer
 from funcnet.checks._reports import OptimizerReport, ResumeReport, RuleReport, StepReport
 from funcnet.checks._resume import check_resume
 from funcnet.checks._rules import without_rules
@@ -61,6 +66,7 @@ __all__ = [
     "SparseGradCheck",
     "StepError",
     "StepReport",
+    "as_optimizer",
     "assert_rule",
     "check_optimizer",
     "check_resume",
@@ -70,6 +76,7 @@ __all__ = [
     "detection_threshold",
     "eval_numerical_gradient",
     "grad_check_sparse",
+    "keras_optimizer",
     "numerical_vjp",
     "rel_error",
     "torch_optimizer",

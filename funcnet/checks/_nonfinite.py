@@ -10,7 +10,8 @@ import numpy as np
 
 from funcnet._reports import Check, sentence
 from funcnet.checks import _comparison as cmp
-from funcnet.checks._problem import NotApplicableError, Problem, Result
+from funcnet.checks._problem import Problem
+from funcnet.checks._programs import NotApplicableError, Result
 from funcnet.checks._rule_checks import entry
 from funcnet.checks._rule_inputs import batch_arguments
 

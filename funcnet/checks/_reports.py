@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from funcnet._reports import Report
 
@@ -43,18 +43,73 @@ class RuleReport(Report):
 
 @dataclass(frozen=True)
 class OptimizerReport(Report):
-    """What `check_optimizer` found.
+    """What `check_optimizer` found: two verdicts, `equal` and `robust`.
+
+    `ok`, and so `raise_if_bad`, is what `equal` says, where two were compared: what both would do
+    to a float16 is no difference between them. With `must_be_robust`, or without another
+    optimizer, every check counts.
 
     Attributes:
         first_divergence: The first step (from 0) at which the updates differ, or None.
         cause: The likely cause of that divergence, as a sentence.
         properties: What was measured of both optimizers to find it: property -> (ours, theirs).
+        shared: The checks of robustness that the other optimizer fails too.
+        must_be_robust: Whether a failure of robustness makes the report bad beside equality.
     """
 
     first_divergence: int | None = None
     cause: str = ""
     properties: dict[str, list[str]] = field(default_factory=dict)
+    shared: list[str] = field(default_factory=list)
+    must_be_robust: bool = False
     checker: ClassVar[str] = "check_optimizer"
+    equality: ClassVar[tuple[str, ...]] = ("trajectory", "extremes", "state")
+
+    @property
+    def equal(self) -> bool | None:
+        """Whether updates and parameters agree at every step; None where none were compared."""
+        judged = [c.passed for c in self.checks if c.name in self.equality and c.passed is not None]
+        return all(judged) if judged else None
+
+    @property
+    def robust(self) -> bool | None:
+        """Whether ours stands what training does to it; None where that was not asked."""
+        asked = [c for c in self.checks if c.name not in self.equality and c.passed is not None]
+        return not self.not_robust if asked else None
+
+    @property
+    def not_robust(self) -> tuple[str, ...]:
+        """The checks of robustness that ours fails, those that theirs fails too among them."""
+        return tuple(c.name for c in self.failed if c.name not in self.equality)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the two are equal; and robust, where that is asked for."""
+        if self.equal is None or self.must_be_robust:
+            return not self.failed
+        return self.equal
+
+    def summary(self) -> str:
+        """Both verdicts in one line."""
+        verdicts = []
+        if self.equal is not None:
+            step = self.first_divergence  # None where the states differ, or something raised
+            no = "NOT EQUAL" if step is None else f"DIFFERENT from step {step}"
+            verdicts.append("equal" if self.equal else no)
+        if self.robust is not None:
+            names = [n + " (theirs too)" * (n in self.shared) for n in self.not_robust]
+            verdicts.append("robust" if self.robust else f"not robust: {', '.join(names)}")
+        verdict = " · ".join(verdicts) or "nothing was judged"
+        return f"{self.checker} {self.name}: {verdict} · {self.seconds:.1f} s"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain containers, its verdicts among them."""
+        return {**super().to_dict(), "equal": self.equal, "robust": self.robust}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> OptimizerReport:
+        """The report that `to_dict` gave."""
+        return super().from_dict({k: v for k, v in data.items() if k not in ("equal", "robust")})
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from funcnet.checks import _comparison as cmp
 from funcnet.checks import _diagnosis as diag
 from funcnet.checks import _rules
 from funcnet.checks._arguments import cast
-from funcnet.checks._problem import Analysis, NotApplicableError, Problem
+from funcnet.checks._problem import Analysis, Problem
+from funcnet.checks._programs import NotApplicableError
 
 TRUTHS = {
     "reverse": "autodiff of the plain function gives",

@@ -14,7 +14,8 @@ from funcnet._reports import Check, sentence
 from funcnet.checks import _comparison as cmp
 from funcnet.checks import _rules
 from funcnet.checks._arguments import cast, is_floating
-from funcnet.checks._problem import NotApplicableError, Problem, quick_jit
+from funcnet.checks._problem import Problem
+from funcnet.checks._programs import NotApplicableError, quick_jit
 from funcnet.checks._rule_checks import compared, unless_it_leaves_a_set, worst_of
 
 # Precision ---------------------------------------------------------------------------------

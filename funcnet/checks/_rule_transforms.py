@@ -15,7 +15,8 @@ from funcnet._reports import Check, sentence
 from funcnet.checks import _comparison as cmp
 from funcnet.checks._arguments import cast
 from funcnet.checks._diagnosis import explains
-from funcnet.checks._problem import NotApplicableError, Problem, quick_jit
+from funcnet.checks._problem import Problem
+from funcnet.checks._programs import NotApplicableError, quick_jit
 from funcnet.checks._rule_checks import compared, unless_it_leaves_a_set, worst_of
 
 Bank = list[Any]  # one leaf of the arguments at two samples, stacked

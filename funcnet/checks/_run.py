@@ -14,7 +14,8 @@ from funcnet._reports import Check, sentence
 from funcnet.checks import _nonfinite, _rule_checks, _rule_inputs, _rule_transforms
 from funcnet.checks._names import exact
 from funcnet.checks._numerical import numerical
-from funcnet.checks._problem import NotApplicableError, Problem
+from funcnet.checks._problem import Problem
+from funcnet.checks._programs import NotApplicableError
 from funcnet.checks._reports import RuleReport
 from funcnet.checks._second_look import COMPARISONS, look_again, precision_of
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from funcnet._reports import Check
 from funcnet.checks import _comparison as cmp
-from funcnet.checks._problem import Problem, Result
+from funcnet.checks._problem import Problem
+from funcnet.checks._programs import Result
 from funcnet.checks._rule_checks import cotangent, value
 
 COMPARISONS = (
