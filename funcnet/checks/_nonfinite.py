@@ -197,7 +197,8 @@ def _hidden_cotangents(p: Problem) -> Check | None:
         cts[out].reshape(count, -1)[rows[0], points[rows[0]]] = np.nan
         got = p.run_rule(p.smooth.diff, p.rest_in(p.dtype), cts).grads
         for leaf, slope in enumerate(slopes):
-            heard = np.abs(slope[rows[0]]) > COUNTS * cmp.largest(slope)
+            noise = 2 * p.c("nonfinite") * p.smooth.grad_scales[leaf].unit
+            heard = np.abs(slope[rows[0]]) > max(COUNTS * cmp.largest(slope), noise)
             if heard.any() and not np.isnan(cmp.widen(got[leaf][rows[0]]))[heard].any():
                 at = np.unravel_index(points[rows[0]], cts[out].shape[1:])
                 message = (
