@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +26,8 @@ def install(folder: pathlib.Path) -> str:
     done = subprocess.run(
         [folder / "bin" / "python", *command], capture_output=True, text=True, check=False
     )
+    for stray in folder.glob("lib/*/site-packages/tests"):
+        shutil.rmtree(stray)  # of e3nn-jax, and it would hide this folder
     return done.stderr[-1000:] if done.returncode else ""
 
 
