@@ -490,7 +490,7 @@ def _():
     "flash-attention-jax",
     "flash_attention",
     "imprecise",
-    "FlashAttention's backward pass, without the 1e-10 that the forward pass adds to its sums",
+    "the slope through the 1e-10 that the forward pass adds to its sums is left out",
 )
 def _():
     from flash_attention_jax import flash_attention
@@ -657,8 +657,8 @@ def _():
 @wild(
     "ott-jax",
     "math.sqrtm",
-    "imprecise",
-    "Newton-Schulz stops when its residual, looked at every ten steps, is below 1e-6",
+    "right",
+    "a Sylvester equation; Newton-Schulz looks up every ten steps, by when it is at rounding here",
 )
 def _():
     from ott.math.matrix_square_root import sqrtm_only
@@ -712,7 +712,7 @@ def _():
     run = lstsq.lsmr()
 
     def solve(matrix, rhs):
-        return run(lambda v, a: v @ a, rhs, (matrix,))[0]
+        return run(lambda v, a: v @ a, rhs, matrix)[0]
 
     return solve, (normal(6, 3), normal(6))
 
