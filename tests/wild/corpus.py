@@ -202,6 +202,47 @@ def _():
     )
 
 
+@wild(
+    "jax",
+    "pallas attention.mha",
+    "right",
+    "FlashAttention's kernels, interpreted on a CPU; differences agree as far as float32 lets them",
+)
+def _():
+    from jax.experimental.pallas.ops.gpu.attention import BlockSizes, mha
+
+    def attend(q, k, v):
+        sizes = BlockSizes(
+            block_q=4, block_k=4, block_q_dkv=4, block_kv_dkv=4, block_q_dq=4, block_kv_dq=4
+        )
+        return mha(q, k, v, segment_ids=None, block_sizes=sizes, interpret=True)
+
+    return attend, tuple(normal(1, 4, 1, 4, seed=s) for s in range(3))
+
+
+@wild(
+    "jax",
+    "nn.dot_product_attention by cuDNN",
+    "cannot be judged",
+    "the kernel needs a GPU, and the call raises where there is none",
+)
+def _():
+    import jax
+
+    q, k, v = (normal(1, 4, 2, 8, seed=s).astype(np.float16) for s in range(3))
+    return (
+        lambda q, k, v: jax.nn.dot_product_attention(q, k, v, implementation="cudnn"),
+        (q, k, v),
+    )
+
+
+@wild("jax", "scipy.special.expi", "right", "exp(x) / x")
+def _():
+    import jax
+
+    return jax.scipy.special.expi, (np.array([0.3, 1.2, 4.0, 7.5], np.float32),)
+
+
 # optax and jaxopt
 
 
@@ -290,6 +331,18 @@ def _():
         return jaxopt.GradientDescent(loss).run(jnp.zeros(3), strength, x, y).params
 
     return fit, (np.float32(0.5), normal(6, 3), normal(6))
+
+
+@wild(
+    "jaxopt",
+    "isotonic_l2_pav",
+    "cannot be judged",
+    "its callback is compiled by numba, which refuses the arrays that this jax hands it",
+)
+def _():
+    from jaxopt.isotonic import isotonic_l2_pav
+
+    return isotonic_l2_pav, (np.array([0.1, 0.7, 0.4, 1.3, 1.2, 2.0], np.float32),)
 
 
 # Kidger's: equinox, diffrax, optimistix, lineax; quadax
@@ -396,8 +449,8 @@ def _():
 @wild(
     "optimistix",
     "root_find",
-    "imprecise",
-    "Newton's method stops at a tolerance of 1e-6, some digits before rounding",
+    "right",
+    "implicit, at a root that Newton's last step takes from 1e-6 to rounding",
 )
 def _():
     import jax.numpy as jnp
@@ -436,6 +489,42 @@ def _():
     return area, (np.float32(0.7), np.float32(1.5))
 
 
+@wild(
+    "equinox",
+    "internal.nondifferentiable_backward",
+    "cannot be judged",
+    "refuses on purpose: its backward pass raises",
+)
+def _():
+    import equinox.internal as eqxi
+    import jax.numpy as jnp
+
+    return lambda x: jnp.sin(eqxi.nondifferentiable_backward(x)), (normal(3),)
+
+
+@wild(
+    "optimistix",
+    "least_squares",
+    "imprecise",
+    "Levenberg-Marquardt stops at a tolerance of 1e-4, where the derivative is taken",
+)
+def _():
+    import jax.numpy as jnp
+    import optimistix as optx
+
+    x = np.linspace(0, 1, 6, dtype=np.float32)
+
+    def fit(y):
+        return optx.least_squares(
+            lambda w, y: w[0] * jnp.exp(w[1] * x) - y,
+            optx.LevenbergMarquardt(rtol=1e-4, atol=1e-4),
+            jnp.ones(2),
+            y,
+        ).value
+
+    return fit, (1.5 * np.exp(-0.7 * x) + normal(6) / 20,)
+
+
 # Networks and quantisation
 
 
@@ -463,13 +552,14 @@ def _():
 
 @wild("aqtp", "v2 dot_general", "by design", "straight through int8 rounding, quantised cotangents")
 def _():
+    import jax.numpy as jnp
     from aqt.jax.v2 import config
 
     def matmul(x, w):
-        dot = config.config_v4(fwd_bits=8, dlhs_bits=8, drhs_bits=None)
+        dot = config.fully_quantized(use_stochastic_rounding=False)
         return dot(x, w, (((1,), (0,)), ((), ())))
 
-    return matmul, (normal(4, 6), normal(6, 3))
+    return matmul, (jnp.asarray(normal(4, 6)), jnp.asarray(normal(6, 3)))
 
 
 @wild("aqtp", "round_with_gradient", "by design", "straight through: rounding is a step function")
@@ -504,6 +594,53 @@ def _():
     from kfac_jax._src.utils.math import stable_sqrt
 
     return stable_sqrt, (uniform(0.1, 2, 4),)
+
+
+@wild("aqtp", "fp_cast.downcast_sat_ftz", "by design", "straight through, between the saturations")
+def _():
+    from aqt.jax_legacy.jax.fp_cast import downcast_sat_ftz
+
+    return functools.partial(downcast_sat_ftz, exp_min=-8, exp_max=7, sig_bits=3), (normal(6),)
+
+
+@wild("keras", "fake_quant_with_min_max_vars", "by design", "straight through within the range")
+def _():
+    import os
+
+    os.environ["KERAS_BACKEND"] = "jax"
+    from keras import quantizers
+
+    return (
+        lambda x: quantizers.fake_quant_with_min_max_vars(x, -1.0, 1.0, num_bits=4),
+        (normal(6),),
+    )
+
+
+@wild("rlax", "clip_gradient", "by design", "the identity, whose cotangent is clipped")
+def _():
+    import rlax
+
+    return lambda x: rlax.clip_gradient(x, -0.5, 0.5), (normal(5),)
+
+
+@wild("spyx", "axn.superspike", "by design", "a spike is a step, and its gradient a surrogate")
+def _():
+    import spyx
+
+    return spyx.axn.superspike(), (normal(6),)
+
+
+@wild(
+    "spyx",
+    "compress.packed_spike_dense",
+    "right",
+    "a matrix product that keeps its spikes as bits; documented: to first order",
+    second_order=False,
+)
+def _():
+    from spyx.experimental.compress import packed_spike_dense
+
+    return packed_spike_dense, ((normal(3, 10) > 0).astype(np.float32), normal(10, 4))
 
 
 # Probability
@@ -635,6 +772,37 @@ def _():
         root_finder_to_inverter(finder),
     )
     return lambda y: inverse.inverse(y), (np.float32([0.2, -0.4, 0.6]),)
+
+
+@wild(
+    "numpyro",
+    "DoublyTruncatedPowerLaw.cdf at -1",
+    "wrong",
+    "at alpha = -1 the slope in high has the wrong sign",
+)
+def _():
+    f, (x, _, low, high) = power_law("cdf", 2.0)
+    return f, (x, np.float32(-1.0), low, high)
+
+
+@wild("tfp-nightly", "math.igammainv", "right", "the implicit derivative of a quantile")
+def _():
+    from tensorflow_probability.substrates import jax as tfp
+
+    return tfp.math.igammainv, (uniform(0.5, 3, 4), uniform(0.1, 0.9, 4, seed=1))
+
+
+@wild(
+    "tfp-nightly",
+    "bessel_iv_ratio in z",
+    "right",
+    "a recurrence for the ratio's slope",
+    argnums=[1],
+)
+def _():
+    from tensorflow_probability.substrates import jax as tfp
+
+    return tfp.math.bessel_iv_ratio, (uniform(1, 3, 3), uniform(0.5, 4, 3, seed=1))
 
 
 # Transport, linear algebra
@@ -774,6 +942,67 @@ def _():
     from adv_jax_math import sparse_pullback
 
     return lambda x: sparse_pullback(lambda y: jnp.sin(y) * y, x), (normal(5),)
+
+
+@wild(
+    "ott-jax",
+    "fixpoint_iter_backprop",
+    "right",
+    "autodiff of the steps that a loop took, from its checkpoints; functions are its arguments",
+)
+def _():
+    import jax.numpy as jnp
+    from ott.math.fixed_point_loop import fixpoint_iter_backprop
+
+    def more(iteration, a, x):
+        return jnp.max(jnp.abs(jnp.cos(a @ x) - x)) > 1e-3
+
+    def step(iteration, a, x, compute_error):
+        return jnp.cos(a @ x)
+
+    return fixpoint_iter_backprop, (more, step, 0, 40, 4, normal(3, 3) / 3, normal(3))
+
+
+@wild("tensorcircuit-ng", "adaware_qr", "right", "the triangular solves of QR's adjoint")
+def _():
+    from tensorcircuit.backends.jax_ops import adaware_qr
+
+    return adaware_qr, (normal(4, 3),)
+
+
+@wild("tensorcircuit-ng", "adaware_svd", "right", "singular values and projectors, complex")
+def _():
+    import jax.numpy as jnp
+    from tensorcircuit.backends.jax_ops import adaware_svd
+
+    def invariants(a):
+        u, s, v = adaware_svd(a)
+        return s, jnp.abs(u), u[:, :1] @ v[:1]
+
+    return invariants, ((normal(4, 3) + 1j * normal(4, 3, seed=1)).astype(np.complex64),)
+
+
+@wild("nifty", "re.sqrtm", "right", "a Sylvester equation in the eigenvectors' basis")
+def _():
+    import nifty.re as jft
+
+    return lambda a: jft.tree_math.sqrtm(a @ a.T + np.eye(3)), (normal(3, 3),)
+
+
+@wild("pennylane", "math.fidelity", "right", "of two mixed states, in closed form")
+def _():
+    import jax.numpy as jnp
+    import pennylane as qml
+
+    def state(a):
+        rho = a @ a.conj().T
+        return rho / jnp.trace(rho)
+
+    a, b = (normal(2, 2, seed=s) + 1j * normal(2, 2, seed=s + 9) for s in (0, 1))
+    return (
+        lambda a, b: qml.math.fidelity(state(a), state(b)),
+        (a.astype(np.complex64), b.astype(np.complex64)),
+    )
 
 
 # Physics and astronomy
@@ -941,3 +1170,41 @@ def _():
         return nk.jax.apply_packed(lambda w, x: jnp.tanh(x @ w), w, x, where, 0.0, chunk_size=2)
 
     return rows, (normal(3), normal(6, 3), np.array([1, 0, 0, 1, 1, 0], bool))
+
+
+@wild("exojax", "rotkernel_Gimenez", "right", "the slopes of a limb-darkened disc, inside it")
+def _():
+    from exojax.postproc.spin_rotation import rotkernel_Gimenez
+
+    return rotkernel_Gimenez, (uniform(-0.9, 0.9, 5), np.float32(0.4), np.float32(0.2))
+
+
+@wild("jax-md", "reaxff safe_sqrt", "right", "sqrt's slope, away from 0")
+def _():
+    from jax_md.mm_forcefields.reaxff.reaxff_helper import safe_sqrt
+
+    return safe_sqrt, (uniform(0.1, 2, 4),)
+
+
+@wild("jaxfmm", "near._take_sorted", "right", "a gather's transpose, with an index out of range")
+def _():
+    from jaxfmm.near import _take_sorted
+
+    return _take_sorted, (normal(5, 2), np.array([0, 0, 2, 3, 3], np.int32))
+
+
+@wild("e3nn-jax", "spherical_harmonics", "right", "polynomials, differentiated by their recursion")
+def _():
+    import e3nn_jax as e3nn
+
+    return (
+        lambda x: e3nn.spherical_harmonics([1, 2, 3], e3nn.IrrepsArray("1o", x), True).array,
+        (normal(2, 3),),
+    )
+
+
+@wild("chebax", "lambertw", "right", "the implicit derivative of Halley's fixed point")
+def _():
+    import chebax
+
+    return chebax.lambertw, (uniform(0.1, 3, 4),)
