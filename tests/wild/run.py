@@ -15,7 +15,8 @@ import time
 import warnings
 from typing import Any
 
-from tests.wild.corpus import WILD, Wild
+from tests.wild.corpus import WILD
+from tests.wild.entries import Wild
 
 LIMIT = 60
 IMPORTS = 120  # seconds that an entry may take in addition until it is made

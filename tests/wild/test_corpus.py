@@ -14,7 +14,8 @@ import venv
 import pytest
 
 from tests.support.processes import ROOT, USERS_ENVIRONMENT
-from tests.wild.corpus import REQUIREMENTS, WILD
+from tests.wild.corpus import WILD
+from tests.wild.entries import REQUIREMENTS
 
 pytestmark = pytest.mark.slow
 
