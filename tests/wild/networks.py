@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 
+from funcnet.checks import Pullback
 from tests.wild.entries import Shelf, normal, uniform
 
 wild = Shelf()
@@ -45,7 +46,13 @@ def _():
     return matmul, (jnp.asarray(normal(4, 6)), jnp.asarray(normal(6, 3)))
 
 
-@wild("aqtp", "round_with_gradient", "by design", "straight through: rounding is a step function")
+@wild(
+    "aqtp",
+    "round_with_gradient",
+    "by design",
+    "straight through: rounding is a step function",
+    expect=lambda x: x,
+)
 def _():
     from aqt.jax_legacy.jax.primitives import round_with_gradient
 
@@ -99,7 +106,13 @@ def _():
     )
 
 
-@wild("rlax", "clip_gradient", "by design", "the identity, whose cotangent is clipped")
+@wild(
+    "rlax",
+    "clip_gradient",
+    "by design",
+    "the identity, whose cotangent is clipped",
+    expect=Pullback(lambda ct, x: ct.clip(-0.5, 0.5)),
+)
 def _():
     import rlax
 

@@ -24,7 +24,13 @@ def _():
     return optax.losses.safe_softmax_cross_entropy, (normal(2, 3), labels)
 
 
-@wild("optax", "scale_gradient", "by design", "the identity, whose cotangent is scaled on purpose")
+@wild(
+    "optax",
+    "scale_gradient",
+    "by design",
+    "the identity, whose cotangent is scaled on purpose",
+    expect=lambda tree: {name: 0.1 * leaf for name, leaf in tree.items()},
+)
 def _():
     import optax
 

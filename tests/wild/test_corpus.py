@@ -63,4 +63,12 @@ def test_a_rule_in_the_wild_is_judged_as_it_deserves(entry, interpreter):
         check=True,
     )
     found = json.loads(done.stdout)
-    assert found["verdict"] == found["deserves"], json.dumps(found, indent=2)
+    assert found["verdict"] in accepted(found), json.dumps(found, indent=2)
+
+
+def accepted(found: dict) -> set[str]:
+    """What was deserved; of no derivative by design whatever notices it, until `expect` is said."""
+    deserves = found["deserves"]
+    if deserves == "by design" and not found["expects"]:
+        return {"wrong", "cannot be judged"}
+    return {deserves}
