@@ -104,9 +104,7 @@ def _chain(path: str | os.PathLike[str]) -> Iterator[str]:
     for _ in range(_LINKS):
         yield current
         try:
-            current = os.path.normpath(
-                os.path.join(os.path.dirname(current), os.readlink(current))
-            )
+            current = os.path.normpath(os.path.join(os.path.dirname(current), os.readlink(current)))
         except OSError:
             return
 
