@@ -184,7 +184,10 @@ def _children(
             yield item, f"{name}[{key!r}]", item, False
     elif isinstance(value, (list, tuple, set, frozenset)):
         fields = getattr(value, "_fields", ())
-        for i, item in enumerate(list(value)[:_MOST_ITEMS]):
+        items = list(value)[:_MOST_ITEMS]
+        if isinstance(value, (set, frozenset)):  # whose order is another one in each process
+            items.sort(key=lambda item: getattr(item, "__qualname__", ""))
+        for i, item in enumerate(items):
             yield item, f"{name}.{fields[i]}" if fields else f"{name}[{i}]", item, False
     elif type(value).__module__ == module.__name__ or isinstance(value, types.SimpleNamespace):
         for key, item in list(getattr(value, "__dict__", {}).items()):
