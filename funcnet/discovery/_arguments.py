@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import math
 import operator
@@ -238,6 +239,8 @@ class _Parser:
                 return int(value) if function.id == "int" else float(value)
         if isinstance(function, ast.Call):  # @pkg.mod:Params(f32[3,2], b=f32[2])
             made = self.value(function)
+            if not (hasattr(made, "_fields") or dataclasses.is_dataclass(made)):
+                raise ArgumentError("expected a NamedTuple or a dataclass to be made.")
             filled = [self.value(argument) for argument in args]
             named = {str(k.arg): self.value(k.value) for k in node.keywords}
             try:

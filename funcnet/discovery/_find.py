@@ -38,6 +38,7 @@ class Rule:
         line: The line there, from 1.
         aliases: Its other names, with what is called by them.
         space: The names of the module that it is found in.
+        problem: Why there is nothing to check.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Rule:
     line: int
     aliases: tuple[tuple[str, Callable[..., Any]], ...] = ()
     space: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    problem: str = ""
 
     @property
     def label(self) -> str:
@@ -254,8 +256,8 @@ def _file(module: ModuleType) -> str:
 def _home(
     rule: Any, files: Mapping[str, ModuleType], names: Mapping[str, ModuleType]
 ) -> ModuleType | None:
-    """The module of the target that defines a rule's function, or None."""
-    for function in _written(rule.fun):
+    """The module of the target that a rule's function is written in, or its backward one."""
+    for function in (*_written(rule.fun), *_functions(rule)):
         home = names.get(getattr(function, "__module__", "") or "")
         home = home or files.get(os.path.realpath(function.__code__.co_filename))
         if home is not None:
@@ -361,17 +363,17 @@ def _named_by_samples(module: ModuleType, rules: Iterable[Rule]) -> Iterator[Rul
             try:
                 yield _named(module, str(name))
             except TargetError as error:
+                problem = f"funcnet_samples has inputs for it, but {error}"
                 yield Rule(
-                    str(name), module.__name__, _not_there(str(error)), None, _file(module), 1,
-                    (), vars(module),
-                )  # fmt: skip
-
-
-def _not_there(reason: str) -> Callable[..., Any]:
-    def missing(*args: Any, **kwargs: Any) -> Any:
-        raise TargetError(reason)
-
-    return missing
+                    name=str(name),
+                    module=module.__name__,
+                    function=module.__class__,
+                    rule=None,
+                    file=_file(module),
+                    line=1,
+                    space=vars(module),
+                    problem=problem,
+                )
 
 
 def names_of(rule: Rule) -> list[str]:

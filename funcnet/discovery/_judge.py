@@ -145,6 +145,8 @@ class Judge:
             rule: One of the target's.
             given: Samples to take, instead of its own.
         """
+        if rule.problem:
+            return [self._unjudged(rule, rule.problem)]
         try:
             samples = list(given) if given is not None else self._samples(rule)
         except SampleError as error:
