@@ -128,7 +128,7 @@ funcnet_rules = ["mypackage.rules"]. More of it: docs/check_in_ci.md.
             found = found_in(self.target)
             with _fast_compilation():
                 judgements = judged(found, out, self.seed, self.examples, self.args, self.plain)
-            show(out, found, judgements, self.traceback)
+            show(out, found, judgements, self._is_one, self.traceback)
             texts = {"--json": discovery.to_json(judgements)}
         bad = [word.replace("-", " ") for word in self.fail_on]
         texts["--junit"] = discovery.to_junit(judgements, bad)
@@ -146,13 +146,17 @@ funcnet_rules = ["mypackage.rules"]. More of it: docs/check_in_ci.md.
             said = f"{len(wrong)} wrong: {', '.join(wrong)}" if wrong else "all right"
             ran = sum(check.passed is not None for j in judgements for check in j.report or ())
             out.print(f"{len(judgements)} reports, {ran} checks in {seconds:.0f} s: {said}")
-        elif len(judgements) != 1 or judgements[0].report is None:
+        elif not self._is_one or len(judgements) != 1 or judgements[0].report is None:
             out.print(totals(judgements, began))
         return discovery.exit_code(judgements, bad), texts.get(streamed, "")
 
     @property
     def _is_catalogue(self) -> bool:
         return all(word.isidentifier() and word in rows() for word in self.target)
+
+    @property
+    def _is_one(self) -> bool:
+        return len(self.target) == 1 and ":" in self.target[0]
 
     def _files(self) -> dict[str, str]:
         """The files to write, by the options that name them."""
@@ -172,9 +176,8 @@ funcnet_rules = ["mypackage.rules"]. More of it: docs/check_in_ci.md.
             if word not in _BAD:
                 raise CommandError(f"--fail-on is {word}, expected of {', '.join(_BAD)}.")
         of_one = {"--args": self.args != (), "--plain": self.plain is not None}
-        is_one = len(self.target) == 1 and ":" in self.target[0]
         for name, given in of_one.items():
-            if given and not is_one:
+            if given and not self._is_one:
                 raise CommandError(
                     f"{name} is an option of FILE.py:FUNCTION and MODULE:FUNCTION alone."
                 )
@@ -245,13 +248,11 @@ def cells(judgement: discovery.Judgement) -> list[Any]:
         return [judgement.name, *["-"] * (len(COLUMNS) - 2), verdict(judgement.verdict)]
 
     def worst(name: str) -> str:
-        check = report[name]
-        if check.passed is None or check.worst is None:
-            return "-"
-        return f"{check.worst:.2f}"
+        worst = report[name].worst if name in report else None
+        return "-" if worst is None or report[name].passed is None else f"{worst:.2f}"
 
     def passed(*names: str) -> str:
-        ran = [report[name] for name in names if report[name].passed is not None]
+        ran = [check for check in report if check.name in names and check.passed is not None]
         return f"{sum(bool(check.passed) for check in ran)}/{len(ran)}"
 
     return [

@@ -102,10 +102,14 @@ def _given(rule: discovery.Rule, args: tuple[str, ...], seed: int) -> tuple[disc
 
 
 def show(
-    out: Any, found: discovery.Found, judgements: list[discovery.Judgement], traceback: bool
+    out: Any,
+    found: discovery.Found,
+    judgements: list[discovery.Judgement],
+    whole: bool,
+    traceback: bool,
 ) -> None:
-    """Prints a row a rule, and the failures of those that are wrong, or one whole report."""
-    if len(judgements) == 1 and judgements[0].report is not None:
+    """Prints a row a rule and the failures of those that are wrong; `whole`, the only report."""
+    if whole and len(judgements) == 1 and judgements[0].report is not None:
         out.print(judgements[0].report)
         return
     rows = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
