@@ -48,16 +48,14 @@ class CheckCommand:
     is, and what kind of mistake it looks like.
     """
 
-    target: tyro.conf.Positional[tuple[str, ...]] = ()
-    """FILE.py, FOLDER, MODULE or PACKAGE: all rules in it. FILE.py:FUNCTION, MODULE:FUNCTION or
-    MODULE:CLASS.METHOD: this one. Or the name of a rule of the catalogue. Of the whole catalogue,
-    if left out."""
-    args: Annotated[tuple[str, ...], option("what the target's module says; see below")] = ()
-    """Sample arguments of the one function that is the target, a word each: a shape such as 5x4
-    (normal floats), 5:int10 (five ints below 10), key, a number such as 0.5 (static); or one with
-    its dtype, f32[3,4], i32[8]:0..5 (0 to 4), bool[3]; None, 'SAME', int(4); tuples, lists and
-    dicts of these, as in {"w": f32[3,2], "b": f32[2]}; @jax.numpy:tanh, @Params(f32[3], f32[3]);
-    and last static options, as in axis=0."""
+    target: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="[TARGET ...]", help_behavior_hint="(default: all of the catalogue)"),
+    ] = ()
+    """FILE.py, FOLDER, MODULE or PACKAGE: every rule in it; FILE.py:FUNCTION, MODULE:FUNCTION or
+    MODULE:CLASS.METHOD: this one; or the name of a rule of the catalogue."""
+    args: Annotated[tuple[str, ...], option("what the target's module says")] = ()
+    """Sample arguments of the one function that is the target, a word each: see below."""
     plain: Annotated[str | None, option("the function without its rule")] = None
     """The function in the same file that is the truth."""
     examples: int = 1
@@ -90,18 +88,24 @@ Examples:
   funcnet check mylayers.py:my_norm --args 5x4 4 --plain my_norm_plain
   funcnet check mylayers.py:loss --args "f32[8,5]" "i32[8]:0..5" axis=1 --json -
 
-A module says what its rules are to be checked on, or its jaxtyping annotations say it:
+The words of --args: a shape such as 5x4 (normal floats) or 5:int10 (five ints below 10), or with a
+dtype f32[3,4], bf16[], bool[3], i32[8]:0..5 (0 to 4), f32[3]:-1..1; key; a number such as 0.5 or
+int(4), 'SAME', True, None; tuples, lists and dicts of these, {"w": f32[3,2], "b": f32[2]};
+@jax.numpy:tanh, a function, or @name of the target's module; @Params(f32[3,2], b=f32[2]), a
+NamedTuple; and last static options, axis=0.
+
+Without them the target's module says what its rules are checked on, or jaxtyping's annotations do:
 
   funcnet_samples = {
       "my_norm": "f32[5,4], f32[4]",
       "my_loss": lambda rng: (rng.normal(size=(8, 5)), rng.integers(5, size=8)),
-      "my_pool": dict(args=(x,), plain=plain_pool, static={"window": 2}),
+      "my_pool": dict(args="f32[2,8,8,3]", plain=plain_pool, static={"window": 2}),
   }
 
 The exit code is 0 where every rule is right, 1 where one is wrong, 2 for a wrong command line, and
 3 where one cannot be judged, such as for want of sample inputs; 1 wins over 3. In a test the same
-is one line, funcnet.checks.assert_rule(my_norm, x, gain), or two of pytest's settings:
-funcnet_rules = ["mypackage.rules"]. More of it: docs/check_in_ci.md.
+is one line, funcnet.checks.assert_rule(my_norm, x, gain), or one of pytest's settings:
+funcnet_rules = ["mypackage.rules"]. More of it in docs/check_in_ci.md.
 """
 
     def run(self) -> int:
