@@ -164,7 +164,7 @@ def _children(
         if value.__module__ == module.__name__:
             for key, item in list(vars(value).items()):
                 if not key.startswith("__") or key == "__call__":
-                    yield item, f"{name}.{key}", getattr(value, key, item), False
+                    yield item, f"{name}.{key}", _attribute(value, key, item), False
     elif isinstance(value, (staticmethod, classmethod, types.MethodType)):
         yield value.__func__, name, holder, False
     elif isinstance(value, property):
@@ -200,6 +200,18 @@ def _children(
             wrapped = getattr(value, "__wrapped__", None)
         if wrapped is not None:
             yield wrapped, name, holder, False
+        elif _is_object(value):
+            for item in value.__dict__.values():
+                if isinstance(item, _RULES):
+                    yield item, name, holder, False
+
+
+def _attribute(value: Any, key: str, default: Any) -> Any:
+    """An attribute, unless asking for it raises: that is no business of ours."""
+    try:
+        return getattr(value, key, default)
+    except Exception:
+        return default
 
 
 # Whose a rule is ------------------------------------------------------------------------------
@@ -214,7 +226,7 @@ def _functions(rule: Any) -> Iterator[Callable[..., Any]]:
 
 
 def _written(function: Any) -> Iterator[Callable[..., Any]]:
-    """The function that somebody wrote, under what wraps it; JAX's own wrappers hold theirs."""
+    """The function that somebody wrote, under what wraps it; libraries' wrappers hold theirs."""
     for _ in range(_MOST_STEPS):
         inner = getattr(function, "func", None) or getattr(function, "__wrapped__", None)
         if inner is None:
@@ -227,14 +239,31 @@ def _written(function: Any) -> Iterator[Callable[..., Any]]:
         if isinstance(getattr(call, "__code__", None), CodeType):
             yield call
         return
-    if not code.co_filename.startswith(_OF_JAX):
-        yield function
-        return
+    held = list(_held(function)) if _is_wrapper(code.co_filename) else []
+    yield from held or [function]
+
+
+def _is_wrapper(file: str) -> bool:
+    """Whether a file is of a library that makes rules out of other people's functions."""
+    return file.startswith(_OF_JAX) or f"{os.sep}equinox{os.sep}" in file
+
+
+def _held(function: Any) -> Iterator[Callable[..., Any]]:
+    """The functions that a library's wrapper closes over, or an object of its own that does."""
     for cell in getattr(function, "__closure__", None) or ():
         held = cell.cell_contents
-        for item in held if isinstance(held, (list, tuple)) else (held,):
-            if callable(item) and not isinstance(item, _RULES):
+        own = [getattr(held, name, None) for name in ("fn_bwd", "fn_fwd", "fn")]
+        for item in held if isinstance(held, (list, tuple)) else [*own, held]:
+            if callable(item) and not isinstance(item, _RULES) and not _is_object(item):
                 yield from _written(item)
+
+
+def _is_object(value: Any) -> bool:
+    """Whether a wrapper is an instance of a class, as equinox's are, and keeps its rule."""
+    attributes = getattr(value, "__dict__", None)
+    return isinstance(attributes, dict) and any(
+        isinstance(item, _RULES) for item in attributes.values()
+    )
 
 
 def codes_of(rule: Any) -> set[CodeType]:
@@ -330,7 +359,7 @@ def _own_functions(module: ModuleType) -> Iterator[tuple[str, Any]]:
             continue
         if isinstance(value, type):
             for key in list(vars(value)):
-                method = getattr(value, key, None)
+                method = _attribute(value, key, None)
                 if isinstance(method, (FunctionType, types.MethodType)):
                     yield f"{name}.{key}", getattr(method, "__func__", method)
         elif callable(value) and not isinstance(value, _RULES):

@@ -110,6 +110,49 @@ def test_rules_are_found_where_they_are_kept(folder, kind):
     assert all(rule.module == "rules" for rule in rules)
 
 
+WRAPPER = """
+import jax
+
+class wrapper:
+    def __init__(self, fn):
+        self.fn = fn
+        self.fn_bwd = self.fn_wrapped = None
+
+    def def_bwd(self, fn_bwd):
+        def wrapped(static, x): return self.fn(x)
+        def fwd(static, x): return self.fn(x), x
+        def bwd(static, residuals, g): return (self.fn_bwd(residuals, g),)
+        self.fn_bwd = fn_bwd
+        self.fn_wrapped = jax.custom_vjp(wrapped, nondiff_argnums=(0,))
+        self.fn_wrapped.defvjp(fwd, bwd)
+
+    def __call__(self, x): return self.fn_wrapped((), x)
+"""
+
+
+def test_equinoxs_wrappers_are_objects_that_hold_rules(folder):
+    write(folder, {"equinox/wrappers.py": WRAPPER})
+    content = """
+    import sys
+    sys.path.insert(0, "equinox")
+    from wrappers import wrapper
+
+    @wrapper
+    def third(x): return x / 3
+
+    @third.def_bwd
+    def _third_bwd(x, g): return g / 2
+
+    funcnet_samples = {"third": dict(args="f32[2]", checks=["cotangent"])}
+    """
+    rules = found(folder, content)
+    assert names(rules) == ["square", "cube", "third"]
+    lines = (folder / "rules.py").read_text().splitlines()
+    assert lines[rules.rules[2].line - 1] == "@third.def_bwd"
+    (judgement,) = discovery.Judge(rules).judge(rules.rules[2])
+    assert judgement.verdict == "wrong"
+
+
 def test_file_and_line_are_the_backward_functions(folder):
     content = """
     named = jax.custom_vjp(lambda x: x)
