@@ -134,7 +134,10 @@ def _items(
 def _judge(config: pytest.Config, found: discovery.Found) -> discovery.Judge:
     from funcnet import discovery
 
-    return discovery.Judge(found, examples=max(1, int(config.getini("funcnet_examples"))))
+    examples = str(config.getini("funcnet_examples"))
+    if not examples.isdecimal() or int(examples) < 1:
+        raise pytest.UsageError(f"funcnet_examples is {examples}, expected a number of at least 1.")
+    return discovery.Judge(found, examples=int(examples))
 
 
 class RuleFile(pytest.File):

@@ -103,9 +103,9 @@ Without them the target's module says what its rules are checked on, or jaxtypin
   }
 
 The exit code is 0 where every rule is right, 1 where one is wrong, 2 for a wrong command line, and
-3 where one cannot be judged, such as for want of sample inputs; 1 wins over 3. In a test the same
-is one line, funcnet.checks.assert_rule(my_norm, x, gain), or one of pytest's settings:
-funcnet_rules = ["mypackage.rules"]. More of it in docs/check_in_ci.md.
+3 where one cannot be judged, such as for want of sample inputs, or where there is none; 1 wins
+over 3. In a test the same is one line, funcnet.checks.assert_rule(my_norm, x, gain), or one of
+pytest's settings: funcnet_rules = ["mypackage.rules"]. More of it in docs/check_in_ci.md.
 """
 
     def run(self) -> int:
@@ -152,7 +152,8 @@ funcnet_rules = ["mypackage.rules"]. More of it in docs/check_in_ci.md.
             out.print(f"{len(judgements)} reports, {ran} checks in {seconds:.0f} s: {said}")
         elif not self._is_one or len(judgements) != 1 or judgements[0].report is None:
             out.print(totals(judgements, began))
-        return discovery.exit_code(judgements, bad), texts.get(streamed, "")
+        code = discovery.exit_code(judgements, bad) if judgements else 3
+        return code, texts.get(streamed, "")
 
     @property
     def _is_catalogue(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,8 @@ def found_in(targets: Sequence[str]) -> discovery.Found:
     rules: dict[Any, discovery.Rule] = {}
     broken: dict[str, discovery.Broken] = {}
     notes: list[str] = []
+    if os.getcwd() not in sys.path:  # as for `python -m`; a script has its own folder there
+        sys.path.insert(0, os.getcwd())
     for word in targets:
         try:
             found = discovery.find(discovery.load(word))

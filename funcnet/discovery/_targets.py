@@ -118,8 +118,8 @@ def _dotted(place: str) -> bool:
 
 def _of_module(word: str, place: str, name: str | None, folder: str | os.PathLike[str]) -> Target:
     spec = None
-    for root in (Path(folder), Path(folder, "src")):
-        if root.is_dir():
+    for root in (None, Path(folder), Path(folder, "src")):
+        if root is not None and root.is_dir():
             _on_path(root)
         try:
             spec = importlib.util.find_spec(place)

@@ -53,6 +53,7 @@ def check(words, capsys):
         ("pkg/rules.py", 1, "1 right, 1 wrong"),
         ("pkg.rules:cube", 1, ""),
         ("pkg/bare.py", 3, "2 cannot be judged"),
+        ("pkg/__init__.py", 3, "no rule found"),
         ("pkg/right.py pkg.bare", 3, "1 right, 2 cannot be judged"),
         ("pkg", 1, "2 right, 1 wrong, 2 cannot be judged"),
         ("pkg pkg/rules.py pkg.right:same", 1, "2 right, 1 wrong, 2 cannot be judged"),
