@@ -27,6 +27,8 @@ import pytest
 if TYPE_CHECKING:
     from funcnet import discovery
 
+_STATE = pytest.StashKey["_Rules"]()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the settings."""
@@ -83,61 +85,86 @@ def _is_whole(config: pytest.Config) -> bool:
 
 def _covers(target: str, file: Path, root: Path) -> bool:
     """Whether a target's rules may be in a file; nothing is imported to know it."""
-    place = root / target
+    word = target.rpartition(":")[0] or target
+    place = (root / word).resolve()
     if place.exists():
-        return place.resolve() == file.resolve() or place.resolve() in file.resolve().parents
-    parts = target.partition(":")[0].split(".")
+        return place == file.resolve() or place in file.resolve().parents
+    parts = word.split(".")
     inside = file.relative_to(root).with_suffix("").parts if root in file.parents else ()
     return any(list(inside[i : i + len(parts)]) == parts for i in range(len(inside)))
 
 
+class _Rules:
+    """What the settings name: each target's rules, and who judges them all."""
+
+    def __init__(self, config: pytest.Config):
+        from funcnet import discovery
+
+        self.found: dict[str, discovery.Found] = {}
+        self.missing: dict[str, str] = {}
+        for target in dict.fromkeys(config.getini("funcnet_rules")):
+            try:
+                self.found[target] = discovery.find(discovery.load(target, config.rootpath))
+            except discovery.TargetError as error:
+                self.missing[target] = str(error)
+        examples = str(config.getini("funcnet_examples"))
+        if not examples.isdecimal() or int(examples) < 1:
+            raise pytest.UsageError(
+                f"funcnet_examples is {examples}, expected a number of at least 1."
+            )
+        rules = tuple(rule for found in self.found.values() for rule in found.rules)
+        self.judge = discovery.Judge(discovery.Found(rules), examples=int(examples))
+
+
+def _rules(config: pytest.Config) -> _Rules:
+    if _STATE not in config.stash:
+        config.stash[_STATE] = _Rules(config)
+    return config.stash[_STATE]
+
+
 def _items_of(session: pytest.Session, target: str) -> Iterator[pytest.Item]:
     """A target's rules as tests: each below the file of its module."""
-    from funcnet import discovery
-
-    root = session.config.rootpath
-    try:
-        found = discovery.find(discovery.load(target, root))
-    except discovery.TargetError as error:
-        file = RuleFile.from_parent(session, path=session.config.inipath or root)
-        yield Problem.from_parent(file, name=f"rule[{target}]", reason=f"funcnet_rules: {error}")
+    rules, config = _rules(session.config), session.config
+    settings = config.inipath or config.rootpath
+    if target in rules.missing:
+        reason = f"funcnet_rules: {rules.missing[target]}"
+        file = RuleFile.from_parent(session, path=settings)
+        yield Problem.from_parent(file, name=f"rule[{target}]", reason=reason)
         return
-    yield from _items(session, found, target, root / target)
-
-
-def _items(
-    parent: pytest.Collector, found: discovery.Found, target: str, place: Path
-) -> Iterator[pytest.Item]:
-    judge = _judge(parent.config, found)
-    files: dict[Path, pytest.Collector] = {}
-
-    def below(path: Path) -> pytest.Collector:
-        if isinstance(parent, RuleFile) and parent.path == path:
-            return parent
-        if path not in files:
-            files[path] = RuleFile.from_parent(parent.session, path=path)
-        return files[path]
-
-    for broken in found.broken:
-        path = Path(broken.file) if broken.file else place
-        reason = f"{broken.module} does not import: {broken.reason}\n\n{broken.trace}"
-        yield Problem.from_parent(below(path), name="rule[import]", reason=reason)
-    for rule in found.rules:
-        path = Path(str(rule.space.get("__file__", rule.file)))
-        yield RuleItem.from_parent(below(path), name=f"rule[{rule.name}]", rule=rule, judge=judge)
-    if not found.rules and not found.broken and not isinstance(parent, RuleFile):
+    found = rules.found[target]
+    files = {}
+    for path in _files(found, settings):
+        files[path] = RuleFile.from_parent(session, path=path)
+        yield from _items_in(files[path], found, path, settings)
+    if not files:
         reason = "; ".join((f"funcnet_rules: no rule is found in {target}", *found.notes))
-        path = place if place.exists() else parent.config.inipath or parent.config.rootpath
-        yield Problem.from_parent(below(path), name=f"rule[{target}]", reason=reason)
+        file = RuleFile.from_parent(session, path=settings)
+        yield Problem.from_parent(file, name=f"rule[{target}]", reason=reason)
 
 
-def _judge(config: pytest.Config, found: discovery.Found) -> discovery.Judge:
-    from funcnet import discovery
+def _files(found: discovery.Found, otherwise: Path) -> list[Path]:
+    """The files of a target that have rules or that do not import."""
+    paths = [Path(broken.file) if broken.file else otherwise for broken in found.broken]
+    return list(dict.fromkeys([*paths, *(_file(rule) for rule in found.rules)]))
 
-    examples = str(config.getini("funcnet_examples"))
-    if not examples.isdecimal() or int(examples) < 1:
-        raise pytest.UsageError(f"funcnet_examples is {examples}, expected a number of at least 1.")
-    return discovery.Judge(found, examples=int(examples))
+
+def _file(rule: discovery.Rule) -> Path:
+    """The file of the module in which a rule is found: a factory's is another one."""
+    return Path(str(rule.space.get("__file__") or rule.file))
+
+
+def _items_in(
+    file: pytest.Collector, found: discovery.Found, path: Path, otherwise: Path
+) -> Iterator[pytest.Item]:
+    """The items of one of a target's files."""
+    for broken in found.broken:
+        if path == (Path(broken.file) if broken.file else otherwise):
+            reason = f"{broken.module} does not import: {broken.reason}\n\n{broken.trace}"
+            yield Problem.from_parent(file, name="rule[import]", reason=reason)
+    judge = _rules(file.config).judge
+    for rule in found.rules:
+        if path == _file(rule):
+            yield RuleItem.from_parent(file, name=f"rule[{rule.name}]", rule=rule, judge=judge)
 
 
 class RuleFile(pytest.File):
@@ -145,10 +172,21 @@ class RuleFile(pytest.File):
 
     def collect(self) -> Iterator[pytest.Item]:
         """The file's rules, where pytest came by it."""
-        from funcnet import discovery
+        names = set()
+        for found in _rules(self.config).found.values():
+            for path in _files(found, self.path):
+                if _same(path, self.path):
+                    for item in _items_in(self, found, path, self.path):
+                        if item.name not in names:
+                            names.add(item.name)
+                            yield item
 
-        found = discovery.find(discovery.load(str(self.path)))
-        yield from _items(self, found, str(self.path), self.path)
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 class RuleFailureError(Exception):

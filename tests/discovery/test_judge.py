@@ -82,6 +82,26 @@ def test_annotated_callers_do_too(folder):
     assert "loss" not in found
 
 
+def test_samples_in_a_module_of_their_own(folder):
+    write(folder, {"rules.py": RULES})
+    write(
+        folder,
+        {"samples.py": "from rules import square\nfuncnet_samples = {'square': 'f32[2]'}"},
+    )
+    parts = [discovery.find(discovery.load(word)).rules for word in ("rules.py", "samples.py")]
+    assert [[rule.label for rule in part] for part in parts] == [
+        ["rules:square", "rules:cube"],
+        ["samples:square"],
+    ]
+    found = discovery.Found((*parts[0], *parts[1]))
+    origins = [(one.verdict, one.origin) for one in discovery.Judge(found, options=FEW).all()]
+    assert origins == [
+        ("right", "a call in square"),
+        ("cannot be judged", ""),
+        ("right", "funcnet_samples['square']"),
+    ]
+
+
 def test_rules_that_are_made_in_a_function(folder):
     content = """
     def hidden(x, wrong):

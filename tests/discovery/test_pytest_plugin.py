@@ -29,6 +29,8 @@ funcnet_samples["double"] = dict(args="f32[2]", checks=["cotangent"])
     "src/mypkg2/__init__.py": "",
     "src/mypkg2/other.py": RULES.replace("cube", "third").replace("square", "second"),
     "tests/test_one.py": "def test_one(): pass\n",
+    "tests/samples.py": "from mypkg2.other import second\n"
+    "funcnet_samples = {'second': dict(args='f32[2]', checks=['cotangent'])}\n",
 }
 SETTINGS = '[tool.pytest.ini_options]\nfuncnet_rules = ["mypkg.rules"]\n'
 
@@ -87,6 +89,7 @@ COLLECTED = [
     (["tests", "-k", "cube or one"], [RULE_IDS[1], "tests/test_one.py::test_one"]),
     (["tests/test_one.py"], ["tests/test_one.py::test_one"]),
     (["mypkg/rules.py::rule[cube]", "src/mypkg2/other.py"], [RULE_IDS[1], *OTHER_IDS]),
+    (["mypkg/rules.py", "-o", "funcnet_rules=mypkg/rules.py:cube"], [RULE_IDS[1]]),
 ]
 
 
@@ -95,12 +98,13 @@ def test_two_lines_of_settings_make_rules_tests(package):
     write(package, {"broken.py": "import nowhere  # custom_vjp"})
     other = "funcnet_rules=src/mypkg2/other.py"
     settings = [other + "\nno.such.module\nbroken.py", "funcnet_strict=true"]
-    first, *collections, skipped, strict = run(
+    first, *collections, skipped, strict, apart = run(
         package,
         [],
         *([*BOTH, *words] for words, _ in COLLECTED),
         ["-o", other],
         ["-o", settings[0], "-o", settings[1], "tests"],
+        ["-o", other + "\ntests/samples.py", "src"],
     )
     holds_one_red_and_two_green(package, *first)
     for (said, code), (_, expected) in zip(collections, COLLECTED, strict=True):
@@ -115,6 +119,11 @@ def test_two_lines_of_settings_make_rules_tests(package):
     assert re.search(r"4 failed, 1 passed", said), said
     assert "there is no file, folder or module no.such.module" in said
     assert "broken does not import: ModuleNotFoundError" in said
+    said, code = apart
+    assert code == 0
+    assert re.search(r"2 passed, 1 skipped", said), said
+    assert "PASSED src/mypkg2/other.py::rule[second]" in said
+    assert "PASSED tests/samples.py::rule[second]" in said
 
 
 def test_without_the_settings_nothing_is_imported(package):
