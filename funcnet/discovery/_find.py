@@ -122,7 +122,10 @@ def find(target: Target) -> Found:
         rules += _named_by_samples(module, rules)
     order = {module.__name__: i for i, module in enumerate(target.modules)}
     rules.sort(key=lambda rule: (order[rule.module], rule.line))
-    return Found(tuple(rules), target.broken, target.notes)
+    reasons = [_left_out(rule) for rule in rules]
+    notes = [f"{r.label} is left out: {why}" for r, why in zip(rules, reasons, strict=True) if why]
+    kept = tuple(rule for rule, why in zip(rules, reasons, strict=True) if not why)
+    return Found(kept, target.broken, (*target.notes, *notes))
 
 
 # A walk through a module --------------------------------------------------------------------------
@@ -403,6 +406,18 @@ def _named_by_samples(module: ModuleType, rules: Iterable[Rule]) -> Iterator[Rul
                     space=vars(module),
                     problem=problem,
                 )
+
+
+def _left_out(rule: Rule) -> str:
+    """Why a module wants a rule not to be checked, empty where it does not."""
+    samples = rule.space.get("funcnet_samples")
+    if not isinstance(samples, Mapping):
+        return ""
+    for name in names_of(rule):
+        said = samples.get(name)
+        if isinstance(said, Mapping) and "leave_out" in said:
+            return str(said["leave_out"])
+    return ""
 
 
 def names_of(rule: Rule) -> list[str]:

@@ -215,6 +215,21 @@ def test_a_name_that_is_not_there(folder):
         found(folder, "", "rules.py:no")
 
 
+def test_a_reason_leaves_a_rule_out_and_is_said(folder):
+    content = """
+    def helper(bwd):
+        def decorated(f):
+            rule = jax.custom_vjp(f)
+            rule.defvjp(lambda x: (f(x), x), bwd)
+            return rule
+        return decorated
+    funcnet_samples = {"helper": {"leave_out": "a decorator"}, "cube": {"leave_out": ""}}
+    """
+    rules = found(folder, content)
+    assert names(rules) == ["square", "cube"]
+    assert rules.notes == ("rules:helper is left out: a decorator",)
+
+
 def test_samples_name_functions_that_call_rules(folder):
     content = """
     def loss(x): return square(x).sum()
