@@ -107,6 +107,8 @@ class _Rules:
                 self.found[target] = discovery.find(discovery.load(target, config.rootpath))
             except discovery.TargetError as error:
                 self.missing[target] = str(error)
+            except Exception as error:  # a mistake of ours ends no run of theirs
+                self.missing[target] = f"{target}: {type(error).__name__}: {error}"
         examples = str(config.getini("funcnet_examples"))
         if not examples.isdecimal() or int(examples) < 1:
             raise pytest.UsageError(

@@ -61,7 +61,7 @@ class Rule:
         """What identifies a rule that is made at each call: its functions' code."""
         if self.rule is not None:
             return codes_of(self.rule)
-        return set(_nested(getattr(inspect.unwrap(self.function), "__code__", None)))
+        return set(_nested(getattr(_unwrapped(self.function), "__code__", None)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +147,11 @@ def _walk(module: ModuleType) -> Iterator[tuple[_Place, Any]]:
             inner.add(key[0])
             yield from visit(value.fun, name, holder, True, steps + 1)
             return
-        for child, child_name, child_holder, deeper in _children(value, name, holder, module):
+        try:
+            children = list(_children(value, name, holder, module))
+        except Exception:  # whatever a stranger's object does when it is looked at
+            return
+        for child, child_name, child_holder, deeper in children:
             yield from visit(child, child_name, child_holder, inside or deeper, steps + 1)
 
     kept: list[Any] = []  # so that no id is given twice
@@ -215,6 +219,14 @@ def _attribute(value: Any, key: str, default: Any) -> Any:
         return getattr(value, key, default)
     except Exception:
         return default
+
+
+def _unwrapped(function: Any) -> Any:
+    """The function under what `functools.wraps` made of it."""
+    try:
+        return inspect.unwrap(function)
+    except Exception:
+        return function
 
 
 # Whose a rule is ------------------------------------------------------------------------------
@@ -351,14 +363,14 @@ def _makes_rules(function: FunctionType) -> bool:
 
 def _hidden(module: ModuleType) -> Iterator[Rule]:
     for name, function in _own_functions(module):
-        plain = inspect.unwrap(function)
+        plain = _unwrapped(function)
         if isinstance(plain, FunctionType) and _makes_rules(plain):
             yield _of_function(module, name, function)
 
 
 def _own_functions(module: ModuleType) -> Iterator[tuple[str, Any]]:
     for name, value in list(vars(module).items()):
-        if getattr(value, "__module__", None) != module.__name__:
+        if _attribute(value, "__module__", None) != module.__name__:
             continue
         if isinstance(value, type):
             for key in list(vars(value)):
@@ -373,7 +385,7 @@ def callers(rule: Rule) -> Iterator[Rule]:
     """The functions of a rule's module that say its name."""
     module = sys.modules.get(rule.module)
     for name, function in _own_functions(module) if module is not None else ():
-        code = getattr(inspect.unwrap(function), "__code__", None)
+        code = getattr(_unwrapped(function), "__code__", None)
         says = {word for inner in (code, *_nested(code)) if inner for word in inner.co_names}
         if rule.name.rpartition(".")[2] in says and name != rule.name:
             yield _of_function(module, name, function)  # type: ignore[arg-type]

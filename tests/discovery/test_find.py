@@ -171,6 +171,27 @@ def test_file_and_line_are_the_backward_functions(folder):
     assert {rule.file for rule in rules} == {str(folder / "rules.py")}
 
 
+def test_objects_that_do_not_like_to_be_looked_at(folder):
+    content = """
+    from unittest import mock
+    class Bad(dict):
+        def items(self): raise RuntimeError
+    class Proxy:
+        __wrapped__ = property(lambda self: 1 / 0)
+        def __getattr__(self, name): raise RuntimeError(name)
+        def __call__(self): pass
+    class Descriptor:
+        def __get__(self, *_): raise RuntimeError
+    class Holder:
+        d = Descriptor()
+        f = square
+    bad, proxy, holder, mocked, huge = Bad(a=1), Proxy(), Holder(), mock.MagicMock(), np.ones(10**6)
+    loop = []
+    loop.append(loop)
+    """
+    assert names(found(folder, content)) == ["square", "cube"]
+
+
 def test_a_rule_with_many_names_is_one(folder):
     rules = found(folder, "again = jax.jit(square)\nTABLE = {'square': square, 'other': cube}")
     assert names(rules) == ["square", "cube"]
