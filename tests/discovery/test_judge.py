@@ -132,10 +132,17 @@ def test_a_jvp_is_compared_with_its_function(folder):
     def twice(x): return 2 * x
     @twice.__wrapped__.defjvp
     def _twice_jvp(x, t): return 2 * x[0], 3 * t[0]
-    funcnet_samples = {"sine": "f32[2]", "twice": "f32[2]"}
+    @jax.custom_jvp
+    def scaled(x, by): return x * by
+    scaled.defjvps(lambda t, y, x, by: 3 * t, None)
+    half = functools.partial(jax.jit(scaled), by=0.5)
+    funcnet_samples = {"sine": "f32[2]", "twice": "f32[2]", "half": "f32[2]"}
     """
     found = judged(folder, content)
-    assert (found["sine"].verdict, found["twice"].verdict) == ("right", "wrong")
+    verdicts = [found[name].verdict for name in ("sine", "twice", "scaled")]
+    assert verdicts == ["right", "wrong", "wrong"]
+    (one,) = judged(folder, "", "rules.py:half").values()
+    assert (one.verdict, "cotangent" in one.headline) == ("wrong", True)
 
 
 def test_what_raises_hides_nothing_else(folder):
