@@ -2,7 +2,8 @@
 
 The rooms: `layers` and `losses` (the rules), `optimizers`, `nets`, `data` and `train` to build and
 train with, `sweep` to train many at once, `checkpoint` and `plots` to keep what came of it and to
-look at it; `checks` to prove rules and optimizers, these or your own; `plain` and `catalogue`,
+look at it; `checks` to prove rules and optimizers, these or your own, and `discovery` to find the
+rules of a file or a package; `plain` and `catalogue`,
 every layer in plain JAX and everything that is known of it; `kernels`, the products and
 convolutions that rules are made of; `bench`, what they take. A room is loaded when it is first
 asked for.
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         checkpoint,
         checks,
         data,
+        discovery,
         kernels,
         layers,
         losses,
@@ -39,6 +41,7 @@ __all__ = [
     "checkpoint",
     "checks",
     "data",
+    "discovery",
     "kernels",
     "layers",
     "losses",

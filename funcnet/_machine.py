@@ -10,8 +10,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
-
 VERSION = "0.1.0"  # funcnet's own, as in pyproject.toml
 CORE = ("jax", "jaxlib", "optax", "jaxtyping", "numpy")
 
@@ -57,6 +55,8 @@ def cores() -> int:
 
 def device() -> dict[str, str | int]:
     """The devices that JAX computes on."""
+    import jax  # for `import funcnet` alone, as every pytest run does it, half a second too slow
+
     devices = jax.devices()
     return {
         "platform": devices[0].platform,
@@ -93,6 +93,8 @@ def settings(native_status: str) -> dict[str, bool | str | None]:
     Args:
       native_status: what `kernels.native_status` says.
     """
+    import jax
+
     found = {name: getattr(jax.config, name) for name in _SETTINGS}
     found["kernels"] = "XLA" if native_status.startswith("XLA") else native_status
     return found | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}

@@ -1,62 +1,79 @@
-"""`funcnet check`: certifies the catalogue, or a rule of your own."""
+"""`funcnet check`: certifies the catalogue, or rules of your own."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-import math
 import os
-import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
-import jax
 import numpy as np
 import tyro
 from rich.table import Table
-from rich.text import Text
 
-from funcnet import _machine, checks
-from funcnet._files import replacing
+from funcnet import _machine, discovery
+from funcnet._files import descriptor, replacing
+from funcnet.cli import _stdout
+from funcnet.cli._check_targets import (
+    found_in,
+    judged,
+    print_lines,
+    rows,
+    show,
+    totals,
+    verdict,
+)
 from funcnet.cli._command import (
     CommandError,
     console,
-    expected_errors,
     option,
     print_whole,
     writable,
     written,
 )
 
+_BAD = ("imprecise", "by-design", "cannot-be-judged")
+
 
 @dataclasses.dataclass(frozen=True)
 class CheckCommand:
-    """Certify every rule of the catalogue, or a backward rule of your own.
+    """Certify every rule of the catalogue, or the backward rules of your own files and packages.
 
-    Without a target, each rule is compared with autodiff of its plain twin and put through every
-    check; the table shows the worst error in units of eps per dtype. With a target, that function
-    is checked, and the report says where it is wrong and what kind of mistake it looks like.
+    Without a target, each rule of funcnet is compared with autodiff of its plain twin and put
+    through every check; the table shows the worst error in units of eps per dtype. With targets,
+    every jax.custom_vjp and jax.custom_jvp that is defined in them is found and checked on its
+    sample inputs, and the report says where a rule is wrong, in which line its backward function
+    is, and what kind of mistake it looks like.
     """
 
-    target: tyro.conf.Positional[str | None] = None
-    """FILE.py:FUNCTION, a function with a custom_vjp; or the name of a rule of the catalogue. Of
-    the whole catalogue, if left out."""
-    args: Annotated[tuple[str, ...], option("what FUNCTION_samples() in the file returns")] = ()
-    """Sample arguments: a shape such as 5x4 (normal floats), 5:int10 (five ints below 10), key, or
-    a number such as 0.5 (static)."""
+    target: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="[TARGET ...]", help_behavior_hint="(default: all of the catalogue)"),
+    ] = ()
+    """FILE.py, FOLDER, MODULE or PACKAGE: every rule in it; FILE.py:FUNCTION, MODULE:FUNCTION or
+    MODULE:CLASS.METHOD: this one; or the name of a rule of the catalogue."""
+    args: Annotated[tuple[str, ...], option("what the target's module says")] = ()
+    """Sample arguments of the one function that is the target, a word each: see below."""
     plain: Annotated[str | None, option("the function without its rule")] = None
     """The function in the same file that is the truth."""
+    examples: int = 1
+    """How many sizes and arrays to draw for a rule whose sample inputs are drawn."""
     all_samples: bool = False
     """Check every sample of the catalogue's rules, not the first of each alone."""
+    fail_on: Annotated[tuple[str, ...], option("wrong alone")] = ()
+    """Further verdicts that make the exit code 1: imprecise, by-design, cannot-be-judged."""
     json: Annotated[str | None, option("none")] = None
-    """File to write the reports to."""
+    """File to write the reports to; - for stdout, which then holds nothing else."""
+    junit: Annotated[str | None, option("none")] = None
+    """File to write the reports to as JUnit's XML, or -."""
+    sarif: Annotated[str | None, option("none")] = None
+    """File to write what is not right to as SARIF, for code scanning, or -."""
     markdown: Annotated[str | None, option("none")] = None
-    """File to write the table to, as Markdown."""
+    """File to write the table to as Markdown, or -."""
+    github: Annotated[bool, option("on where GITHUB_ACTIONS is true")] = False
+    """Print GitHub's workflow commands, which show what is wrong beside the code."""
     seed: int = 0
     """What samples and cotangents are drawn from."""
     traceback: bool = False
@@ -67,138 +84,180 @@ Examples:
 
   funcnet check
   funcnet check batch_norm --all-samples
+  funcnet check mypackage.rules src/layers.py --junit report.xml
   funcnet check mylayers.py:my_norm --args 5x4 4 --plain my_norm_plain
+  funcnet check mylayers.py:loss --args "f32[8,5]" "i32[8]:0..5" axis=1 --json -
 
-The exit code is 1 where a rule is wrong. In a test the same is one line:
-funcnet.checks.assert_rule(my_norm, x, gain).
+The words of --args: a shape such as 5x4 (normal floats) or 5:int10 (five ints below 10), or with a
+dtype f32[3,4], bf16[], bool[3], i32[8]:0..5 (0 to 4), f32[3]:-1..1; key; a number such as 0.5 or
+int(4), 'SAME', True, None; tuples, lists and dicts of these, {"w": f32[3,2], "b": f32[2]};
+@jax.numpy:tanh, a function, or @name of the target's module; @Params(f32[3,2], b=f32[2]), a
+NamedTuple; and last static options, axis=0.
+
+Without them the target's module says what its rules are checked on, or jaxtyping's annotations do:
+
+  funcnet_samples = {
+      "my_norm": "f32[5,4], f32[4]",
+      "my_loss": lambda rng: (rng.normal(size=(8, 5)), rng.integers(5, size=8)),
+      "my_pool": dict(args="f32[2,8,8,3]", plain=plain_pool, static={"window": 2}),
+  }
+
+The exit code is 0 where every rule is right, 1 where one is wrong, 2 for a wrong command line, and
+3 where one cannot be judged, such as for want of sample inputs, or where there is none; 1 wins
+over 3. In a test the same is one line, funcnet.checks.assert_rule(my_norm, x, gain), or one of
+pytest's settings: funcnet_rules = ["mypackage.rules"]. More of it in docs/check_in_ci.md.
 """
 
     def run(self) -> int:
         """Checks, prints, and writes the reports."""
+        files = self._files()
+        self._refuse(files)
+        streamed = [name for name, path in files.items() if _is_stdout(path)]
+        if not streamed:
+            return self._run(files, "")[0]
+        with _stdout.reserved():
+            code, text = self._run(files, streamed[0])
+        print(text, end="")
+        return code
+
+    def _run(self, files: dict[str, str], streamed: str) -> tuple[int, str]:
+        """The exit code, and the text of the file that is stdout."""
         began = time.perf_counter()
         out = console()
-        self._refuse()
-        if self._is_stranger:
-            reports = [self._stranger()]
-            out.print(reports[0])
+        if self._is_catalogue:
+            judgements = self._catalogue(out)
+            reports: Any = [j.report.to_dict() for j in judgements if j.report is not None]
+            texts = {"--json": json.dumps(reports, indent=1)}
         else:
-            reports = self._catalogue(out)
-        if self.json is not None:
-            with written("--json", self.json), replacing(self.json) as file:
-                file.write(json.dumps([r.to_dict() for r in reports], indent=1).encode())
-        if self.markdown is not None:
-            with written("--markdown", self.markdown), replacing(self.markdown) as file:
-                file.write(_markdown(reports).encode())
-        wrong = [r.name for r in reports if not r.ok]
-        if not self._is_stranger:
+            found = found_in(self.target)
+            with _fast_compilation():
+                judgements = judged(found, out, self.seed, self.examples, self.args, self.plain)
+            show(out, found, judgements, self._is_one, self.traceback)
+            texts = {"--json": discovery.to_json(judgements)}
+        bad = [word.replace("-", " ") for word in self.fail_on]
+        texts["--junit"] = discovery.to_junit(judgements, bad)
+        texts["--sarif"] = discovery.to_sarif(judgements, bad)
+        texts["--markdown"] = _markdown(judgements)
+        for name, path in files.items():
+            if name != streamed:
+                with written(name, path), replacing(path) as file:
+                    file.write(texts[name].encode())
+        if self.github or os.environ.get("GITHUB_ACTIONS") == "true":
+            print_lines(discovery.to_github(judgements, bad))
+        if self._is_catalogue:
+            wrong = [j.name for j in judgements if j.verdict == "wrong"]
             seconds = time.perf_counter() - began
-            verdict = f"{len(wrong)} wrong: {', '.join(wrong)}" if wrong else "all right"
-            ran = sum(check.passed is not None for r in reports for check in r)
-            out.print(f"{len(reports)} reports, {ran} checks in {seconds:.0f} s: {verdict}")
-        return 1 if wrong else 0
+            said = f"{len(wrong)} wrong: {', '.join(wrong)}" if wrong else "all right"
+            ran = sum(check.passed is not None for j in judgements for check in j.report or ())
+            out.print(f"{len(judgements)} reports, {ran} checks in {seconds:.0f} s: {said}")
+        elif not self._is_one or len(judgements) != 1 or judgements[0].report is None:
+            out.print(totals(judgements, began))
+        code = discovery.exit_code(judgements, bad) if judgements else 3
+        return code, texts.get(streamed, "")
 
     @property
-    def _is_stranger(self) -> bool:
-        return self.target is not None and ":" in self.target
+    def _is_catalogue(self) -> bool:
+        return all(word.isidentifier() and word in rows() for word in self.target)
 
-    def _refuse(self) -> None:
+    @property
+    def _is_one(self) -> bool:
+        return len(self.target) == 1 and ":" in self.target[0]
+
+    def _files(self) -> dict[str, str]:
+        """The files to write, by the options that name them."""
+        given = {
+            **{"--json": self.json, "--junit": self.junit},
+            **{"--sarif": self.sarif, "--markdown": self.markdown},
+        }
+        return {name: path for name, path in given.items() if path is not None}
+
+    def _refuse(self, files: dict[str, str]) -> None:
         """Raises CommandError for options that say nothing, or nothing that can be done."""
         if not 0 <= self.seed < 2**32:
             raise CommandError(f"--seed is {self.seed}, expected a number from 0 to 2^32 - 1.")
-        of_strangers = {"--args": self.args != (), "--plain": self.plain is not None}
-        of_rows = {"--all-samples": self.all_samples}
-        needs = "a rule of the catalogue" if self._is_stranger else "FILE.py:FUNCTION"
-        for name, given in (of_rows if self._is_stranger else of_strangers).items():
-            if given:
-                raise CommandError(f"{name} is an option of {needs} alone.")
-        writable("--json", self.json)
-        writable("--markdown", self.markdown)
+        if not 1 <= self.examples <= 1000:
+            raise CommandError(f"--examples is {self.examples}, expected a number from 1 to 1000.")
+        for word in self.fail_on:
+            if word not in _BAD:
+                raise CommandError(f"--fail-on is {word}, expected of {', '.join(_BAD)}.")
+        of_one = {"--args": self.args != (), "--plain": self.plain is not None}
+        for name, given in of_one.items():
+            if given and not self._is_one:
+                raise CommandError(
+                    f"{name} is an option of FILE.py:FUNCTION and MODULE:FUNCTION alone."
+                )
+        if self.all_samples and not self._is_catalogue:
+            raise CommandError("--all-samples is an option of a rule of the catalogue alone.")
+        if self.examples != 1 and self._is_catalogue:
+            raise CommandError("--examples is an option of targets of your own alone.")
+        for name, path in files.items():
+            if not _is_stdout(path):
+                writable(name, path)
+        streamed = [name for name, path in files.items() if _is_stdout(path)]
+        if len(streamed) > 1:
+            raise CommandError(f"{' and '.join(streamed)} are stdout, expected one of them.")
 
-    def _stranger(self) -> checks.RuleReport:
-        path, _, name = str(self.target).rpartition(":")
-        if not path or not name:
-            raise CommandError(f"{self.target} is no FILE.py:FUNCTION.")
-        module = _module(path)
-        function = _attribute(module, name, path)
-        plain = None if self.plain is None else _attribute(module, self.plain, path)
-        with _theirs(f"the sample arguments of {name}"):
-            args, static = self._arguments(module, name)
-        with _theirs(name), expected_errors():
-            return checks.check_rule(
-                function, *args, plain=plain, static=static, name=name, seed=self.seed
-            )
-
-    def _arguments(self, module: ModuleType, name: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        samples = getattr(module, f"{name}_samples", None)
-        if self.args:
-            rng = np.random.default_rng(self.seed)
-            return tuple(_argument(word, rng) for word in self.args), {}
-        if samples is None:
-            raise CommandError(
-                f"no sample arguments for {name}: give --args, such as --args 5x4 4, or define "
-                f"{name}_samples() in the file, which returns a tuple of them (and, if need be, a "
-                "dict of static options as a second value: (args, options))."
-            )
-        given = samples()
-        if not isinstance(given, (tuple, list)):
-            raise CommandError(
-                f"{name}_samples() returned a {type(given).__name__}, expected a tuple."
-            )
-        if len(given) == 2 and isinstance(given[0], tuple) and isinstance(given[1], dict):
-            return given[0], given[1]
-        return tuple(given), {}
-
-    def _catalogue(self, out: Any) -> list[checks.RuleReport]:
-        from funcnet.catalogue import ROWS
+    def _catalogue(self, out: Any) -> list[discovery.Judgement]:
         from funcnet.cli._certificate import certify
 
-        if self.target is not None and self.target not in ROWS:
-            raise CommandError(
-                f"{self.target} is neither FILE.py:FUNCTION nor a rule of the catalogue: "
-                f"{', '.join(ROWS)}."
-            )
-        rows = [row for name, row in ROWS.items() if self.target in (None, name)]
-        reports: list[checks.RuleReport] = []
+        chosen = [row for name, row in rows().items() if not self.target or name in self.target]
+        judgements: list[discovery.Judgement] = []
         with _fast_compilation():
-            for row in rows:
+            for row in chosen:
                 count = len(row.samples(np.random.default_rng(self.seed)))
+                file, line = discovery.place_of(row.function)
                 for index in range(count if self.all_samples else 1):
-                    with out.status(f"{row.name} ({len(reports)} done)"):
-                        reports.append(certify(row, index, self.seed))
-        print_whole(out, table(reports))
-        for report in reports:
-            if not report.ok or len(reports) == 1:
-                out.print(report)
-        return reports
+                    with out.status(f"{row.name} ({len(judgements)} done)"):
+                        report = certify(row, index, self.seed)
+                    found = discovery.Judgement(
+                        name=report.name,
+                        module=row.function.__module__,
+                        verdict=discovery.verdict_of(report),
+                        file=file,
+                        line=line,
+                        origin="catalogue",
+                        report=report,
+                        seconds=report.seconds,
+                    )
+                    judgements.append(found)
+        print_whole(out, table(judgements))
+        for judgement in judgements:
+            if judgement.verdict != "right" or len(judgements) == 1:
+                out.print(judgement.report)
+        return judgements
 
 
-_MOST_ENTRIES = 10**7  # of a sample argument
+def _is_stdout(path: str) -> bool:
+    return path == "-" or descriptor(path) == 1
+
+
 DTYPES = {"cotangent": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 COLUMNS = ("rule", *DTYPES.values(), "2nd", "transf", "bytes", "plain's", "sees", "")
 
 
-def table(reports: list[checks.RuleReport]) -> Table:
+def table(judgements: Sequence[discovery.Judgement]) -> Table:
     """A row a rule: worst errors in eps, checks passed, residual bytes, detection, verdict."""
     drawn = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in COLUMNS:
         justify: Any = "left" if column in ("rule", "") else "right"
         drawn.add_column(column, justify=justify, no_wrap=True)
-    for report in reports:
-        drawn.add_row(*cells(report))
+    for judgement in judgements:
+        drawn.add_row(*cells(judgement))
     return drawn
 
 
-def cells(report: checks.RuleReport) -> list[Any]:
+def cells(judgement: discovery.Judgement) -> list[Any]:
     """One row of the table."""
+    report = judgement.report
+    if report is None:
+        return [judgement.name, *["-"] * (len(COLUMNS) - 2), verdict(judgement.verdict)]
 
     def worst(name: str) -> str:
-        check = report[name]
-        if check.passed is None or check.worst is None:
-            return "-"
-        return f"{check.worst:.2f}"
+        worst = report[name].worst if name in report else None
+        return "-" if worst is None or report[name].passed is None else f"{worst:.2f}"
 
     def passed(*names: str) -> str:
-        ran = [report[name] for name in names if report[name].passed is not None]
+        ran = [check for check in report if check.name in names and check.passed is not None]
         return f"{sum(bool(check.passed) for check in ran)}/{len(ran)}"
 
     return [
@@ -209,11 +268,11 @@ def cells(report: checks.RuleReport) -> list[Any]:
         "-" if report.residual_bytes is None else str(report.residual_bytes),
         "-" if report.plain_residual_bytes is None else str(report.plain_residual_bytes),
         "-" if report.detects is None else f"{report.detects:.0e}",
-        Text("right", "green") if report.ok else Text("WRONG", "bold red"),
+        verdict(judgement.verdict),
     ]
 
 
-def _markdown(reports: list[checks.RuleReport]) -> str:
+def _markdown(judgements: Sequence[discovery.Judgement]) -> str:
     lines = [
         "# The certificate",
         "",
@@ -225,68 +284,9 @@ def _markdown(reports: list[checks.RuleReport]) -> str:
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + "---|" * len(COLUMNS),
-        *("| " + " | ".join(str(cell) for cell in cells(r)) + " |" for r in reports),
+        *("| " + " | ".join(str(cell) for cell in cells(one)) + " |" for one in judgements),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _module(path: str) -> ModuleType:
-    file = Path(path)
-    if not file.is_file():
-        raise CommandError(f"{path} is no file; expected FILE.py:FUNCTION.")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise CommandError(f"{path} is no Python file; expected FILE.py:FUNCTION.")
-    module = importlib.util.module_from_spec(spec)
-    with _theirs(f"{path} does not import"):
-        spec.loader.exec_module(module)
-    return module
-
-
-@contextmanager
-def _theirs(what: str) -> Iterator[None]:
-    """Turns whatever code that is not ours raises into `CommandError`."""
-    try:
-        yield
-    except CommandError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise CommandError(
-            f"{what}: {type(error).__name__}: {error}. --traceback shows where."
-        ) from error
-
-
-def _attribute(module: ModuleType, name: str, path: str) -> Callable[..., Any]:
-    function = getattr(module, name, None)
-    if not callable(function):
-        known = [k for k, v in vars(module).items() if isinstance(v, jax.custom_vjp)]
-        raise CommandError(
-            f"{path} has no function {name}; functions with a custom_vjp in it: "
-            f"{', '.join(known) or 'none'}."
-        )
-    return function
-
-
-def _argument(word: str, rng: np.random.Generator) -> Any:
-    """A sample argument from its word: a shape, a shape of ints, a key, or a static number."""
-    if word == "key":
-        return jax.random.key(0)
-    shaped = re.fullmatch(r"(\d+(?:x\d+)*)(?::int(\d+))?", word)
-    if shaped:
-        shape = tuple(int(size) for size in shaped[1].split("x"))
-        if math.prod(shape) > _MOST_ENTRIES:
-            raise CommandError(f"--args {word}: expected at most {_MOST_ENTRIES} numbers.")
-        if shaped[2] is None:
-            return rng.normal(size=shape)
-        if not 1 <= int(shaped[2]) <= 2**31:
-            raise CommandError(f"--args {word}: expected ints below 1 to 2^31.")
-        return rng.integers(int(shaped[2]), size=shape, dtype=np.int32)
-    if re.fullmatch(r"-?\d*\.\d+(e-?\d+)?", word):
-        return float(word)
-    raise CommandError(
-        f"--args {word}: expected a shape such as 5x4, a shape of ints such as 5:int10, key, or a "
-        "number with a point such as 0.5."
-    )
 
 
 class _fast_compilation:  # noqa: N801  (a context manager, read as a verb)

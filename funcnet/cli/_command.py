@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from funcnet import _validate
+from funcnet import _files, _validate
 from funcnet.cli import _stdout
 
 if TYPE_CHECKING:  # extras, which `import funcnet` does without
@@ -60,6 +60,10 @@ def writable(name: str, path: str | None, suffixes: Iterable[str] = ()) -> None:
         raise CommandError(f"{name} is {path}, expected a file in {', '.join(suffixes)}.")
     if file.is_dir():
         raise CommandError(f"{name}: {path} is a folder, expected a file to write.")
+    if _files.is_stream(file):
+        return
+    if file.exists() and not file.is_file():
+        raise CommandError(f"{name}: {path} is neither a file nor a pipe.")
     if not folder.is_dir():
         raise CommandError(f"{name}: {file.parent} is no folder to write {path} to.")
     if not os.access(folder, os.W_OK):

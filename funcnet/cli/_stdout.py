@@ -92,6 +92,31 @@ def robust() -> Iterator[Stdout]:
             stdout.stream.close()
 
 
+@contextlib.contextmanager
+def reserved() -> Iterator[None]:
+    """Sends to stderr whatever the block prints: stdout is for what a program reads afterwards.
+
+    That is also what the block's C libraries and its child processes print, where stdout is the
+    process's own.
+    """
+    stderr = sys.stderr if sys.stderr is not None else open(os.devnull, "w")  # noqa: SIM115
+    stream, saved = sys.stdout, None
+    with contextlib.suppress(OSError, AttributeError, ValueError):
+        stream.flush()
+        if stream.fileno() == 1:
+            saved = os.dup(1)
+            os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(stderr):
+            yield
+    finally:
+        if saved is not None:
+            os.dup2(saved, 1)
+            os.close(saved)
+        if stderr is not sys.stderr:
+            stderr.close()
+
+
 def lost() -> OSError | None:
     """Why nothing can be printed any more, None while it can."""
     return getattr(sys.stdout, "lost", None)

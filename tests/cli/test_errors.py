@@ -138,34 +138,35 @@ WRONG = [
     ("sweep --out file/below", "--out: cannot write into file/below: Not a directory"),
     ("sweep --out folder", "folder is not empty and holds no sweep"),
     # funcnet check
-    ("check nothing", "nothing is neither FILE.py:FUNCTION nor a rule of the catalogue"),
-    ("check rules.py", "rules.py is neither FILE.py:FUNCTION nor a rule"),
+    ("check nothing", "nothing is neither a file, .* nor a rule of the catalogue: relu, "),
+    ("check no.module", "there is no file, folder or module no.module; for a function in no write"),
+    ("check no_such_file.py", "no_such_file.py is no file; expected FILE.py"),
     ("check rules.py:", "rules.py: is no FILE.py:FUNCTION"),
     ("check :square", ":square is no FILE.py:FUNCTION"),
     ("check folder:f", "folder is no file; expected FILE.py:FUNCTION"),
     ("check notes.txt:f", "notes.txt is no Python file"),
-    ("check syntax.py:f", "syntax.py does not import: SyntaxError"),
-    ("check imports.py:f", "imports.py does not import: ModuleNotFoundError: .*no_such_module"),
-    ("check exits.py:f", "exits.py does not import: SystemExit: 0"),
-    ("check bytes.py:f", "bytes.py does not import: SyntaxError"),
     ("check rules.py:number", "rules.py has no function number; functions.*: square, divides"),
-    ("check rules.py:square", r"give --args, such as --args 5x4 4, or define square_samples\(\)"),
-    ("check rules.py:divides", "sample arguments of divides: ZeroDivisionError: division by zero"),
-    ("check rules.py:none", r"none_samples\(\) returned a NoneType, expected a tuple"),
-    ("check rules.py:text", r"text_samples\(\) returned a str, expected a tuple"),
-    ("check rules.py:leaves", "sample arguments of leaves: SystemExit: 0"),
-    ("check rules.py:raises --args 3", "raises: RuntimeError: inside of it"),
-    ("check rules.py:square --args 3 4", "too many positional arguments"),
     ("check rules.py:square --args 3 --plain cube", "rules.py has no function cube"),
     ("check rules.py:square --args 5:int0", "--args 5:int0: expected ints below 1 to 2.31"),
     ("check rules.py:square --args 99999999x99999", "--args 99999999x99999: expected at most"),
+    ("check rules.py:square --args f32[99999999,99999]", r"--args f32\[.*: expected at most"),
+    ("check rules.py:square --args q8[2]", r"--args q8\[2\]: q8 is no dtype; expected f16, bf16"),
+    ("check rules.py:square --args __import__('os')", "--args __import__.*expected a shape such"),
+    ("check rules.py:square --args @os:nothing", "--args @os:nothing: there is no os:nothing"),
     ("check rules.py:square --args 3 --seed -1", "--seed is -1, expected a number from 0"),
     ("check rules.py:square --args 3 --seed 4294967296", r"--seed is 4294967296, .* 2\^32 - 1"),
     ("check rules.py:square --args 3 --all-samples", "--all-samples is an option of a rule"),
-    ("check relu --args 3", "--args is an option of FILE.py:FUNCTION alone"),
+    ("check rules.py:square --examples 0", "--examples is 0, expected a number from 1"),
+    ("check relu --examples 2", "--examples is an option of targets of your own"),
+    ("check relu --fail-on sloppy", "--fail-on is sloppy, expected of imprecise, by-design"),
+    ("check relu --args 3", "--args is an option of FILE.py:FUNCTION and MODULE:FUNCTION alone"),
+    ("check rules.py --args 3", "--args is an option of FILE.py:FUNCTION and MODULE:FUNCTION al"),
     ("check relu --json nowhere/r.json", "--json: nowhere is no folder to write nowhere/r.json"),
+    ("check relu --junit folder", "--junit: folder is a folder, expected a file"),
+    ("check relu --sarif nowhere/r", "--sarif: nowhere is no folder to write nowhere/r"),
     ("check relu --markdown folder", "--markdown: folder is a folder, expected a file"),
     ("check relu --json file/r.json", "--json: file is no folder to write file/r.json to"),
+    ("check relu --json - --junit /dev/stdout", "--json and --junit are stdout, expected one"),
     # funcnet bench
     ("bench --load nowhere.json", "--load: cannot read nowhere.json: No such file"),
     ("bench --load folder", "--load: cannot read folder: Is a directory"),
@@ -213,6 +214,33 @@ def test_a_wrong_line_is_refused_in_one_line(here, capsys, words, said):
     assert code == 2
     assert re.search(said, line), line
     assert sorted(path for path in here.rglob("*") if "__pycache__" not in str(path)) == before
+
+
+# Rules that are there, and cannot be judged: said of each, with the others, and the code is 3.
+UNJUDGED = [
+    ("syntax.py", "syntax does not import: SyntaxError"),
+    ("imports.py:f", "imports does not import: ModuleNotFoundError: .*no_such_module"),
+    ("exits.py:f", "exits does not import: SystemExit: 0"),
+    ("bytes.py:f", "bytes does not import: SyntaxError"),
+    ("rules.py:square", r'no sample inputs: x .*: funcnet_samples = {"square": "f32\[3,4\]"}'),
+    ("rules.py:divides", "sample arguments of divides: ZeroDivisionError: division by zero"),
+    ("rules.py:none", r"none_samples\(\) returned a NoneType, expected a tuple"),
+    ("rules.py:text", r"text_samples\(\) returned a str, expected a tuple"),
+    ("rules.py:leaves", "sample arguments of leaves: SystemExit: 0"),
+    ("rules.py:raises --args 3", "raises: RuntimeError: inside of it"),
+    ("rules.py:square --args 3 4", "too many positional arguments"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), UNJUDGED, ids=[words for words, _ in UNJUDGED])
+def test_what_cannot_be_judged_is_said_and_the_code_is_3(here, capsys, words, said):
+    assert cli.main(["check", *shlex.split(words)]) == 3
+    printed = capsys.readouterr()
+    assert re.search(said, printed.out), printed.out
+    assert "1 cannot be judged" in printed.out
+    assert printed.err == ""
+    assert cli.main(["check", *shlex.split(words), "--traceback"]) == 3
+    assert ("Traceback" in capsys.readouterr().err) == bool(re.search("Error|Exit|too m", said))
 
 
 def test_there_are_at_least_forty_of_them_and_every_command_has_some():
