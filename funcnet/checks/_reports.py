@@ -31,6 +31,14 @@ class RuleReport(Report):
     checker: ClassVar[str] = "check_rule"
 
     @property
+    def reason(self) -> str:
+        """Why the rule cannot be judged, "" where it can."""
+        if self.verdict != "cannot be judged":
+            return ""
+        judges = [c for c in self.checks if c.name in ("cotangent", "numerical")]
+        return next((c.message for c in judges if c.message), "no check of its gradient was run")
+
+    @property
     def _verdict(self) -> str:
         return "WRONG" if self.failed else self.verdict
 

@@ -18,6 +18,7 @@ import io
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn, Union
@@ -67,12 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def program() -> NoReturn:
     """The process: runs its command line, and exits with the command's code.
 
-    XLA compiles on threads of its own, which a signal does not end. One that is still at it while
-    Python takes the process down finds its client gone and crashes, so after a signal nothing is
-    taken down: what was to be written is written.
+    XLA compiles on threads of its own, which neither a signal nor a check's time limit ends. One
+    that is still at it while Python takes the process down finds its client gone and crashes, so
+    nothing is taken down then: what was to be written is written.
     """
     code = main()
-    if code > 128:
+    if code > 128 or any(thread.daemon for thread in threading.enumerate()):
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, AttributeError):  # None, or closed
                 stream.flush()

@@ -60,6 +60,8 @@ class CheckCommand:
     """The function in the same file that is the truth."""
     examples: int = 1
     """How many sizes and arrays to draw for a rule whose sample inputs are drawn."""
+    seconds: float = 120.0
+    """How long the checks of one rule of your own may take: what is not done then is not judged."""
     all_samples: bool = False
     """Check every sample of the catalogue's rules, not the first of each alone."""
     fail_on: Annotated[tuple[str, ...], option("wrong alone")] = ()
@@ -131,7 +133,9 @@ pytest's settings: funcnet_rules = ["mypackage.rules"]. More of it in docs/check
         else:
             found = found_in(self.target)
             with _fast_compilation():
-                judgements = judged(found, out, self.seed, self.examples, self.args, self.plain)
+                judgements = judged(
+                    found, out, self.seed, self.examples, self.args, self.plain, self.seconds
+                )
             show(out, found, judgements, self._is_one, self.traceback)
             texts = {"--json": discovery.to_json(judgements)}
         bad = [word.replace("-", " ") for word in self.fail_on]
@@ -175,6 +179,8 @@ pytest's settings: funcnet_rules = ["mypackage.rules"]. More of it in docs/check
         """Raises CommandError for options that say nothing, or nothing that can be done."""
         if not 0 <= self.seed < 2**32:
             raise CommandError(f"--seed is {self.seed}, expected a number from 0 to 2^32 - 1.")
+        if not self.seconds > 0:
+            raise CommandError(f"--seconds is {self.seconds}, expected more than 0.")
         if not 1 <= self.examples <= 1000:
             raise CommandError(f"--examples is {self.examples}, expected a number from 1 to 1000.")
         for word in self.fail_on:
@@ -212,7 +218,7 @@ pytest's settings: funcnet_rules = ["mypackage.rules"]. More of it in docs/check
                     found = discovery.Judgement(
                         name=report.name,
                         module=row.function.__module__,
-                        verdict=discovery.verdict_of(report),
+                        verdict=report.verdict,
                         file=file,
                         line=line,
                         origin="catalogue",

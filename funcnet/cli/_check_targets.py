@@ -71,9 +71,10 @@ def judged(
     examples: int,
     args: tuple[str, ...] = (),
     plain: str | None = None,
+    seconds: float | None = None,
 ) -> list[discovery.Judgement]:
     """What is found of every rule; `args` and `plain` are of the only one."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"seconds": seconds}
     given = None
     if plain is not None and found.rules:
         options["plain"] = _plain(found.rules[0], plain)

@@ -16,7 +16,7 @@ from funcnet.discovery._arguments import ArgumentError, text, words
 from funcnet.discovery._arguments import Call as Arguments
 from funcnet.discovery._find import Found, Rule, find, place_of
 from funcnet.discovery._formats import shown, to_github, to_json, to_junit, to_sarif
-from funcnet.discovery._judge import VERDICTS, Judge, Judgement, exit_code, verdict_of
+from funcnet.discovery._judge import VERDICTS, Judge, Judgement, exit_code
 from funcnet.discovery._samples import (
     NoSampleError,
     Sample,
@@ -54,7 +54,6 @@ __all__ = [
     "to_json",
     "to_junit",
     "to_sarif",
-    "verdict_of",
     "words",
 ]
 

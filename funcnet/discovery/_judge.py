@@ -24,11 +24,6 @@ VERDICTS = (RIGHT, WRONG, IMPRECISE, BY_DESIGN, UNJUDGED)
 """What a rule can be found to be."""
 
 
-def verdict_of(report: checks.RuleReport) -> str:
-    """A report's verdict, one of `VERDICTS`."""
-    return str(getattr(report, "verdict", RIGHT if report.ok else WRONG))
-
-
 @dataclasses.dataclass(frozen=True)
 class Judgement:
     """What was found of a rule on one sample of its inputs.
@@ -208,13 +203,9 @@ class Judge:
             return self._unjudged(
                 rule, reason, name=name, origin=sample.origin, trace=_trace(error)
             )
-        verdict = verdict_of(report)
-        reason = ""
-        if verdict == UNJUDGED:
-            reason = str(getattr(report, "reason", "") or "; ".join(report.notes))
         return Judgement(
-            name, rule.module, verdict, rule.file, rule.line, reason, sample.origin, report,
-            time.perf_counter() - began,
+            name, rule.module, report.verdict, rule.file, rule.line, report.reason, sample.origin,
+            report, time.perf_counter() - began,
         )  # fmt: skip
 
 

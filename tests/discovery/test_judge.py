@@ -1,11 +1,8 @@
 """Verdicts: of rules on their samples, and on what those get who are called by others."""
 
-import dataclasses
-
-import jax.numpy as jnp
 import pytest
 
-from funcnet import checks, discovery
+from funcnet import discovery
 from tests.support import strangers
 from tests.support.strangers import RULES, write
 
@@ -167,15 +164,11 @@ def test_a_module_that_does_not_import(folder):
     assert one.reason.startswith("broken does not import: ModuleNotFoundError")
 
 
-def test_a_reports_own_verdict_is_taken():
-    report = checks.check_rule(jnp.sin, jnp.ones(2), checks=["value"])
-    assert discovery.verdict_of(report) in discovery.VERDICTS
-
-    @dataclasses.dataclass(frozen=True)
-    class Newer(checks.RuleReport):
-        verdict: str = "imprecise"
-
-    assert discovery.verdict_of(Newer("f", ())) == "imprecise"
+def test_a_rule_that_takes_too_long_is_not_judged(folder):
+    found = judged(folder, 'funcnet_samples = {"square": dict(args="f32[2]", seconds=1e-3)}')
+    reason = found["square"].reason
+    assert found["square"].verdict == "cannot be judged"
+    assert reason.startswith("not run within 0.001 seconds")
 
 
 @pytest.mark.parametrize(
