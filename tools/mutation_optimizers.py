@@ -79,6 +79,7 @@ def names_what_has_no_floats() -> None:
     adam, muon = T.opt.adam(0.1), T.opt.muon(0.1)
     for call, message in (
         (lambda: adam.update(jnp.arange(3), adam.init(jnp.ones(3))), "adam: a gradient has"),
+        (lambda: adam.init(jax.ShapeDtypeStruct((3,), jnp.int32)), "adam: a parameter has"),
         (lambda: muon.init(jnp.arange(3)), "muon: a parameter has"),
     ):
         try:
@@ -87,6 +88,7 @@ def names_what_has_no_floats() -> None:
             notice(str(error).startswith(message))
         else:
             raise AssertionError("was not refused")
+    notice(adam.init(jax.ShapeDtypeStruct((3,), jnp.float32)).mu.shape == (3,))
 
 
 def matrices_of_all_shapes() -> None:

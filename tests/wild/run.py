@@ -35,7 +35,8 @@ def judged(wild: Wild) -> dict[str, Any]:
     try:
         report = check_rule(f, *args, seconds=SECONDS, **wild.options)
     except Exception as error:
-        return {"verdict": "raised", "error": f"{type(error).__name__}: {error}"[:2000]}
+        # The function itself: what the checks raise is in their report.
+        return {"verdict": "cannot be judged", "error": f"{type(error).__name__}: {error}"[:2000]}
     finally:
         faulthandler.cancel_dump_traceback_later()
     failing = {check.name: check.text for check in report.failed}
