@@ -65,9 +65,8 @@ def _reads_floats(condition: Any) -> bool:
 
 def _narrows(eqn: Any) -> Any:
     """The dtype that an equation rounds wider numbers to, None for others."""
-    name = eqn.primitive.name
-    if name != "convert_element_type" and name not in CALLS_OUT:
-        return None
+    if eqn.primitive.name not in CALLS_OUT and any(True for _ in sub_jaxprs(eqn.params)):
+        return None  # its own equations say
     given = [v.aval.dtype for v in eqn.invars if hasattr(v.aval, "dtype")]
     given = [d for d in given if jnp.issubdtype(d, jnp.floating)]
     made = [v.aval.dtype for v in eqn.outvars if hasattr(v.aval, "dtype")]

@@ -56,8 +56,9 @@ def check_rule(
     of a leaf is eps times its largest entry plus its measured sensitivity to relative changes of
     the inputs. So ill-conditioned samples raise no false alarm, and `report.detects` says what the
     check could see on these. Gradients that are zero but for rounding noise (both below the noise
-    floor) pass, and a note says so. At a kink or a tie (relu at 0, equal maxima) every slope
-    between the one-sided ones is accepted, and the further checks move off it. In float32 $c$ is
+    floor) pass, and a note says so. At a kink or a tie (relu at 0, equal maxima) a rule
+    may follow another convention than autodiff (`kinks`), and the further checks move off it. In
+    float32 $c$ is
     $4 + 2\sqrt{k}$; in bfloat16 and float16 it is 2 plus what sums in float32 are worth. Second
     order is given eight times $c$: two chains of sums. Products of float32 run at JAX's highest
     precision, so that a GPU's default is not taken for a mistake of the rule.

@@ -87,7 +87,7 @@ def nonfinite(p: Problem) -> Check:
             if failure is not None:
                 return failure
             tried += 1
-    failure = _hidden_cotangents(p)
+    failure = None if p.wrong else _hidden_cotangents(p)
     if failure is not None:
         return failure
     return Check("nonfinite", True, f"{tried} poisoned inputs behave as the plain function's")
@@ -139,18 +139,32 @@ def _gradients(x: Poisoned, size: int, chosen: Sequence[int]) -> Check | None:
         if heard:
             message = x.words + "the NaN vanishes from output and gradients"
             return Check("nonfinite", False, message)
+    if x.row is None or _rows_depend(x, size):
+        return None
     for leaf, (nan, of_plain) in enumerate(zip(mine, plain, strict=True)):
-        if x.row is None or not _rows_of(p, leaf, nan, size, chosen):
+        if not _rows_of(p, leaf, nan, size, chosen):
             continue
-        extra = nan & ~of_plain
+        extra = nan.reshape(size, -1).any(1) & ~of_plain.reshape(size, -1).any(1)
         extra[x.row] = False
         if extra.any():
-            extra &= ~x.moved.grads[leaf][which]
-        if extra.any():
             message = x.words + "a NaN reaches a row whose gradient is finite by autodiff"
-            where = entry(p.diff_names[leaf], (int(np.argwhere(extra)[0][0]),))
+            where = entry(p.diff_names[leaf], (int(np.argmax(extra)),))
             return Check("nonfinite", False, message, where, likely="a NaN that leaks across rows")
     return None
+
+
+def _rows_depend(x: Poisoned, size: int) -> bool:
+    """Whether another row of the plain function's values or gradients moves with the entry.
+
+    Its first axis is then no batch, but time or tokens.
+    """
+    for moved in [*x.moved.value, *(m[x.p.rows.random[0]] for m in x.moved.grads)]:
+        if moved.ndim and moved.shape[0] == size:
+            others = moved.reshape(size, -1).any(1)
+            others[x.row] = False
+            if others.any():
+                return True
+    return False
 
 
 def _leaked(x: Poisoned, size: int, chosen: Sequence[int]) -> Check | None:

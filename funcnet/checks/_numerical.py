@@ -18,6 +18,7 @@ from funcnet.checks import _comparison as cmp
 from funcnet.checks._arguments import cast, is_floating
 from funcnet.checks._body import FIVE_POINT_STEP
 from funcnet.checks._problem import Problem
+from funcnet.checks._rule_checks import number
 from funcnet.checks._rules import is_array
 
 DIRECTIONS = 4
@@ -386,7 +387,7 @@ def _disagrees(
     return Check(
         "numerical",
         False,
-        f"along a random direction got {got:.7g}, differences give {fine:.7g}",
+        f"along a random direction got {number(got, fine)}, differences give {number(fine, got)}",
         where=name,
         worst=abs(got - fine) / (p.eps * size),
         tolerance=allowed / (p.eps * size),

@@ -104,6 +104,7 @@ class Programs(Arguments):
         self.diff = self.neighbours.onto(self.diff)
         self.traces: collections.Counter[Any] = collections.Counter()
         self.raises = False
+        self.wrong = False  # once the cotangent check has failed
         self.residual_bytes: tuple[int, int] | None = None
         self.dtype: Any = np.dtype(np.float64)
         self.truth: Any = np.dtype(np.float64)

@@ -133,10 +133,11 @@ def _problems_of(
     """What is wrong on these arrays, in sentences, and the rules or why they were not seen."""
     seen, raised = _structure_of(p, diff, rest)
     problems: list[str] = []
+    if raised is not None and not raises:  # refused in this precision
+        return [], seen
     for rule in seen if isinstance(seen, list) else ():
         # What raises when it is called by itself, and not as JAX calls it, is no mistake.
-        raising = raises and raised
-        own = [x for x in rule.problems if raising or not x.startswith(_rules.RAISED)]
+        own = [x for x in rule.problems if raised or not x.startswith(_rules.RAISED)]
         problems += [f"{rule.name}: {problem}" for problem in own]
     if raises or raised is None:
         problems += [x for x in raised or _dtypes_of(p, diff, rest) if x not in problems]
@@ -463,20 +464,41 @@ def zero(p: Problem) -> Check:
 
 
 def linear(p: Problem) -> Check:
-    """The backward pass is linear: a combination of cotangents gives that of the gradients."""
+    """The backward pass is linear: a combination of cotangents gives that of the gradients.
+
+    So do their negatives, and cotangents that are 16,384 times as large and as small.
+    """
     _unless_given(p)
     a = p.smooth
     first, second = p.rows.random[:2]
     u, v = p.rows.weights
-    return compared(
-        "linear",
-        p.diff_names,
-        [g[p.rows.combined] for g in a.got.grads],
-        [u * cmp.widen(g[first]) + v * cmp.widen(g[second]) for g in a.got.grads],
-        p.units("linear", a.grad_scales),
-        p.c("linear"),
-        what=f"vjp({u}·g1 {v:+}·g2) against {u}·vjp(g1) {v:+}·vjp(g2): ",
-    )
+    floor = [p.eps * cmp.largest(g) for g in a.got.grads]
+    units = [max(pair) for pair in zip(p.units("linear", a.grad_scales), floor, strict=True)]
+    of_rows = functools.partial(compared, "linear", p.diff_names)
+    checks = [
+        of_rows(
+            [g[p.rows.combined] for g in a.got.grads],
+            [u * cmp.widen(g[first]) + v * cmp.widen(g[second]) for g in a.got.grads],
+            units,
+            p.c("linear"),
+            what=f"vjp({u}·g1 {v:+}·g2) against {u}·vjp(g1) {v:+}·vjp(g2): ",
+        )
+    ]
+    # Powers of two round nothing. An iteration may stop at once where its numbers are small.
+    for factor in () if p.iterates else (-1.0, 2.0**14, 2.0**-14)[: 3 if p.eps < 1e-5 else 1]:
+        scaled = [factor * ct for ct in p.cotangents]
+        grads = p.run_rule(a.diff, p.rest_in(p.dtype), scaled).grads
+        checks.append(
+            of_rows(
+                [cmp.widen(g) / factor for g in grads],
+                a.got.grads,
+                units,
+                p.c("linear"),
+                what=f"vjp({factor:g}·g) / {factor:g} against vjp(g): ",
+                skip_axes=1,
+            )
+        )
+    return worst_of(checks)
 
 
 # Repeated and eager calls ------------------------------------------------------------------
@@ -548,7 +570,11 @@ def residuals(p: Problem) -> Check:
 
     def kept(fun: Any) -> tuple[int, int]:
         call = functools.partial(p.call, fun)
-        return p.in_either_session(lambda: residual_bytes(call, p.original, p.original_rest))
+        try:  # an index is an int64 under x64 alone
+            with jax.enable_x64(p.wide_session):
+                return residual_bytes(call, p.original, p.original_rest)
+        except Exception:
+            return residual_bytes(call, p.original, p.original_rest)
 
     (mine, shared), (plain, plain_shared) = kept(p.f), kept(p.target)
     p.residual_bytes = (mine, plain)

@@ -27,12 +27,7 @@ def is_array(leaf: Any) -> bool:
 
 def is_rule(f: Any) -> bool:
     """Whether `f` is a `custom_vjp` or a `custom_jvp` itself, and not a function that calls one."""
-    return hasattr(f, "nondiff_argnums") and hasattr(f, "fun") and (is_jvp(f) or hasattr(f, "bwd"))
-
-
-def is_jvp(f: Any) -> bool:
-    """Whether `f` is a `jax.custom_jvp` object itself."""
-    return hasattr(f, "jvp") and hasattr(f, "defjvp")
+    return isinstance(f, (jax.custom_vjp, jax.custom_jvp))  # attributes are copied by any wrapper
 
 
 def undecorated(f: Any) -> Any:

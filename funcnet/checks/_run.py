@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from funcnet._reports import Check, sentence
+from funcnet.checks import _comparison as cmp
 from funcnet.checks import _nonfinite, _rule_checks, _rule_inputs, _rule_transforms
 from funcnet.checks._names import exact
 from funcnet.checks._numerical import numerical
@@ -133,7 +134,7 @@ class Run:
             kept = passed.get(name) if name != "cotangent" else None
             check = kept or self._check(p, name, transforms, wrong)
             self.found.append(check)
-            wrong = wrong or (name == "cotangent" and check.passed is False)
+            p.wrong = wrong = wrong or (name == "cotangent" and check.passed is False)
 
     def _check(self, p: Problem, name: str, transforms: Callable, wrong: bool) -> Check:
         if name in self.reasons:
@@ -159,7 +160,8 @@ class Run:
         mine, plain_bytes = p.residual_bytes or (None, None)
         with exact():
             found = _unless_uncertain(p, found)
-        errors = [check.worst or 0.0 for check in found if check.name in COMPARISONS]
+        compared = set(COMPARISONS) - {"numerical"}  # whose error is that of the differences
+        errors = [check.worst or 0.0 for check in found if check.name in compared]
         precision = None if p.grain is None else p.grain * max(errors, default=0.0)
         return RuleReport(
             name=p.name,
@@ -198,7 +200,9 @@ def _verdict(p: Problem, found: Sequence[Check]) -> str:
         return "cannot be judged"
     if p.expect is not None:
         return "by design"
-    return "right" if p.grain is None else "imprecise"
+    # As precise as the dtypes that it was given is right.
+    own = max(cmp.eps(x.dtype) for x in p.original)
+    return "right" if p.grain is None or p.grain <= own else "imprecise"
 
 
 def _notes(p: Problem, precision: float | None) -> list[str]:

@@ -38,12 +38,17 @@ def test_each_rule_gets_the_verdict_that_it_deserves(name: str):
     assert not [c for c in report.failed if c.message.startswith("raised")]
 
 
-@pytest.mark.slow
-def test_precise_calls_an_imprecise_rule_wrong():
+def test_a_float32_core_is_imprecise_in_a_float64_rule():
+    """And right where it is given float32, which it is as precise as."""
     _, f, args, _ = STRANGERS["float32_core"]
+    wide = [np.float64(x) for x in args]
     options = {"checks": ["value", "cotangent", "linear"]}
-    assert checks.check_rule(f, *args, **options).precision < 1e-6
-    assert checks.check_rule(f, *args, precise=True, **options).verdict == "wrong"
+    report = checks.check_rule(f, *wide, **options)
+    assert report.verdict == "imprecise"
+    assert 1e-9 < report.precision < 1e-6
+    assert "computes in float32" in " ".join(report.notes)
+    assert checks.check_rule(f, *args, **options).verdict == "right"
+    assert checks.check_rule(f, *wide, precise=True, **options).verdict == "wrong"
 
 
 def test_a_rule_that_gives_another_gradient_than_expected_is_wrong():
@@ -113,6 +118,26 @@ def test_nothing_to_judge_by_is_said_once():
     )
     assert report.verdict == "cannot be judged"
     assert "give plain=" in report["cotangent"].message
+
+
+@pytest.mark.parametrize(
+    "backward",
+    [
+        lambda r, g: (jnp.clip(g, -5, 5) * jnp.cos(r[0]),),
+        lambda r, g: (jnp.abs(g) * jnp.cos(r[0]),),
+        lambda r, g: (jnp.where(jnp.abs(g) < 0.4, 0, g) * jnp.cos(r[0]),),
+    ],
+    ids=["clipped", "absolute", "sparsified"],
+)
+def test_a_backward_pass_that_is_not_linear_far_away_is_found(backward):
+    report = checks.check_rule(rule(jnp.sin, backward), X, checks=["linear"])
+    assert report.verdict == "wrong"
+
+
+def test_wrappers_of_a_rule_are_not_the_rule():
+    _, f, (x, *_), _ = STRANGERS["a_vector_is_no_batch"]
+    report = checks.check_rule(jax.vmap(f), np.stack([x, x + 1]), checks=["value", "cotangent"])
+    assert report.verdict == "right"
 
 
 def test_kinks_is_one_of_the_conventions():

@@ -225,8 +225,8 @@ def product32_backward(r: Any, g: Any) -> Any:
 
 
 product32 = rule(lambda x, w: (narrow(x) @ narrow(w)).astype(x.dtype), product32_backward)
-met("float32_core", "imprecise", rule(sine32, slope32(1.7)), X)
-met("float32_product", "imprecise", product32, X, X.T.copy())
+met("float32_core", "right", rule(sine32, slope32(1.7)), X)
+met("float32_product", "right", product32, X, X.T.copy())
 met("float32_core_wrong", "wrong", rule(sine32, slope32(1.0)), X)
 met("float32_backward_only", "wrong", rule(lambda x: jnp.sin(1.7 * x), slope32(1.7)), X)
 
@@ -368,3 +368,40 @@ met("clipped_cotangents", "by design", clipped, X, expect=Pullback(lambda g, x: 
 
 off = rule(jnp.sin, lambda r, g: (g * jnp.cos(r[0]) * (1 + 1e-9),))
 met("an_error_of_1e-9_in_a_column", "wrong", off, X[:, :1])
+
+# As others wrote them and the checker misjudged them ---------------------------------------
+
+
+def wide_product(x: Any, w: Any) -> Any:
+    return jnp.matmul(x, w, preferred_element_type=jnp.float32)
+
+
+def _wide_product_backward(r: Any, g: Any) -> Any:
+    x, w = r
+    dx, dw = jnp.matmul(g, narrow(w).T), jnp.matmul(narrow(x).T, g)
+    return dx.astype(x.dtype), dw.astype(w.dtype)
+
+
+def causal(q: Any, k: Any, v: Any) -> Any:
+    scores = jnp.where(jnp.tril(jnp.ones((len(q), len(k)), bool)), q @ k.T, -jnp.inf)
+    return jax.nn.softmax(scores) @ v
+
+
+def _causal_backward(r: Any, g: Any) -> Any:
+    q, k, v = r
+    p = jax.nn.softmax(jnp.where(jnp.tril(jnp.ones((len(q), len(k)), bool)), q @ k.T, -jnp.inf))
+    dp = g @ v.T
+    ds = p * (dp - jnp.sum(dp * p, axis=-1, keepdims=True))
+    return ds @ k, ds.T @ q, p.T @ g
+
+
+def _sorted_forward(x: Any) -> Any:
+    order = jnp.argsort(x)
+    return x[order], order
+
+
+met("preferred_float32", "right", rule(wide_product, _wide_product_backward), X, X.T.copy())
+met("tokens_are_no_batch", "right", rule(causal, _causal_backward), X, X + 1, 2 * X)
+inverse = rule(jnp.sort, lambda order, g: (g[jnp.argsort(order)],), _sorted_forward)
+met("an_order_is_kept", "right", inverse, V)
+met("a_vmapped_rule", "right", jax.vmap(rule(unit, _unit_backward)), X)
