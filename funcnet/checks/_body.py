@@ -56,11 +56,11 @@ def iterates(jaxpr: Any) -> bool:
 
 
 def _reads_floats(condition: Any) -> bool:
-    return any(
-        jnp.issubdtype(getattr(v.aval, "dtype", bool), np.inexact)
-        for eqn in equations(condition)
-        for v in eqn.invars
-    )
+    """Whether a loop's condition reads floats, or a flag that its body sets; not counts alone."""
+    flags = {v for v in opened(condition).invars if v.aval.dtype == bool}
+    read = [v for eqn in equations(condition) for v in eqn.invars if not hasattr(v, "val")]
+    read += [v for v in opened(condition).outvars if v in flags]
+    return any(v in flags or jnp.issubdtype(v.aval.dtype, np.inexact) for v in read)
 
 
 def _narrows(eqn: Any) -> Any:

@@ -35,8 +35,9 @@ class RuleReport(Report):
         """Why the rule cannot be judged, "" where it can."""
         if self.verdict != "cannot be judged":
             return ""
-        judges = [c for c in self.checks if c.name in ("cotangent", "numerical")]
-        return next((c.message for c in judges if c.message), "no check of its gradient was run")
+        idle = {c.name: c.message for c in self.checks if c.passed is None and c.message}
+        judges = (idle[name] for name in ("structure", "cotangent", "numerical") if name in idle)
+        return next(judges, "no check of its gradient was run")
 
     @property
     def _verdict(self) -> str:

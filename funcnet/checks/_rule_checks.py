@@ -160,6 +160,13 @@ def _structure_of(
         found = f"the raw rule could not be called by itself ({sentence(error)})"
     try:
         p.gradient_shapes(diff, rest)
+    except (NotImplementedError, RuntimeError) as error:
+        if diff is p.original:
+            p.raises = True
+            raise NotApplicableError(
+                f"it refuses to be differentiated: {sentence(error)}"
+            ) from None
+        return found, [f"jax.vjp raised {sentence(error)}"]
     except Exception as error:
         return found, [f"jax.vjp raised {sentence(error)}"]
     return found, None
