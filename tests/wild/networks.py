@@ -69,7 +69,7 @@ def _():
 @wild(
     "flash-attention-jax",
     "flash_attention",
-    "imprecise",
+    "wrong",
     "the slope through the 1e-10 that the forward pass adds to its sums is left out",
 )
 def _():
