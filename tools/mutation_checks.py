@@ -528,8 +528,8 @@ def maps_subject() -> Subject:
         lambda g=g, d=d: list(proofs_of(g, d))
         for d in (jnp.float64, jnp.bfloat16)
         for g in (
-            *(*conv_cases.GEOMETRIES, *conv_cases.DILATED),
             *(*conv_cases.GROUPED, *conv_cases.ONE_ROW),
+            *(*conv_cases.GEOMETRIES, *conv_cases.DILATED),
         )
     ]
     return Subject("kernels", seeds, (*by_geometry, products, mixed))
