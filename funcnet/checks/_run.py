@@ -12,7 +12,7 @@ import numpy as np
 
 from funcnet._reports import Check, sentence
 from funcnet.checks import _comparison as cmp
-from funcnet.checks import _nonfinite, _rule_checks, _rule_inputs, _rule_transforms
+from funcnet.checks import _nonfinite, _rule_checks, _rule_inputs, _rule_transforms, _structure
 from funcnet.checks._names import exact
 from funcnet.checks._numerical import numerical
 from funcnet.checks._problem import Problem
@@ -21,7 +21,7 @@ from funcnet.checks._reports import RuleReport
 from funcnet.checks._second_look import COMPARISONS, look_again, precision_of
 
 _CORE: dict[str, Callable[[Problem], Check]] = {
-    "structure": _rule_checks.structure,
+    "structure": _structure.structure,
     "value": _rule_checks.value,
     "forward": _rule_checks.forward,
     "cotangent": _rule_checks.cotangent,
@@ -48,7 +48,7 @@ _FURTHER: dict[str, Callable[[Problem], Check]] = {
     "singleton": lambda p: _rule_inputs.batch(p, "singleton", 1),
     "nonfinite": _nonfinite.nonfinite,
     "residuals": _rule_checks.residuals,
-    "weak_types": _rule_checks.weak_types,
+    "weak_types": _structure.weak_types,
     "recompile": _rule_checks.recompile,
 }
 _FOLLOWS = (  # from a wrong cotangent, and say nothing new
