@@ -96,8 +96,8 @@ def check_rule(
         skip: Check -> reason: checks that are not run.
         precise: True when a rule that is right to a lower precision than that of its dtypes (its
             function computes in float32, or iterates to a tolerance) is wrong.
-        seconds: How long the checks may take: what is not done by then does not apply. They run in a
-            thread of their own, which has JAX's configuration and not the caller's contexts.
+        seconds: How long the checks may take: what is not done by then does not apply. They run in
+            a thread of their own, which has JAX's configuration and not the caller's contexts.
         progress: Called with a line before each check.
 
     Returns:

@@ -407,5 +407,7 @@ def _direction(p: Problem, x: Sequence[np.ndarray], *, dense: bool) -> list[np.n
             keep = np.zeros(leaf.size, bool)
             keep[p.rng.choice(leaf.size, 8, replace=False)] = True
             d = np.where(keep.reshape(leaf.shape), d, 0.0)
+        if not dense and leaf.any():  # where kinks are, as that of relu
+            d = np.where(leaf == 0, 0.0, d)
         found.append(np.asarray(d))
     return found
