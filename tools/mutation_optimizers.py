@@ -67,6 +67,7 @@ def never_climbs() -> None:
         T.opt.rmsprop(1e-9, eps=0.0, eps_in_sqrt=False),
         T.opt.adagrad(1e-9, 0.0, eps=0.0),
         T.opt.adam(1e-9, eps=0.0),
+        T.opt.amsgrad(1e-9, eps=0.0),
         T.opt.adamax(1e-9, eps=0.0),
     ):
         updates, _ = optimizer.update(g, optimizer.init(g))
