@@ -66,6 +66,7 @@ RULE_CHECKS: tuple[str, ...] = (*_CORE, *_TRANSFORMS, *_FURTHER)
 """Every check that a rule is put through, in order; each is in every report."""
 
 
+JUDGES = ("cotangent", "numerical")  # without one of them nothing is said of a gradient
 MOST_UNCERTAIN = 0.05  # of a gradient leaf: an iteration that stops so early may be so far off
 
 
@@ -162,7 +163,8 @@ class Run:
         mine, plain_bytes = p.residual_bytes or (None, None)
         with exact():
             found = _unless_uncertain(p, found)
-            if not self.looked and (p.iterates or p.body.narrowest is not None):
+            suspects = any(c.passed is False and c.name in COMPARISONS for c in found)
+            if suspects and not self.looked and (p.iterates or p.body.narrowest is not None):
                 found = [_not_looked_at(check) for check in found]
         compared = set(COMPARISONS) - {"numerical"}  # whose error is that of the differences
         errors = [check.worst or 0.0 for check in found if check.name in compared]
@@ -206,11 +208,12 @@ def _unless_uncertain(p: Problem, found: Sequence[Check]) -> Sequence[Check]:
 def _verdict(p: Problem, found: Sequence[Check]) -> str:
     if any(check.passed is False for check in found):
         return "wrong"
+    judges = {check.name: check.passed for check in found if check.name in JUDGES}
+    if judges and not any(judges.values()):
+        return "cannot be judged"
     # Without a rule of its own autodiff was compared with itself, which judges nothing.
     itself = not (p.has_rule or p.given_plain or p.expect) and p.way != "differences"
-    names = ("numerical",) if itself else ("cotangent", "numerical")
-    judges = [check for check in found if check.name in names]
-    if judges and not any(check.passed for check in judges):
+    if itself and judges and not judges.get("numerical"):
         return "cannot be judged"
     if p.expect is not None:
         return "by design"
@@ -231,7 +234,7 @@ def _notes(p: Problem, precision: float | None) -> list[str]:
     if p.no_reverse:
         words = {"forward": "forward-mode autodiff", "differences": "differences of its values"}
         notes.append(f"the body has no reverse mode ({p.no_reverse}): {words[p.way]} judged it")
-    elif p.way == "differences":
+    elif p.__dict__.get("way") == "differences":
         notes.append(
             "autodiff of the body is not how its values move: differences of the values judged it"
         )

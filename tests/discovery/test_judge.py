@@ -5,6 +5,7 @@ import pytest
 from funcnet import discovery
 from tests.support import strangers
 from tests.support.strangers import RULES, write
+from tests.support.threads import ended
 
 folder = strangers.folder
 FEW = {"checks": ["structure", "value", "cotangent"]}
@@ -169,6 +170,7 @@ def test_a_rule_that_takes_too_long_is_not_judged(folder):
     reason = found["square"].reason
     assert found["square"].verdict == "cannot be judged"
     assert reason.startswith("not run within 0.001 seconds")
+    ended()
 
 
 @pytest.mark.parametrize(

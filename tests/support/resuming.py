@@ -1,7 +1,5 @@
 """What the tests of resuming share: a run of twelve steps with all that draws, and comparisons."""
 
-import functools
-
 import jax
 
 from funcnet import data, nets, optimizers, train
@@ -18,7 +16,6 @@ def fit(**options):
     return train.fit(NET, DATA, OPTIMIZER, **settings)
 
 
-@functools.cache
 def template():
     return jax.eval_shape(lambda: train.init_state(NET, OPTIMIZER, jax.random.key(0), (4, 4, 1)))
 
