@@ -60,7 +60,8 @@ def _problems_of(
         # What raises when it is called by itself, and not as JAX calls it, is no mistake.
         own = [x for x in rule.problems if raised or not x.startswith(_rules.RAISED)]
         problems += [f"{rule.name}: {problem}" for problem in own]
-    if raises or raised is None:
+    # In another precision a function answers for its rules alone, and not for what is beside them.
+    if raises or _rules.is_rule(p.f) or diff[0].dtype == np.float64:
         problems += [x for x in raised or _dtypes_of(p, diff, rest) if x not in problems]
     return problems, seen
 
