@@ -125,7 +125,7 @@ def check_rule(
     chosen_names("check_rule", RULE_CHECKS, [*(skip or ()), *(looser or ())])
     if isinstance(kinks, str) and kinks not in ("plain", "ignore"):
         raise ValueError(f'check_rule: kinks is {kinks!r}, expected "plain", "ignore" or weights.')
-    args, wide_session = in_session(args), bool(jax.config.read("jax_enable_x64"))
+    args, wide_session = in_session(args), jax.dtypes.canonicalize_dtype("float64").itemsize == 8
 
     def make() -> Problem:
         return Problem(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from funcnet import checks
@@ -34,7 +35,8 @@ def certify(row: Row, index: int = 0, seed: int = 0, **options: Any) -> checks.R
     }
     if row.batch is not None:
         known["batch_argnums"] = [i for i, axis in enumerate(row.batch) if axis is not None]
-    return checks.check_rule(row.function, *sample.args, **{**known, **options})
+    with jax.enable_x64(True):  # samples, and the bytes that are declared, are of float64
+        return checks.check_rule(row.function, *sample.args, **{**known, **options})
 
 
 def _has_batch(row: Row, sample: Sample) -> bool:

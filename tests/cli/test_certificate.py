@@ -180,6 +180,11 @@ STRANGERS_FILE = textwrap.dedent("""
 """)
 
 
+def test_a_rule_is_certified_in_float64_whatever_the_session_is():
+    with jax.enable_x64(False):
+        certify(ROWS["sigmoid"]).raise_if_bad()
+
+
 def test_check_certifies_a_rule_of_the_catalogue(capsys, tmp_path):
     assert cli.main(["check", "relu", "--json", str(tmp_path / "reports.json")]) == 0
     assert "all right" in capsys.readouterr().out
