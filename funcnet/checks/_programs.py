@@ -167,10 +167,13 @@ class Programs(Arguments):
         """The arrays that are not differentiated, in a precision."""
         return [cast(x, dtype) for x in self.rest]
 
+    def inputs_in(self, dtype: Any) -> tuple[list[Any], list[Any]]:
+        """What is differentiated and what is not, in a precision."""
+        return [cast(x, dtype) for x in self.diff], self.rest_in(dtype)
+
     def abstract(self, fun: Callable, dtype: Any) -> Any:
         """The output of a function as shapes and dtypes, for inputs of a precision."""
-        diff = [cast(x, dtype) for x in self.diff]
-        rest = [cast(x, dtype) for x in self.rest]
+        diff, rest = self.inputs_in(dtype)
         return jax.eval_shape(lambda d, r: fun(*self.arguments(d, r), **self.static), diff, rest)
 
     def _find_outputs(self) -> None:
@@ -204,7 +207,7 @@ class Programs(Arguments):
     @functools.cached_property
     def has_backward(self) -> bool:
         """Whether a `jax.custom_vjp` is found in the function."""
-        diff, rest = [cast(x, self.dtype) for x in self.diff], self.rest_in(self.dtype)
+        diff, rest = self.inputs_in(self.dtype)
         return _rules.contains_rule(
             jax.make_jaxpr(lambda d, r: self.call(self.f, d, r))(diff, rest)
         )
@@ -215,7 +218,7 @@ class Programs(Arguments):
         fun = self.plain
         if self.given_plain or self.expect is not None:
             fun = _rules.without_rules(self.f)
-        diff, rest = [cast(x, self.dtype) for x in self.diff], self.rest_in(self.dtype)
+        diff, rest = self.inputs_in(self.dtype)
         floats = len(self.out_names)
         try:
             program = jax.make_jaxpr(lambda d, r: self.call(fun, d, r))(diff, rest)
@@ -227,7 +230,7 @@ class Programs(Arguments):
     @functools.cached_property
     def iterates(self) -> bool:
         """Whether a loop of the function, of its rule or of plain ends when numbers say so."""
-        diff, rest = [cast(x, self.dtype) for x in self.diff], self.rest_in(self.dtype)
+        diff, rest = self.inputs_in(self.dtype)
 
         def both(d: Any, r: Any, ct: Any) -> Any:
             return self.vjp(self.f, d, r)[1](ct), self.call(self.plain, d, r)

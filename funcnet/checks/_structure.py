@@ -27,7 +27,7 @@ def structure(p: Problem) -> Check:
     for dtype in (None, np.float64, *([jnp.bfloat16] if half else [])):
         diff, rest = p.original, p.original_rest
         if dtype is not None:
-            diff, rest = [cast(x, dtype) for x in p.diff], p.rest_in(dtype)
+            diff, rest = p.inputs_in(dtype)
         problems, seen = _problems_of(p, diff, rest, raises=dtype is None)
         if problems and not p.wide_session:  # where its constants are float32 too
             with jax.enable_x64(False):
