@@ -14,8 +14,10 @@ from funcnet.kernels._flops import flops
 from funcnet.kernels._lowering import once, wide, wide_dtype
 from funcnet.kernels._native import native_status, use_native
 from funcnet.kernels._products import matmul, matmul_bias, matmul_nt, matmul_tn
+from funcnet.kernels._types import as_cotangent, reshape
 
 __all__ = [
+    "as_cotangent",
     "conv",
     "conv_bias",
     "conv_input_gradient",
@@ -27,6 +29,7 @@ __all__ = [
     "matmul_tn",
     "native_status",
     "once",
+    "reshape",
     "use_native",
     "wide",
     "wide_dtype",

@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 from jaxtyping import Float
 
@@ -36,14 +35,38 @@ from funcnet.kernels._conv_xla import (
     xla_input_gradient,
     xla_kernel_gradient,
 )
-from funcnet.kernels._lowering import make_composite, make_primitive, promoted, wide, wide_dtype
-
-conv_p = make_primitive("funcnet_conv", xla_conv, cpu_conv)
-kernel_gradient_p = make_primitive(
-    "funcnet_conv_kernel_gradient", xla_kernel_gradient, cpu_kernel_gradient
+from funcnet.kernels._lowering import (
+    Kernel,
+    at_its_precision,
+    make_composite,
+    make_kernel,
+    promoted,
+    wide,
+    wide_dtype,
 )
-input_gradient_p = make_primitive(
-    "funcnet_conv_input_gradient", xla_input_gradient, cpu_input_gradient
+
+
+def _names(names: str) -> Callable[..., str]:
+    """Names of axes; with groups a kernel's input channels, "c", are not the images'."""
+
+    def of_params(groups: int, **_: Any) -> str:
+        return names if groups == 1 else names.replace("p q c", "p q g")
+
+    return of_params
+
+
+conv_k = make_kernel("funcnet_conv", xla_conv, cpu_conv, _names("n h w c, p q c o -> n i j o"))
+kernel_gradient_k = make_kernel(
+    "funcnet_conv_kernel_gradient",
+    xla_kernel_gradient,
+    cpu_kernel_gradient,
+    _names("n h w c, n i j o -> p q c o"),
+)
+input_gradient_k = make_kernel(
+    "funcnet_conv_input_gradient",
+    xla_input_gradient,
+    cpu_input_gradient,
+    _names("n i j o, p q c o -> n h w c"),
 )
 
 
@@ -81,7 +104,7 @@ def conv(
     >>> conv(x, w, (1, 1), ((0, 0), (0, 0))).shape
     (1, 2, 2, 1)
     """
-    return conv_p.bind(*promoted(x, w), stride=stride, pads=pads, dilation=dilation, groups=groups)
+    return conv_k(*promoted(x, w), stride=stride, pads=pads, dilation=dilation, groups=groups)
 
 
 def conv_kernel_gradient(
@@ -119,7 +142,7 @@ def conv_kernel_gradient(
     >>> conv_kernel_gradient(x, dy, (2, 2), (1, 1), ((0, 0), (0, 0))).ravel()
     Array([4., 4., 4., 4.], dtype=float64)
     """
-    return kernel_gradient_p.bind(
+    return kernel_gradient_k(
         *promoted(x, dy), size=size, stride=stride, pads=pads, dilation=dilation, groups=groups
     )
 
@@ -160,7 +183,7 @@ def conv_input_gradient(
     >>> conv_input_gradient(dy, w, (1, 3), (1, 1), ((0, 0), (0, 0))).ravel()
     Array([1., 2., 1.], dtype=float64)
     """
-    return input_gradient_p.bind(
+    return input_gradient_k(
         *promoted(dy, w), size=size, stride=stride, pads=pads, dilation=dilation, groups=groups
     )
 
@@ -169,14 +192,13 @@ def conv_input_gradient(
 # alone; a cotangent is as wide as the sum, what is returned has the operand's dtype.
 
 
-def _sought(
-    primitive: Primitive, first: Callable[..., Array], second: Callable[..., Array]
-) -> None:
+def _sought(kernel: Kernel, first: Callable[..., Array], second: Callable[..., Array]) -> None:
+    @at_its_precision
     def rule(gradient: Callable[..., Array], sought: Any, *args: Any, **params: Any) -> Array:
         return gradient(*args, **params, like=sought.aval.shape).astype(sought.aval.dtype)
 
     ad.defbilinear(
-        primitive,
+        kernel.primitive,
         lambda ct, a, b, **params: rule(first, a, ct, b, **params),
         lambda ct, a, b, **params: rule(second, b, ct, a, **params),
     )
@@ -191,17 +213,17 @@ def _conv_to(
 
 
 _sought(
-    conv_p,
+    conv_k,
     lambda dy, w, like, **p: conv_input_gradient(dy, w, size=like[1:3], **p),
     lambda dy, x, like, **p: conv_kernel_gradient(x, dy, size=like[:2], **p),
 )
 _sought(
-    kernel_gradient_p,
+    kernel_gradient_k,
     lambda w, dy, like, size, **p: conv_input_gradient(dy, w, size=like[1:3], **p),
     lambda w, x, like, size, **p: _conv_to(x, w, x.shape[1:3], like[1:3], size, **p),
 )
 _sought(
-    input_gradient_p,
+    input_gradient_k,
     lambda x, w, like, size, **p: _conv_to(x, w, size, like[1:3], w.shape, **p),
     lambda x, dy, like, size, **p: conv_kernel_gradient(x, dy, size=like[:2], **p),
 )
@@ -212,15 +234,15 @@ _sought(
 
 
 def _batch(
-    primitive: Primitive, xla: Callable[..., Array], operands: Any, axes: Any, **params: Any
+    kernel: Kernel, xla: Callable[..., Array], operands: Any, axes: Any, **params: Any
 ) -> tuple[Array, int]:
     mapped = tuple(axis is not None for axis in axes)
     a, b = (
         jnp.moveaxis(x, axis, 0) if over else x
         for x, axis, over in zip(operands, axes, mapped, strict=True)
     )
-    if mapped == (True, False) and primitive is not kernel_gradient_p:
-        y = primitive.bind(a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), b, **params)
+    if mapped == (True, False) and kernel is not kernel_gradient_k:
+        y = kernel(a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), b, **params)
         return y.reshape(*a.shape[:2], *y.shape[1:]), 0
 
     def in_turn(a: Array, b: Array) -> Array:
@@ -229,24 +251,24 @@ def _batch(
                 part if over else whole
                 for part, whole, over in zip(parts, (a, b), mapped, strict=True)
             )
-            return None, primitive.bind(a_part, b_part, **params)
+            return None, kernel(a_part, b_part, **params)
 
         over = tuple(x if is_over else None for x, is_over in zip((a, b), mapped, strict=True))
         return lax.scan(one, None, over)[1]
 
     def at_once(a: Array, b: Array) -> Array:
         axes = tuple(0 if over else None for over in mapped)
-        return jax.vmap(functools.partial(xla, **params), axes)(a, b)
+        return jax.vmap(functools.partial(at_its_precision(xla), **params), axes)(a, b)
 
     return lax.platform_dependent(a, b, cpu=in_turn, default=at_once), 0
 
 
-for _p, _xla in (
-    (conv_p, xla_conv),
-    (kernel_gradient_p, xla_kernel_gradient),
-    (input_gradient_p, xla_input_gradient),
+for _kernel, _xla in (
+    (conv_k, xla_conv),
+    (kernel_gradient_k, xla_kernel_gradient),
+    (input_gradient_k, xla_input_gradient),
 ):
-    batching.primitive_batchers[_p] = functools.partial(_batch, _p, _xla)
+    batching.primitive_batchers[_kernel.primitive] = functools.partial(_batch, _kernel, _xla)
 
 
 # A convolution with bias and ReLU in the same pass -----------------------------------------
@@ -265,7 +287,9 @@ def _cpu_biased(x: Array, w: Array, b: Array, *, relu: bool, groups: int, **wher
     return biased(x, w, b, relu=relu, groups=groups, **where)
 
 
-conv_bias_p = make_composite("funcnet_conv_bias", biased, _cpu_biased)
+conv_bias_k = make_composite(
+    "funcnet_conv_bias", biased, _cpu_biased, _names("n h w c, p q c o, o -> n i j o")
+)
 
 
 def conv_bias(
@@ -304,6 +328,6 @@ def conv_bias(
     """
     x, w = promoted(x, w)
     b = b.astype(wide_dtype(x.dtype))
-    return conv_bias_p.bind(
+    return conv_bias_k(
         x, w, b, relu=relu, stride=stride, pads=pads, dilation=dilation, groups=groups
     )

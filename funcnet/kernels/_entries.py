@@ -27,15 +27,15 @@ def scattered(rows: Array, index: Array, values: Array) -> Array:
     return jnp.vectorize(with_entry, signature="(c),(),()->(c)")(rows, index, values)
 
 
-def _batch(operands: Any, axes: Any) -> tuple[Array, int]:
+def _batch(operands: Any, axes: Any, **_: Any) -> tuple[Array, int]:
     size = next(x.shape[a] for x, a in zip(operands, axes, strict=True) if a is not None)
     front = (batching.bdim_at_front(x, a, size) for x, a in zip(operands, axes, strict=True))
-    return entries_p.bind(*front), 0
+    return entries_k(*front), 0
 
 
 # A primitive, not a scatter: that of a vmap is more than checkify's index checks can read.
-entries_p = make_composite("with_entries", compared, scattered)
-batching.primitive_batchers[entries_p] = _batch
+entries_k = make_composite("with_entries", compared, scattered, lambda **_: "... -> ...")
+batching.primitive_batchers[entries_k.primitive] = _batch
 
 
 def with_entries(
@@ -55,4 +55,4 @@ def with_entries(
     Array([[0., 3.],
            [4., 0.]], dtype=float64)
     """
-    return entries_p.bind(rows, index, values)
+    return entries_k(rows, index, values)

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from funcnet._jaxprs import opened, sub_jaxprs
-from funcnet.kernels._conv import conv_bias_p, conv_p, input_gradient_p
-from funcnet.kernels._products import AXES, product_bias_p, product_p
+from funcnet.kernels._conv import conv_bias_k, conv_k, input_gradient_k
+from funcnet.kernels._products import AXES, product_bias_k, product_k
 
 
 def flops(jaxpr: Any) -> int:
@@ -34,14 +34,14 @@ def flops(jaxpr: Any) -> int:
             spec, kernel = options["dimension_numbers"].rhs_spec, equation.invars[1].aval
             terms = kernel.size // kernel.shape[spec[0]]
             total += 2 * equation.outvars[0].aval.size * terms
-        elif name in (product_p.name, product_bias_p.name):
+        elif name in (product_k.name, product_bias_k.name):
             axis, _ = AXES[options.get("form", "nn")]
             terms = equation.invars[0].aval.shape[axis]
             total += 2 * equation.outvars[0].aval.size * terms
-        elif name in (conv_p.name, conv_bias_p.name):
+        elif name in (conv_k.name, conv_bias_k.name):
             kernel = equation.invars[1].aval
             total += 2 * equation.outvars[0].aval.size * (kernel.size // kernel.shape[-1])
-        elif name == input_gradient_p.name:  # of a transposed convolution's images
+        elif name == input_gradient_k.name:  # of a transposed convolution's images
             images, kernel = (v.aval for v in equation.invars)
             total += 2 * images.size * (kernel.size // kernel.shape[-1])
         elif name == "cond":

@@ -16,9 +16,17 @@ from jax.interpreters import ad, batching
 from jaxtyping import Float
 
 from funcnet.kernels import _native
-from funcnet.kernels._lowering import make_composite, make_primitive, promoted, wide, wide_dtype
+from funcnet.kernels._lowering import (
+    at_its_precision,
+    make_composite,
+    make_kernel,
+    promoted,
+    wide,
+    wide_dtype,
+)
 
 AXES = {"nn": (1, 0), "tn": (0, 0), "nt": (1, 1)}  # what is summed over, of a and of b
+NAMES = {"nn": "n k, k m -> n m", "tn": "k n, k m -> n m", "nt": "n k, m k -> n m"}
 
 
 def xla_product(a: Array, b: Array, *, form: str) -> Array:
@@ -41,12 +49,16 @@ def _native_for(a: Array, b: Array) -> Any:
     return _native.package_for(a.dtype) if a.size and b.size else None
 
 
-product_p = make_primitive("funcnet_product", xla_product, cpu_product)
+def _names(form: str, **_: Any) -> str:
+    return NAMES[form]
+
+
+product_k = make_kernel("funcnet_product", xla_product, cpu_product, _names)
 
 
 def product(a: Array, b: Array, form: str) -> Array:
     """The product of two matrices of any floating dtypes, as wide as its sum."""
-    return product_p.bind(*promoted(a, b), form=form)
+    return product_k(*promoted(a, b), form=form)
 
 
 def matmul(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
@@ -118,17 +130,18 @@ _OF_B = {
     "nt": lambda ct, a: product(ct, a, "tn"),
 }
 ad.defbilinear(
-    product_p,
-    lambda ct, a, b, form: _OF_A[form](ct, b).astype(a.aval.dtype),
-    lambda ct, a, b, form: _OF_B[form](ct, a).astype(b.aval.dtype),
+    product_k.primitive,
+    at_its_precision(lambda ct, a, b, form: _OF_A[form](ct, b).astype(a.aval.dtype)),
+    at_its_precision(lambda ct, a, b, form: _OF_B[form](ct, a).astype(b.aval.dtype)),
 )
 
 
+@at_its_precision
 def _batched(operands: Any, axes: Any, *, form: str) -> tuple[Array, int]:
     return jax.vmap(functools.partial(xla_product, form=form), axes)(*operands), 0
 
 
-batching.primitive_batchers[product_p] = _batched
+batching.primitive_batchers[product_k.primitive] = _batched
 
 
 def biased(a: Array, b: Array, bias: Array, *, relu: bool) -> Array:
@@ -143,7 +156,9 @@ def _cpu_biased(a: Array, b: Array, bias: Array, *, relu: bool) -> Array:
     return biased(a, b, bias, relu=relu)
 
 
-product_bias_p = make_composite("funcnet_product_bias", biased, _cpu_biased)
+product_bias_k = make_composite(
+    "funcnet_product_bias", biased, _cpu_biased, lambda **_: "n k, k m, m -> n m"
+)
 
 
 def matmul_bias(
@@ -169,4 +184,4 @@ def matmul_bias(
     Array([[1.]], dtype=float64)
     """
     a, b = promoted(a, b)
-    return product_bias_p.bind(a, b, bias.astype(wide_dtype(a.dtype)), relu=relu)
+    return product_bias_k(a, b, bias.astype(wide_dtype(a.dtype)), relu=relu)

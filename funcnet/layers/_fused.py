@@ -144,7 +144,7 @@ def _affine_batch_norm_relu_bwd(eps, residuals, cotangents):
     dy, _ = cotangents
     z_hat = centred(z, centre) * inv_std
     dy = jnp.where(scale_and_shift(norm, z_hat) > 0, dy, jnp.zeros_like(dy))
-    dnorm, dz = batch_norm_cotangents(norm, dy, z_hat, inv_std, (0,), z.dtype)
+    dnorm, dz = batch_norm_cotangents(norm, z, dy, z_hat, inv_std, (0,))
     daffine, dx = affine_cotangents(affine, x, dz, bias=False)
     return (daffine, dnorm), dx
 

@@ -70,7 +70,7 @@ def affine_arguments(function, params, x):
             f"{function}: x has shape {x.shape}, expected a batch of rows (n, ...); a single row "
             "becomes one with x[None]."
         )
-    rows = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+    rows = kernels.reshape(x, (x.shape[0], math.prod(x.shape[1:])))
     if rows.shape[1] != w.shape[0]:
         raise ValueError(
             f"{function}: x has shape {x.shape}, which is {rows.shape[1]} features a row, expected "
@@ -103,16 +103,17 @@ def _affine_bwd(residuals, dy):
 
 def affine_cotangents(params, x, dy, bias=True):
     params, x, dy = jax.tree.map(jnp.asarray, (params, x, dy))  # they may have been NumPy's
-    rows = x.reshape(x.shape[0], params.w.shape[0])
+    rows = kernels.reshape(x, (x.shape[0], params.w.shape[0]))
     dx = kernels.matmul_nt(dy, params.w)
     dw = kernels.matmul_tn(rows, dy)
     db = _bias_cotangent(params.b, dy) if bias else jax.tree.map(jnp.zeros_like, params.b)
-    return AffineParams(dw.astype(params.w.dtype), db), dx.reshape(x.shape).astype(x.dtype)
+    dx = kernels.reshape(dx, x.shape)
+    return kernels.as_cotangent((AffineParams(dw, db), dx), (params, x))
 
 
 def _bias_cotangent(b, dy):
     """The sum of dy over all but its last axis, where there is a bias."""
-    return None if b is None else kernels.wide(dy).sum(range(dy.ndim - 1)).astype(b.dtype)
+    return None if b is None else kernels.wide(dy).sum(range(dy.ndim - 1))
 
 
 affine.defvjp(_affine_fwd, _affine_bwd)
@@ -146,7 +147,7 @@ def _flatten(x):
     x = _validate.floating("flatten", "x", x)
     if x.ndim < 1:
         raise ValueError("flatten: x has shape (), expected a batch (n, ...).")
-    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+    return kernels.reshape(x, (x.shape[0], math.prod(x.shape[1:])))
 
 
 def _flatten_fwd(x):
@@ -155,7 +156,7 @@ def _flatten_fwd(x):
 
 
 def _flatten_bwd(like_x, dy):
-    return (dy.reshape(like_x.shape[1:]),)
+    return (kernels.reshape(dy, like_x.shape[1:]),)
 
 
 flatten.defvjp(_flatten_fwd, _flatten_bwd)
@@ -290,7 +291,7 @@ def conv_cotangents(params, x, dy, stride, padding, dilation, groups, dy_sum=Non
     dw = kernels.conv_kernel_gradient(x, dy, params.w.shape[:2], **where)
     dx = kernels.conv_input_gradient(dy, params.w, x.shape[1:3], **where)
     db = _bias_cotangent(params.b, dy if dy_sum is None else dy_sum)
-    return ConvParams(dw.astype(params.w.dtype), db), dx.astype(x.dtype)
+    return kernels.as_cotangent((ConvParams(dw, db), dx), (params, x))
 
 
 conv2d.defvjp(_conv2d_fwd, _conv2d_bwd)
@@ -364,14 +365,14 @@ def _conv1d_fwd(params, x, *options):
 
 
 def _conv1d_bwd(stride, padding, dilation, groups, residuals, dy):
-    params, x = residuals  # (k, cin // groups, cout) and (cout,) or None, (n, l, cin)
+    given = residuals  # (k, cin // groups, cout) and (cout,) or None, (n, l, cin)
     options = stride, padding, dilation, groups
-    params, x, where, _ = _conv1d_arguments(params, x, *options)
+    params, x, where, _ = _conv1d_arguments(*given, *options)
     dy = jnp.asarray(dy)[:, None]  # it may have been NumPy's
     dw = kernels.conv_kernel_gradient(x, dy, params.w.shape[:2], **where)
     dx = kernels.conv_input_gradient(dy, params.w, x.shape[1:3], **where)
-    dparams = ConvParams(dw[0].astype(params.w.dtype), _bias_cotangent(params.b, dy))
-    return dparams, dx[:, 0].astype(x.dtype)
+    dparams = ConvParams(dw[0], _bias_cotangent(params.b, dy))
+    return kernels.as_cotangent((dparams, dx[:, 0]), given)
 
 
 conv1d.defvjp(_conv1d_fwd, _conv1d_bwd)
@@ -479,8 +480,7 @@ def _conv2d_transpose_bwd(stride, padding, dilation, groups, residuals, dy):
     dy = jnp.asarray(dy)  # it may have been NumPy's
     dw = kernels.conv_kernel_gradient(dy, x, params.w.shape[:2], **where)
     dx = kernels.conv(dy, params.w, **where)
-    dparams = ConvParams(dw.astype(params.w.dtype), _bias_cotangent(params.b, dy))
-    return dparams, dx.astype(x.dtype)
+    return kernels.as_cotangent((ConvParams(dw, _bias_cotangent(params.b, dy)), dx), (params, x))
 
 
 conv2d_transpose.defvjp(_conv2d_transpose_fwd, _conv2d_transpose_bwd)

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from funcnet import _validate
-from funcnet.kernels import once, wide
+from funcnet.kernels import as_cotangent, once, reshape, wide
 from funcnet.layers._params import BatchStats, NormParams
 
 
@@ -78,17 +78,17 @@ def _batch_norm_bwd(eps, residuals, cotangents):
     dy, _ = cotangents
     axes = tuple(range(x.ndim - 1))
     x_hat = centred(x, centre) * inv_std
-    return batch_norm_cotangents(params, dy, x_hat, inv_std, axes, x.dtype)
+    return batch_norm_cotangents(params, x, dy, x_hat, inv_std, axes)
 
 
-def batch_norm_cotangents(params, dy, x_hat, inv_std, axes, dtype):
+def batch_norm_cotangents(params, x, dy, x_hat, inv_std, axes):
     dy = wide(dy)
     count = x_hat.size // x_hat.shape[-1]
     dbeta = dy.sum(axes)
     dgamma = (dy * x_hat).sum(axes)
     scale = _scaled(params.gamma, inv_std)
     dx = scale * (dy - _last_axis(dbeta / count, dy) - x_hat * _last_axis(dgamma / count, dy))
-    return _like(params, dgamma, dbeta), dx.astype(dtype)
+    return as_cotangent((_of(params, dgamma, dbeta), dx), (params, x))
 
 
 batch_norm.defvjp(_batch_norm_fwd, _batch_norm_bwd)
@@ -162,11 +162,8 @@ def _batch_norm_inference_bwd(eps, residuals, dy):
     per_channel = gamma_inv_std.reshape(-1)
     dmean = -per_channel * dbeta
     dvar = -0.5 * per_channel * inv_std.reshape(-1) * dgamma
-    return (
-        _like(params, dgamma, dbeta),
-        BatchStats(dmean.astype(stats.mean.dtype), dvar.astype(stats.var.dtype)),
-        (dy * gamma_inv_std).astype(x.dtype),
-    )
+    cotangents = _of(params, dgamma, dbeta), BatchStats(dmean, dvar), dy * gamma_inv_std
+    return as_cotangent(cotangents, (params, stats, x))
 
 
 batch_norm_inference.defvjp(_batch_norm_inference_fwd, _batch_norm_inference_bwd)
@@ -226,7 +223,8 @@ def _layer_norm_bwd(eps, residuals, dy):
     dx_hat = _scaled(params.gamma, dy)
     dx = _standardise_cotangent(dx_hat, x_hat, inv_std, (-1,))
     axes = tuple(range(x.ndim - 1))
-    return _like(params, (dy * x_hat).sum(axes), dy.sum(axes)), dx.astype(x.dtype)
+    dparams = _of(params, (dy * x_hat).sum(axes), dy.sum(axes))
+    return as_cotangent((dparams, dx), (params, x))
 
 
 layer_norm.defvjp(_layer_norm_fwd, _layer_norm_bwd)
@@ -273,7 +271,7 @@ def _group_norm(params, x, groups, eps):
     params, x, dtype = norm_arguments("group_norm", params, x, eps)
     _check_groups(x, groups)
     x_hat, centre, _, inv_std = standardise(_grouped(x, groups), (1, 3), eps)
-    return scale_and_shift(params, x_hat.reshape(x.shape)).astype(dtype), (centre, inv_std)
+    return scale_and_shift(params, reshape(x_hat, x.shape)).astype(dtype), (centre, inv_std)
 
 
 def _check_groups(x, groups):
@@ -287,7 +285,7 @@ def _check_groups(x, groups):
 
 def _grouped(x, groups):
     n, *space, c = x.shape
-    return x.reshape(n, math.prod(space), groups, c // groups)
+    return reshape(x, (n, math.prod(space), groups, c // groups))
 
 
 def _group_norm_fwd(params, x, groups, eps):
@@ -303,8 +301,9 @@ def _group_norm_bwd(groups, eps, residuals, dy):
     dx_hat = _grouped(_scaled(params.gamma, dy), groups)
     dx = _standardise_cotangent(dx_hat, x_hat, inv_std, (1, 3))
     axes = tuple(range(x.ndim - 1))
-    dgamma = (dy * x_hat.reshape(x.shape)).sum(axes)
-    return _like(params, dgamma, dy.sum(axes)), dx.reshape(x.shape).astype(x.dtype)
+    dgamma = (dy * reshape(x_hat, x.shape)).sum(axes)
+    dparams = _of(params, dgamma, dy.sum(axes))
+    return as_cotangent((dparams, reshape(dx, x.shape)), (params, x))
 
 
 group_norm.defvjp(_group_norm_fwd, _group_norm_bwd)
@@ -364,7 +363,7 @@ def _rms_norm_bwd(eps, residuals, dy):
     slope = once((dx_hat * x_hat).mean(-1, keepdims=True))
     dx = r * (dx_hat - x_hat * slope)
     dgamma = (dy * x_hat).sum(tuple(range(x.ndim - 1)))
-    return _as(gamma, dgamma), dx.astype(x.dtype)
+    return as_cotangent((None if gamma is None else dgamma, dx), (gamma, x))
 
 
 rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
@@ -427,12 +426,10 @@ def statistics(params, centre, var):
     return BatchStats(own(sum(centre).reshape(-1)), own(var.reshape(-1)))
 
 
-def _like(params, dgamma, dbeta):
-    return NormParams(_as(params.gamma, dgamma), _as(params.beta, dbeta))
-
-
-def _as(parameter, cotangent):
-    return None if parameter is None else cotangent.astype(parameter.dtype)
+def _of(params, dgamma, dbeta):
+    """The cotangents of the parameters that are there."""
+    dgamma = None if params.gamma is None else dgamma
+    return NormParams(dgamma, None if params.beta is None else dbeta)
 
 
 def norm_arguments(function, params, x, eps):

@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from funcnet import _validate
-from funcnet.kernels import wide
+from funcnet.kernels import reshape, wide
 from funcnet.layers._geometry import Axis, Geometry, Padding, Pixels, resolve
 
 
@@ -296,7 +296,7 @@ def to_tiles(
         cell = jnp.arange(kh * kw, dtype=winner.dtype).reshape(1, 1, kh, 1, kw, 1)
         dx = jnp.where(winner[:, :, None, :, None] == cell, dx, jnp.zeros((), dy.dtype))
     config = [(0, 0, 0), (0, size[0] - oh * kh, 0), (0, size[1] - ow * kw, 0), (0, 0, 0)]
-    return lax.pad(dx.reshape(n, oh * kh, ow * kw, c), jnp.zeros((), dy.dtype), config)
+    return lax.pad(reshape(dx, (n, oh * kh, ow * kw, c)), jnp.zeros((), dy.dtype), config)
 
 
 def _cells(x: Array, axis: int, windows: Axis) -> list[Array]:
