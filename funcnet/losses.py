@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Integer
 
 from funcnet import _validate
-from funcnet.kernels import wide, with_entries
+from funcnet.kernels import entries_of, wide, with_entries
 
 __all__ = ["l2_penalty", "mean_squared_error", "multiclass_hinge", "softmax_cross_entropy"]
 
@@ -495,8 +495,7 @@ def _is_label(scores, rows):
 
 def _of_label(scores, rows):
     """The score of each row's label, (...); of the first class where the label is none."""
-    at = rows.class_index[..., None]
-    return jnp.take_along_axis(scores, at, -1, mode="promise_in_bounds").squeeze(-1)
+    return entries_of(scores, rows.class_index)
 
 
 def _product(factor, x):

@@ -9,7 +9,7 @@ else.
 from funcnet._homes import at_home
 from funcnet.kernels._conv import conv, conv_bias, conv_input_gradient, conv_kernel_gradient
 from funcnet.kernels._conv_xla import Pads as Pads
-from funcnet.kernels._entries import with_entries
+from funcnet.kernels._entries import entries_of, with_entries
 from funcnet.kernels._flops import flops
 from funcnet.kernels._lowering import once, wide, wide_dtype
 from funcnet.kernels._native import native_status, use_native
@@ -22,6 +22,7 @@ __all__ = [
     "conv_bias",
     "conv_input_gradient",
     "conv_kernel_gradient",
+    "entries_of",
     "flops",
     "matmul",
     "matmul_bias",

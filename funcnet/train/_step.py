@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from funcnet import losses
 from funcnet._validate import example_shape
@@ -107,6 +108,7 @@ def make_step(
     reg: Any = 0.0,
     label_smoothing: int | float = 0.0,
     compute_dtype: Any = None,
+    compute_sharding: Sharding | None = None,
 ) -> Callable[[TrainState, tuple[Any, Any]], tuple[TrainState, dict[str, Array]]]:
     r"""Makes the pure train step (TrainState, (x, y)) -> (TrainState, metrics).
 
@@ -130,6 +132,11 @@ def make_step(
         are cast to it, and gradients come back in the parameters' own. Sums are taken in float32,
         and so are the loss, the penalty, the running statistics and the update. None runs the net
         in the dtype of its parameters.
+      compute_sharding: where each parameter is to be while the net runs, such as
+        `NamedSharding(mesh, P())` for parameters that lie in parts on the devices of a batch (FSDP,
+        ZeRO-3): they are gathered, gradients come back as the parameters lie, and nothing of the
+        batch's size is gathered, as XLA may otherwise choose to. None leaves that to XLA; on a mesh
+        with explicit axes it takes from parameters the axes that the batch is cut over.
 
     Returns:
       The step. Its metrics are scalars: "loss" (before the update, penalty included), "finite",
@@ -154,7 +161,9 @@ def make_step(
     (['accuracy', 'finite', 'grad_norm', 'loss'], Array(1, dtype=int32))
     """
     check_parts("make_step", net, optimizer)
-    objective = make_objective("make_step", net, loss, reg, label_smoothing, compute_dtype)
+    objective = make_objective(
+        "make_step", net, loss, reg, label_smoothing, compute_dtype, compute_sharding
+    )
 
     def step(
         train_state: TrainState, batch: tuple[Any, Any]
@@ -323,6 +332,7 @@ def make_objective(
     reg: Any,
     label_smoothing: int | float,
     compute_dtype: Any,
+    compute_sharding: Sharding | None = None,
 ) -> Callable[[Any, TrainState, tuple[Any, Any]], tuple[Array, tuple[Array, Any]]]:
     """Makes what a step differentiates: (params, rest, batch) -> (loss, (output, net's state)).
 
@@ -341,6 +351,7 @@ def make_objective(
         low = params
         if compute_dtype is not None:
             low, x = _cast(low, compute_dtype), _cast(x, compute_dtype)
+        low = jax.tree.map(partial(_placed, x, compute_sharding), low)
         key = jax.random.fold_in(rest.key, rest.step)
         output, state = net.apply(low, rest.state, x, train=True, key=key)
         value = measure(wide(output), y)
@@ -349,6 +360,26 @@ def make_objective(
         return value, (output, state)
 
     return objective
+
+
+def _placed(x: Any, sharding: Sharding | None, p: Array) -> Array:
+    """A parameter where the net is to have it: as `sharding` says, or not cut as the batch is."""
+    spec, mesh = jax.typeof(p).sharding.spec, jax.typeof(p).sharding.mesh
+    if sharding is not None and not mesh.are_all_axes_explicit:
+        return lax.with_sharding_constraint(p, sharding)
+    if sharding is None:
+        taken = _axes(jax.typeof(x).sharding.spec[0]) if jnp.ndim(x) else set()
+        kept = (tuple(a for a in _axes(part) if a not in taken) for part in spec)
+        wanted = PartitionSpec(*(axes or None for axes in kept))
+        if not any(_axes(part) & taken for part in spec):
+            return p
+        sharding = NamedSharding(mesh, wanted)
+    return jax.sharding.reshard(p, sharding)
+
+
+def _axes(part: Any) -> set[str]:
+    """The mesh axes of a part of a `PartitionSpec`."""
+    return set(part) if isinstance(part, tuple) else {part} - {None}
 
 
 def _with_smoothing(
