@@ -14,7 +14,7 @@ from funcnet.kernels._flops import flops
 from funcnet.kernels._lowering import once, wide, wide_dtype
 from funcnet.kernels._native import native_status, use_native
 from funcnet.kernels._products import matmul, matmul_bias, matmul_nt, matmul_tn
-from funcnet.kernels._types import as_cotangent, reshape
+from funcnet.kernels._types import as_cotangent, cut_as, reshape
 
 __all__ = [
     "as_cotangent",
@@ -22,6 +22,7 @@ __all__ = [
     "conv_bias",
     "conv_input_gradient",
     "conv_kernel_gradient",
+    "cut_as",
     "entries_of",
     "flops",
     "matmul",

@@ -274,9 +274,13 @@ for _kernel, _xla in (
 # A convolution with bias and ReLU in the same pass -----------------------------------------
 
 
-def biased(x: Array, w: Array, b: Array, *, relu: bool, **where: Any) -> Array:
-    """`conv` plus a bias, through a ReLU; in the dtype of the sum, which is the bias's."""
-    y = conv(x, w, **where) + b[None, None, None]
+def biased(x: Array, w: Array, b: Array, *, relu: bool, total: Any = None, **where: Any) -> Array:
+    """`conv` plus a bias, through a ReLU; in the dtype of the sum, which is the bias's.
+
+    `total` adds up the convolutions of parts of x and w.
+    """
+    y = conv(x, w, **where)
+    y = (y if total is None else total(y)) + b[None, None, None]
     return jnp.maximum(y, jnp.zeros((), y.dtype)) if relu else y
 
 

@@ -14,7 +14,8 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 
-from funcnet.kernels._types import explicit_mesh, result_spec, varying_alike
+from funcnet.kernels._partitioned import know_devices, partitioned
+from funcnet.kernels._types import cuts, explicit_mesh, named, spec_of, varying_alike
 
 
 def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
@@ -73,7 +74,8 @@ class Kernel:
         if mesh is None:
             return bind(*operands)
         specs = [jax.typeof(x).sharding.spec for x in operands]
-        spec = result_spec(self._axes(**params), specs)
+        names = self._axes(**params)
+        spec = specs[0] if "..." in names else spec_of(named(names)[1], cuts(names, specs))
         return jax.sharding.auto_axes(bind, out_sharding=NamedSharding(mesh, spec))(*operands)
 
 
@@ -82,20 +84,23 @@ def make_kernel(
     xla: Callable[..., Array],
     cpu: Callable[..., Array],
     axes: Callable[..., str],
+    on_part: Callable[..., Array] | None = None,
 ) -> Kernel:
     """A kernel that is lowered to `cpu` on a CPU, else to `xla`.
 
-    Where XLA partitions a program over several devices it has to see its own operations: `cpu` is
-    for what each device runs as it stands, a program for one device or the inside of a `shard_map`.
+    Where XLA partitions a program over several devices, each device runs `cpu` on its part.
 
     Args:
       name: the primitive's, in a program.
       xla: what it is, in JAX's own operations.
       cpu: the same, as a CPU does it best.
       axes: the names of the operands' axes and the result's, of parameters: "n k, k m -> n m".
+      on_part: `cpu` on a part of operands whose sum `total` adds up, where that is not None; by
+        default the sum is all that `cpu` does.
     """
     kernel = Kernel(name, axes)
     primitive = kernel.primitive
+    on_part = at_its_precision(on_part or totalled(cpu))
     xla, cpu = at_its_precision(xla), at_its_precision(cpu)
 
     @functools.cache
@@ -111,10 +116,17 @@ def make_kernel(
         out = jax.eval_shape(functools.partial(xla, **params), *shapes)
         return operands[0].update(shape=out.shape, dtype=out.dtype, weak_type=False)
 
+    def in_parts(*operands: Array, **params: Any) -> Array:
+        names = axes(**params)
+        if "..." in names:
+            return xla(*operands, **params)
+        return partitioned(functools.partial(on_part, **params), names)(*operands)
+
     def lowered_on_cpu(context: Any, *operands: Any, **params: Any) -> Any:
-        way = cpu if _on_one_device(context) else xla
+        way = cpu if _on_one_device(context) else in_parts if _is_cut_by_xla(context) else xla
         return mlir.lower_fun(way, multiple_results=False)(context, *operands, **params)
 
+    know_devices(primitive)
     primitive.def_impl(eager)
     primitive.def_abstract_eval(aval)
     mlir.register_lowering(primitive, mlir.lower_fun(xla, multiple_results=False))
@@ -129,19 +141,34 @@ def make_composite(
     axes: Callable[..., str],
 ) -> Kernel:
     """A kernel that differentiates and batches as its definition, what it is made of, does."""
-    kernel = make_kernel(name, definition, cpu, axes)
-    definition = at_its_precision(definition)
+
+    def on_part(*operands: Any, total: Any, **params: Any) -> Array:
+        way = cpu if total is None else functools.partial(definition, total=total)
+        return way(*operands, **params)
+
+    kernel = make_kernel(name, definition, cpu, axes, on_part)
+    defined = at_its_precision(definition)
 
     def jvp(primals: Any, tangents: Any, **params: Any) -> tuple[Array, Array]:
         tangents = tuple(map(ad.instantiate_zeros, tangents))
-        return jax.jvp(functools.partial(definition, **params), primals, tangents)
+        return jax.jvp(functools.partial(defined, **params), primals, tangents)
 
     def batch(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
-        return jax.vmap(functools.partial(definition, **params), axes)(*operands), 0
+        return jax.vmap(functools.partial(defined, **params), axes)(*operands), 0
 
     ad.primitive_jvps[kernel.primitive] = jvp
     batching.primitive_batchers[kernel.primitive] = batch
     return kernel
+
+
+def totalled(cpu: Callable[..., Array]) -> Callable[..., Array]:
+    """`cpu` on a part of what there is to add up."""
+
+    def run(*operands: Any, total: Any, **params: Any) -> Array:
+        y = cpu(*operands, **params)
+        return y if total is None else total(y)
+
+    return run
 
 
 def at_its_precision(way: Callable[..., Any]) -> Callable[..., Any]:
@@ -161,6 +188,12 @@ def _on_one_device(context: Any) -> bool:
     manual: Any = getattr(axes, "manual_axes", frozenset())
     everywhere = frozenset(getattr(getattr(axes, "mesh", None), "axis_names", ("?",)))
     return getattr(axes, "num_devices", None) == 1 or manual == everywhere
+
+
+def _is_cut_by_xla(context: Any) -> bool:
+    """Whether XLA partitions the program over all axes of its devices: none is in a `shard_map`."""
+    axes = context.module_context.axis_context
+    return getattr(axes, "device_assignment", None) is not None
 
 
 once_k = make_kernel(

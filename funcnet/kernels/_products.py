@@ -144,9 +144,13 @@ def _batched(operands: Any, axes: Any, *, form: str) -> tuple[Array, int]:
 batching.primitive_batchers[product_k.primitive] = _batched
 
 
-def biased(a: Array, b: Array, bias: Array, *, relu: bool) -> Array:
-    """A b plus a bias, through a ReLU; in the dtype of the sum, which is the bias's."""
-    y = product(a, b, "nn") + bias[None]
+def biased(a: Array, b: Array, bias: Array, *, relu: bool, total: Any = None) -> Array:
+    """A b plus a bias, through a ReLU; in the dtype of the sum, which is the bias's.
+
+    `total` adds up the products of parts of a and b.
+    """
+    y = product(a, b, "nn")
+    y = (y if total is None else total(y)) + bias[None]
     return jnp.maximum(y, jnp.zeros((), y.dtype)) if relu else y
 
 

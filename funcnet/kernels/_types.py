@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -44,10 +44,19 @@ def _as_leaf(value: Any, primal: Any) -> Array:
         value = lax.psum(value, tuple(sorted(here - there)))
     if there - here:
         value = lax.pcast(value, tuple(sorted(there - here)), to="varying")
-    mesh = explicit_mesh(value)
-    if mesh is not None and have.sharding.spec != want.sharding.spec:
-        value = jax.sharding.reshard(value, NamedSharding(mesh, want.sharding.spec))
-    return value.astype(want.dtype)
+    return cut_as(value, primal).astype(want.dtype)
+
+
+def cut_as(x: Any, like: Any) -> Array:
+    """`x`, cut over the explicit axes of a mesh as `like`, which has its shape, is.
+
+    >>> cut_as(jnp.ones(2), jnp.zeros(2))
+    Array([1., 1.], dtype=float64)
+    """
+    mesh, spec = explicit_mesh(x, like), jax.typeof(like).sharding.spec
+    if mesh is None or jax.typeof(x).sharding.spec == spec:
+        return x
+    return jax.sharding.reshard(x, NamedSharding(mesh, spec))
 
 
 def reshape(x: Any, shape: Sequence[int]) -> Array:
@@ -90,31 +99,49 @@ def explicit_mesh(*operands: Any) -> AbstractMesh | None:
     return None
 
 
-def result_spec(axes: str, specs: Sequence[PartitionSpec]) -> PartitionSpec:
-    """How a result is cut, of how the operands are: along the axes that are left in it.
+def cuts(
+    axes: str, specs: Sequence[PartitionSpec], whole: Collection[str] = ()
+) -> dict[str, tuple[str, ...]]:
+    """The mesh axes that cut each axis of the operands: a mesh axis cuts the first that it may.
 
-    A mesh axis that would cut two of them cuts the first.
+    Those that the result has come first; so batches stay cut where parameters are cut over the same
+    devices, and parameters where what they are summed over is.
 
     Args:
-      axes: the names of the operands' axes and of the result's: "n k, k m -> n m"; "..." for
-        those of the first operand.
+      axes: the names of the operands' axes and of the result's: "n k, k m -> n m".
       specs: those of the operands.
+      whole: the names of axes that are not cut.
 
-    >>> result_spec("n k, k m -> n m", [PartitionSpec("d", None), PartitionSpec(None, None)])
-    PartitionSpec('d', None)
+    >>> cuts("n k, k m -> n m", [PartitionSpec("d", None), PartitionSpec("d", None)])
+    {'n': ('d',), 'm': (), 'k': ()}
     """
+    operands, result = named(axes)
+    parts = [
+        (name, axes_of(part))
+        for names, spec in zip(operands, specs, strict=True)
+        for name, part in zip(names, spec, strict=True)
+    ]
+    found: dict[str, tuple[str, ...]] = {}
+    for name, part in sorted(parts, key=lambda pair: pair[0] not in result):
+        used = {axis for other, over in found.items() if other != name for axis in over}
+        free = name not in whole and not used & set(part)
+        found[name] = found.get(name) or (part if free else ())
+    return found
+
+
+def named(axes: str) -> tuple[list[list[str]], list[str]]:
+    """The names of each operand's axes, and of the result's."""
     inputs, result = axes.split("->")
-    if result.strip() == "...":
-        return specs[0]
-    cut: dict[str, Any] = {}
-    for names, spec in zip(inputs.split(","), specs, strict=True):
-        for name, part in zip(names.split(), spec, strict=True):
-            if part is not None:
-                cut.setdefault(name, part)
-    parts, used = [], set()
-    for name in result.split():
-        part = cut.get(name)
-        over = set(part if isinstance(part, tuple) else (part,)) - {None}
-        parts.append(None if over & used else part)
-        used |= over
-    return PartitionSpec(*parts)
+    return [names.split() for names in inputs.split(",")], result.split()
+
+
+def spec_of(names: Sequence[str], found: dict[str, tuple[str, ...]]) -> PartitionSpec:
+    """How an array whose axes have these names is cut."""
+    return PartitionSpec(*(found.get(name) or None for name in names))
+
+
+def axes_of(part: Any) -> tuple[str, ...]:
+    """The mesh axes that a part of a `PartitionSpec` names."""
+    if part is None:
+        return ()
+    return part if isinstance(part, tuple) else (part,)

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from funcnet import _validate
-from funcnet.kernels import as_cotangent, once, reshape, wide
+from funcnet.kernels import as_cotangent, cut_as, once, reshape, wide
 from funcnet.layers._params import BatchStats, NormParams
 
 
@@ -420,7 +420,7 @@ def statistics(params, centre, var):
 
     def own(value):
         for parameter in jax.tree.leaves(params):
-            value = lax.select(np.True_, value, parameter.astype(value.dtype))
+            value = lax.select(np.True_, value, cut_as(parameter.astype(value.dtype), value))
         return value
 
     return BatchStats(own(sum(centre).reshape(-1)), own(var.reshape(-1)))
