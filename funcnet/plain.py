@@ -190,10 +190,13 @@ def dropout(key, x, rate):
     return jnp.where(jax.random.bernoulli(key, jnp.float32(1 - rate), x.shape), x / (1 - rate), 0.0)
 
 
-def batch_norm(params, x, eps=1e-5):
+def batch_norm(params, x, eps=1e-5, axis_name=None):
     """`layers.batch_norm`."""
     axes = tuple(range(x.ndim - 1))
     mean, var = x.mean(axes), x.var(axes)
+    if axis_name is not None:
+        of_all = lax.pmean(mean, axis_name)
+        mean, var = of_all, lax.pmean(var + jnp.square(mean - of_all), axis_name)
     y = batch_norm_inference(params, BatchStats(mean, var), x, eps)
     return y, lax.stop_gradient(BatchStats(mean, var))
 
@@ -204,9 +207,9 @@ def batch_norm_inference(params, stats, x, eps=1e-5):
     return _scale(params, (x - mean) / jnp.sqrt(var + eps))
 
 
-def affine_batch_norm_relu(params, x, eps=1e-5):
+def affine_batch_norm_relu(params, x, eps=1e-5, axis_name=None):
     """`layers.affine_batch_norm_relu`."""
-    y, stats = batch_norm(params[1], affine(params[0], x), eps)
+    y, stats = batch_norm(params[1], affine(params[0], x), eps, axis_name)
     return relu(y), stats
 
 

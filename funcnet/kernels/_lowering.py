@@ -17,6 +17,8 @@ from jax.typing import DTypeLike
 from funcnet.kernels._partitioned import know_devices, partitioned
 from funcnet.kernels._types import cuts, explicit_mesh, named, spec_of, varying_alike
 
+_config: Any = jax.config  # whose options mypy does not know
+
 
 def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
     """The dtype that sums over `dtype` are taken in: float64 for itself, float32 for the rest.
@@ -67,7 +69,7 @@ class Kernel:
         return self.primitive.name
 
     def __call__(self, *operands: Any, **params: Any) -> Array:
-        params.setdefault("precision", jax.config.jax_default_matmul_precision)
+        params.setdefault("precision", _config.jax_default_matmul_precision)
         bind = functools.partial(self.primitive.bind, **params)
         operands = varying_alike(*operands)
         mesh = explicit_mesh(*operands)

@@ -25,6 +25,7 @@ from funcnet.layers._linear import (
     positive,
 )
 from funcnet.layers._norms import (
+    AxisName,
     batch_norm_cotangents,
     centred,
     check_batch,
@@ -82,9 +83,12 @@ def _affine_relu_bwd(residuals, dy):
 affine_relu.defvjp(_affine_relu_fwd, _affine_relu_bwd)
 
 
-@partial(jax.custom_vjp, nondiff_argnames=("eps",))
+@partial(jax.custom_vjp, nondiff_argnames=("eps", "axis_name"))
 def affine_batch_norm_relu(
-    params: tuple[AffineParams, NormParams], x: Float[ArrayLike, "n ..."], eps: float = 1e-5
+    params: tuple[AffineParams, NormParams],
+    x: Float[ArrayLike, "n ..."],
+    eps: float = 1e-5,
+    axis_name: AxisName = None,
 ) -> tuple[Float[Array, "n m"], BatchStats]:
     r"""Affine map, batch normalisation and ReLU in one.
 
@@ -100,6 +104,7 @@ def affine_batch_norm_relu(
         gamma or beta may be None, as in `batch_norm`.
       x: (n, ...) with d features in each of at least two rows.
       eps: a static number above 0, added to the variance.
+      axis_name: as in `batch_norm`.
 
     Returns:
       y, (n, m), in the common dtype of x and the parameters; and `BatchStats(mean, var)` of z,
@@ -117,34 +122,34 @@ def affine_batch_norm_relu(
     >>> y.ravel().round(4), stats.mean
     (Array([0., 1.], dtype=float64), Array([2.], dtype=float64))
     """
-    y, stats, _ = _affine_batch_norm_relu(params, x, eps)
+    y, stats, _ = _affine_batch_norm_relu(params, x, eps, axis_name)
     return y, stats
 
 
-def _affine_batch_norm_relu(params, x, eps):
+def _affine_batch_norm_relu(params, x, eps, axis_name):
     affine, norm = params
     affine, rows, dtype = affine_arguments("affine_batch_norm_relu", affine, x)
     z = affine_sum(affine, rows).astype(dtype)
     norm, z, dtype = norm_arguments("affine_batch_norm_relu", norm, z, eps)
-    check_batch("affine_batch_norm_relu", z)
-    z_hat, centre, var, inv_std = standardise(z, (0,), eps)
+    check_batch("affine_batch_norm_relu", z, axis_name)
+    z_hat, centre, var, inv_std = standardise(z, (0,), eps, axis_name)
     y = scale_and_shift(norm, z_hat)
     y = positive(y).astype(dtype)
     return y, statistics(norm, centre, var), (z, centre, inv_std)
 
 
-def _affine_batch_norm_relu_fwd(params, x, eps):
-    y, stats, (z, centre, inv_std) = _affine_batch_norm_relu(params, x, eps)
+def _affine_batch_norm_relu_fwd(params, x, eps, axis_name):
+    y, stats, (z, centre, inv_std) = _affine_batch_norm_relu(params, x, eps, axis_name)
     return (y, stats), (params, x, z, centre, inv_std)
 
 
-def _affine_batch_norm_relu_bwd(eps, residuals, cotangents):
+def _affine_batch_norm_relu_bwd(eps, axis_name, residuals, cotangents):
     # (d, m) to (m,), (n, ...), (n, m), 2 of (1, m), (1, m)
     (affine, norm), x, z, centre, inv_std = residuals
     dy, _ = cotangents
     z_hat = centred(z, centre) * inv_std
     dy = jnp.where(scale_and_shift(norm, z_hat) > 0, dy, jnp.zeros_like(dy))
-    dnorm, dz = batch_norm_cotangents(norm, z, dy, z_hat, inv_std, (0,))
+    dnorm, dz = batch_norm_cotangents(norm, z, dy, z_hat, inv_std, (0,), axis_name)
     daffine, dx = affine_cotangents(affine, x, dz, bias=False)
     return (daffine, dnorm), dx
 

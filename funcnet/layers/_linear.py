@@ -365,14 +365,14 @@ def _conv1d_fwd(params, x, *options):
 
 
 def _conv1d_bwd(stride, padding, dilation, groups, residuals, dy):
-    given = residuals  # (k, cin // groups, cout) and (cout,) or None, (n, l, cin)
+    given, sequences = residuals  # (k, cin // groups, cout) and (cout,) or None, (n, l, cin)
     options = stride, padding, dilation, groups
-    params, x, where, _ = _conv1d_arguments(*given, *options)
+    params, x, where, _ = _conv1d_arguments(given, sequences, *options)
     dy = jnp.asarray(dy)[:, None]  # it may have been NumPy's
     dw = kernels.conv_kernel_gradient(x, dy, params.w.shape[:2], **where)
     dx = kernels.conv_input_gradient(dy, params.w, x.shape[1:3], **where)
     dparams = ConvParams(dw[0], _bias_cotangent(params.b, dy))
-    return kernels.as_cotangent((dparams, dx[:, 0]), given)
+    return kernels.as_cotangent((dparams, dx[:, 0]), (given, sequences))
 
 
 conv1d.defvjp(_conv1d_fwd, _conv1d_bwd)

@@ -19,10 +19,15 @@ from funcnet import _validate
 from funcnet.kernels import as_cotangent, cut_as, once, reshape, wide
 from funcnet.layers._params import BatchStats, NormParams
 
+AxisName = str | tuple[str, ...] | None  # of a mesh, inside a shard_map
 
-@partial(jax.custom_vjp, nondiff_argnames=("eps",))
+
+@partial(jax.custom_vjp, nondiff_argnames=("eps", "axis_name"))
 def batch_norm(
-    params: NormParams, x: Float[ArrayLike, "*batch c"], eps: float = 1e-5
+    params: NormParams,
+    x: Float[ArrayLike, "*batch c"],
+    eps: float = 1e-5,
+    axis_name: AxisName = None,
 ) -> tuple[Float[Array, "*batch c"], BatchStats]:
     r"""Batch normalisation with the statistics of this batch.
 
@@ -38,6 +43,9 @@ def batch_norm(
         shift, and None for its cotangent.
       x: (..., c) with at least two values a channel.
       eps: a static number above 0, added to the variance.
+      axis_name: inside a `shard_map`, the axis of the mesh, or axes, over which the batch is cut:
+        the statistics are the whole batch's. None takes those of the rows at hand. Elsewhere x is
+        the whole batch on any mesh, and needs none.
 
     Returns:
       y, of x's shape and of the common dtype of x, gamma and beta; and `BatchStats(mean, var)` of
@@ -55,39 +63,40 @@ def batch_norm(
     >>> y.ravel().round(4), stats.mean, stats.var
     (Array([-1.,  1.], dtype=float64), Array([2.], dtype=float64), Array([1.], dtype=float64))
     """
-    y, stats, _ = _batch_norm(params, x, eps)
+    y, stats, _ = _batch_norm(params, x, eps, axis_name)
     return y, stats
 
 
-def _batch_norm(params, x, eps):
+def _batch_norm(params, x, eps, axis_name):
     params, x, dtype = norm_arguments("batch_norm", params, x, eps)
-    check_batch("batch_norm", x)
+    check_batch("batch_norm", x, axis_name)
     axes = tuple(range(x.ndim - 1))
-    x_hat, centre, var, inv_std = standardise(x, axes, eps)
+    x_hat, centre, var, inv_std = standardise(x, axes, eps, axis_name)
     y = scale_and_shift(params, x_hat).astype(dtype)
     return y, statistics(params, centre, var), (centre, inv_std)
 
 
-def _batch_norm_fwd(params, x, eps):
-    y, stats, (centre, inv_std) = _batch_norm(params, x, eps)
+def _batch_norm_fwd(params, x, eps, axis_name):
+    y, stats, (centre, inv_std) = _batch_norm(params, x, eps, axis_name)
     return (y, stats), (params, x, centre, inv_std)
 
 
-def _batch_norm_bwd(eps, residuals, cotangents):
+def _batch_norm_bwd(eps, axis_name, residuals, cotangents):
     params, x, centre, inv_std = residuals  # (c,) and (c,), (..., c), 2 of (1, ..., c), (1, ..., c)
     dy, _ = cotangents
     axes = tuple(range(x.ndim - 1))
     x_hat = centred(x, centre) * inv_std
-    return batch_norm_cotangents(params, x, dy, x_hat, inv_std, axes)
+    return batch_norm_cotangents(params, x, dy, x_hat, inv_std, axes, axis_name)
 
 
-def batch_norm_cotangents(params, x, dy, x_hat, inv_std, axes):
+def batch_norm_cotangents(params, x, dy, x_hat, inv_std, axes, axis_name):
     dy = wide(dy)
-    count = x_hat.size // x_hat.shape[-1]
+    count = values_a_channel(x_hat, axis_name)
     dbeta = dy.sum(axes)
     dgamma = (dy * x_hat).sum(axes)
-    scale = _scaled(params.gamma, inv_std)
-    dx = scale * (dy - _last_axis(dbeta / count, dy) - x_hat * _last_axis(dgamma / count, dy))
+    of_all = (dbeta, dgamma) if axis_name is None else lax.psum((dbeta, dgamma), axis_name)
+    mean, slope = (_last_axis(total / count, dy) for total in of_all)
+    dx = _scaled(params.gamma, inv_std) * (dy - mean - x_hat * slope)
     return as_cotangent((_of(params, dgamma, dbeta), dx), (params, x))
 
 
@@ -369,20 +378,26 @@ def _rms_norm_bwd(eps, residuals, dy):
 rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
 
 
-def standardise(x, axes, eps):
+def standardise(x, axes, eps, axis_name=None):
     """Standardises over `axes`: returns x_hat, centre (in two parts), variance, its inverse root.
 
     The mean is taken twice: the second time of what the first has left, which is what its rounding
     has cost. So numbers far from zero keep their spread, and equal numbers become exact zeros. The
-    two parts stay apart, because their sum would round again.
+    two parts stay apart, because their sum would round again. With it goes the mean square, in one
+    pass over the numbers and one sum over devices; less the square of what was left, which is a
+    rounding error's, it is the variance.
     """
     x = wide(x)
-    mean = x.mean(axes, keepdims=True)
-    left = (x - mean).mean(axes, keepdims=True)
-    deviation = centred(x, (mean, left))
-    var = jnp.square(deviation).mean(axes, keepdims=True)
+
+    def means(*arrays):
+        found = tuple(a.mean(axes, keepdims=True) for a in arrays)
+        return found if axis_name is None else lax.pmean(found, axis_name)
+
+    (mean,) = means(x)
+    left, square = means(x - mean, jnp.square(x - mean))
+    var = jnp.maximum(square - jnp.square(left), jnp.zeros((), square.dtype))
     inv_std = lax.rsqrt(var + jnp.asarray(eps, var.dtype))
-    return deviation * inv_std, (mean, left), var, inv_std
+    return centred(x, (mean, left)) * inv_std, (mean, left), var, inv_std
 
 
 def centred(x, centre):
@@ -458,8 +473,13 @@ def _check_eps(function, eps):
     _validate.number(function, "eps", eps, low=0.0, include_low=False)
 
 
-def check_batch(function, x):
-    count = x.size // x.shape[-1]
+def values_a_channel(x, axis_name):
+    """How many values a channel has, on all devices of an axis of a `shard_map`."""
+    return x.size // x.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
+
+
+def check_batch(function, x, axis_name):
+    count = values_a_channel(x, axis_name)
     if count < 2:
         raise ValueError(
             f"{function}: x has shape {x.shape}, which is {count} value(s) for each of the "

@@ -102,13 +102,13 @@ def fully_connected_net(
             f"nets.fully_connected_net: hidden is {hidden!r}, expected a sequence of ints, such as "
             "[500, 500, 500]."
         )
+    # Batch norm takes out what a bias adds. Where ReLU follows, one rule does all three and says
+    # that its gradient is 0; elsewhere it would be rounding errors.
+    bias = norm != "batch" or activation == "relu"
     blocks: list[Net] = []
     for index, units in enumerate(hidden):
-        blocks.append(
-            affine(
-                _validate.count("nets.fully_connected_net", f"hidden[{index}]", units), weight_scale
-            )
-        )
+        units = _validate.count("nets.fully_connected_net", f"hidden[{index}]", units)
+        blocks.append(affine(units, weight_scale, bias=bias))
         if (normalise := norms[norm]) is not None:
             blocks.append(normalise())
         blocks.append(ACTIVATIONS[activation]())
@@ -194,7 +194,9 @@ def resnet(classes: int, channels: Sequence[int] = (16, 32, 64), depth: int = 1)
 
     The stem is conv - batch_norm - relu; a residual block is conv - batch_norm - relu - conv -
     batch_norm around the input, then relu. Each stage but the first halves the image, with a 1×1
-    convolution and batch norm as shortcut. `depth` 3 is the ResNet-20 of the paper.
+    convolution and batch norm as shortcut. `depth` 3 is the ResNet-20 of the paper. Convolutions
+    have no bias: the batch norm behind each takes out what it would add, and its gradient would be
+    rounding errors.
 
     Args:
       classes: the number of classes.
@@ -215,15 +217,20 @@ def resnet(classes: int, channels: Sequence[int] = (16, 32, 64), depth: int = 1)
     depth = _validate.count("nets.resnet", "depth", depth)
     if not channels:
         raise ValueError("nets.resnet: channels is empty, expected the channels of each stage.")
-    blocks = [conv(channels[0]), batch_norm(), relu()]
+    blocks = [conv(channels[0], bias=False), batch_norm(), relu()]
     for stage, count in enumerate(channels):
         for index in range(depth):
             first = index == 0 and stage > 0
             stride = 2 if first else 1
             way = serial(
-                conv(count, stride=stride), batch_norm(), relu(), conv(count), batch_norm()
+                conv(count, stride=stride, bias=False),
+                batch_norm(),
+                relu(),
+                conv(count, bias=False),
+                batch_norm(),
             )
-            around = serial(conv(count, size=1, stride=2), batch_norm()) if first else None
+            shortcut = conv(count, size=1, stride=2, bias=False)
+            around = serial(shortcut, batch_norm()) if first else None
             blocks += [residual(way, around), relu()]
     return serial(*blocks, global_avg_pool(), affine(classes))
 

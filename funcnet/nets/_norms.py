@@ -23,7 +23,12 @@ def running_statistics(running: BatchStats, batch: BatchStats, momentum: int | f
 
 
 def batch_norm(
-    momentum: int | float = 0.9, eps: int | float = 1e-5, *, gain: bool = True, bias: bool = True
+    momentum: int | float = 0.9,
+    eps: int | float = 1e-5,
+    *,
+    gain: bool = True,
+    bias: bool = True,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> Net:
     r"""Batch normalisation over all axes but the last, with running statistics in `state`.
 
@@ -38,6 +43,7 @@ def batch_norm(
       eps: added to the variance.
       gain: whether it learns gamma.
       bias: whether it learns beta.
+      axis_name: for a step inside a `shard_map`, the axes of the mesh that the batch is cut over.
 
     Returns:
       The block; params `NormParams(gamma, beta)`, state `BatchStats(mean, var)`, (c,) each. None
@@ -71,10 +77,11 @@ def batch_norm(
         params = params or NO_NORM_PARAMS
         if not train:
             return layers.batch_norm_inference(params, state, x, eps), state
-        y, batch = layers.batch_norm(params, x, eps)
+        y, batch = layers.batch_norm(params, x, eps, axis_name)
         return y, running_statistics(state, batch, momentum)
 
-    return Net(init, apply, "batch_norm", config=(("momentum", momentum), ("eps", eps)))
+    config = ("momentum", momentum), ("eps", eps), ("axis_name", axis_name)
+    return Net(init, apply, "batch_norm", config=config)
 
 
 #: What a rule is given where a block has learnt neither gamma nor beta, and so has `()`.

@@ -57,7 +57,7 @@ NETWORKS = {
     "two_layer_net": (nets.two_layer_net(5, 7), 3072 * 5 + 5 + 5 * 7 + 7),
     "fully_connected_net": (
         nets.fully_connected_net([5, 6], 7, norm="batch", dropout=0.2, activation="gelu"),
-        3072 * 5 + 5 + 10 + 5 * 6 + 6 + 12 + 6 * 7 + 7,
+        3072 * 5 + 10 + 5 * 6 + 12 + 6 * 7 + 7,
     ),
     "fully_connected_net_layer_norm": (
         nets.fully_connected_net((5,), 7, norm="layer", activation="tanh"),
@@ -71,9 +71,9 @@ NETWORKS = {
     ),
     "resnet": (
         nets.resnet(7, (2, 4)),
-        (27 * 2 + 2 + 4)  # stem
-        + 2 * (18 * 2 + 2 + 4)  # a block of the first stage
-        + (18 * 4 + 4 + 8) + (36 * 4 + 4 + 8) + (2 * 4 + 4 + 8)  # one of the second, with shortcut
+        (27 * 2 + 4)  # stem
+        + 2 * (18 * 2 + 4)  # a block of the first stage
+        + (18 * 4 + 8) + (36 * 4 + 8) + (2 * 4 + 8)  # one of the second, with shortcut
         + 4 * 7 + 7,
     ),
 }  # fmt: skip
