@@ -89,6 +89,11 @@ class Job:
             None if training.compute_dtype == "float32" else training.compute_dtype,
         )
 
+    def at_precision(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision of products, for all that is traced within."""
+        name: Any = self.options.training.precision
+        return jax.default_matmul_precision(None if name in (None, "default") else name)
+
     def preprocessing(self) -> data.Preprocessing:
         """What becomes of the pixels, fitted on the training images."""
         kind: Any = self.options.training.preprocessing

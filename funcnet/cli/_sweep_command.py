@@ -174,7 +174,8 @@ stdout.
         )
         done = 0
         try:
-            with _shown(out, count * len(seeds)) as (on_progress, on_member):
+            shown = _shown(out, count * len(seeds))
+            with job.at_precision(), shown as (on_progress, on_member):
 
                 def asked(now: sweep.Progress) -> None:
                     on_progress(now)

@@ -105,6 +105,7 @@ or SIGHUP.
             else:
                 options = settings.resolved(said)
             job = Job(options, loaded(options.data, out.print))
+            stack.enter_context(job.at_precision())
             inputs = {"preprocessing": job.preprocessing(), "augment": job.augment()}
             now = files.configuration(options, job.dataset)
             if self.output.resume:

@@ -28,6 +28,7 @@ AUGMENTATIONS = (
     *("crop-flip", "crop-cutout", "flip-cutout", "crop-flip-cutout"),
 )
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
+PRECISIONS = ("default", "high", "highest")
 # Parameters of the nets' functions whose options have another name.
 _OPTION_OF = {"size": "filter_size"}
 _DATA_SETS = "the data set's, see below"
@@ -149,6 +150,9 @@ class TrainingOptions:
     """Random shifts by up to 1/8 of the side, flips left to right, squares of 1/4 left out."""
     compute_dtype: Annotated[str | None, choice(COMPUTE_DTYPES), option("float32")] = None
     """What the steps compute in; parameters, sums and evaluations stay float32."""
+    precision: Annotated[str | None, choice(PRECISIONS), option("default")] = None
+    """Of products and convolutions of float32 on a GPU or TPU, whose default rounds what they
+    multiply; highest is full float32, which a CPU always has."""
     sampling: Annotated[str | None, choice(SAMPLINGS), option("permutation")] = None
     """How batches are drawn; full is one batch of all the data in each epoch."""
     seed: Annotated[int | None, option("0")] = None
@@ -232,6 +236,7 @@ _UNSAID: dict[str, dict[str, Any]] = {
         "reg": 0.0,
         "augment": "none",
         "compute_dtype": "float32",
+        "precision": "default",
         "sampling": "permutation",
         "seed": 0,
     },

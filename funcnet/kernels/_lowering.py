@@ -125,7 +125,9 @@ def make_kernel(
         return partitioned(functools.partial(on_part, **params), names)(*operands)
 
     def lowered_on_cpu(context: Any, *operands: Any, **params: Any) -> Any:
-        way = cpu if _on_one_device(context) else in_parts if _is_cut_by_xla(context) else xla
+        way = xla  # also in a program for other machines, whose sizes may not be known
+        if not _is_exported(context):
+            way = cpu if _on_one_device(context) else in_parts if _is_cut_by_xla(context) else xla
         return mlir.lower_fun(way, multiple_results=False)(context, *operands, **params)
 
     know_devices(primitive)
@@ -182,6 +184,12 @@ def at_its_precision(way: Callable[..., Any]) -> Callable[..., Any]:
             return way(*operands, **params)
 
     return run
+
+
+def _is_exported(context: Any) -> bool:
+    """Whether `jax.export` has the program lowered."""
+    options = getattr(context.module_context, "lowering_parameters", None)
+    return bool(getattr(options, "for_export", False))
 
 
 def _on_one_device(context: Any) -> bool:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.export import is_symbolic_dim
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
@@ -480,7 +481,7 @@ def values_a_channel(x, axis_name):
 
 def check_batch(function, x, axis_name):
     count = values_a_channel(x, axis_name)
-    if count < 2:
+    if not is_symbolic_dim(count) and count < 2:
         raise ValueError(
             f"{function}: x has shape {x.shape}, which is {count} value(s) for each of the "
             f"{x.shape[-1]} channels, expected at least 2: one value has no variance. Use a larger "

@@ -111,7 +111,7 @@ OTHERS = {
     "training": {
         **{"epochs": "1", "batch_size": "7", "loss": "hinge", "label_smoothing": "0.1"},
         **{"reg": "0.1", "preprocessing": "none", "augment": "flip", "seed": "5"},
-        **{"compute_dtype": "bfloat16", "sampling": "full"},
+        **{"compute_dtype": "bfloat16", "precision": "high", "sampling": "full"},
     },
     "search": {"seeds": "2"},
 }

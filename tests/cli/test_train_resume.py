@@ -146,7 +146,7 @@ OTHER = {
     "training": {
         **{"epochs": 0, "batch_size": 7, "loss": "hinge", "label_smoothing": 0.1, "reg": 0.1},
         **{"preprocessing": "none", "augment": "flip", "compute_dtype": "bfloat16"},
-        **{"sampling": "full", "seed": 5},
+        **{"precision": "highest", "sampling": "full", "seed": 5},
     },
 }
 RMSPROP = settings.OptimizerOptions("rmsprop", momentum=0.5, eps_in_sqrt=True, centered=True)
