@@ -34,6 +34,13 @@ def as_cotangent(value: Any, primal: Any) -> Any:
     >>> as_cotangent(jnp.ones(2, jnp.float32), jnp.zeros(2)).dtype
     dtype('float64')
     """
+    have: Any = jax.tree.structure(value)
+    want: Any = jax.tree.structure(primal)
+    if have != want:
+        raise ValueError(
+            f"as_cotangent: value is {have}, expected the tree of its primal, {want}; a part that "
+            "has no cotangent is None in both."
+        )
     return jax.tree.map(_as_leaf, value, primal)
 
 

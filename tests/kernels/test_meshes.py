@@ -1,0 +1,165 @@
+"""What arrays are over the devices of a mesh: cotangents of their primals' types, kernels in parts.
+
+One process with eight devices proves what the suite's own, which has one, cannot.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from funcnet import kernels
+from funcnet.kernels._conv import conv_k
+from funcnet.kernels._types import cuts
+from tests.support.processes import run_python
+
+
+def test_on_one_device_a_cotangent_is_itself_in_its_primals_dtype():
+    value, primal = (jnp.ones(3), None), (jnp.zeros(3, jnp.bfloat16), None)
+    got = kernels.as_cotangent(value, primal)
+    assert got[0].dtype == jnp.bfloat16
+    assert got[1] is None
+    with pytest.raises(ValueError, match="expected the tree of its primal"):
+        kernels.as_cotangent((jnp.ones(3), jnp.ones(3)), primal)
+
+
+@pytest.mark.parametrize(
+    ("axes", "specs", "want"),
+    [
+        ("n k, k m -> n m", [P("d", None), P(None, None)], {"n": "d"}),
+        ("n k, k m -> n m", [P("d", None), P("d", None)], {"n": "d"}),  # parameters are gathered
+        ("n k, k m -> n m", [P(None, "m"), P(None, "m")], {"m": "m"}),  # what is summed over is
+        ("n k, k m -> n m", [P(None, "m"), P("m", None)], {"k": "m"}),  # parts of sums
+        ("k n, k m -> n m", [P("d", None), P("d", "m")], {"k": "d", "m": "m"}),
+        ("n h w c, p q c o -> n i j o", [P("d", "m"), P()], {"n": "d"}),  # windows need all rows
+    ],
+)
+def test_a_mesh_axis_cuts_one_axis_of_a_kernel(axes, specs, want):
+    full = [
+        P(*spec, *(None,) * (len(names.split()) - len(spec)))
+        for spec, names in zip(specs, axes.split("->")[0].split(","), strict=True)
+    ]
+    found = cuts(axes, full, frozenset("hwpqij"))
+    assert {name: over for name, over in found.items() if over} == {
+        name: (axis,) for name, axis in want.items()
+    }
+
+
+def test_jax_lowers_kernels_for_the_devices_that_they_will_run_on():
+    """By a private name of JAX; without it partitioned programs would run XLA's convolutions."""
+    from jax._src import dispatch
+
+    assert conv_k.primitive in dispatch.prim_requires_devices_during_lowering
+
+
+def test_over_eight_devices():
+    out = run_python(
+        """
+import re
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from funcnet import kernels, layers
+from funcnet.layers import AffineParams, NormParams
+
+assert jax.device_count() == 8
+rng = np.random.default_rng(0)
+EPS = 2.0**-52
+
+def mesh_of(kind, shape=(8,), names=("d",)):
+    return jax.make_mesh(shape, names, axis_types=(kind,) * len(names))
+
+def place(mesh, x, *spec):
+    return jax.device_put(x, NamedSharding(mesh, P(*spec)))
+
+def same(got, want, bound):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.shape == b.shape and np.abs(a - b).max() <= bound * np.abs(b).max(), (a, b)
+
+# A cotangent takes its primal's type: summed over what the primal does not vary over, made to vary
+# over what it does, laid out as it is.
+explicit, auto = mesh_of(AxisType.Explicit), mesh_of(AxisType.Auto)
+w, x = rng.normal(size=(8, 3)), rng.normal(size=(16, 8))
+
+def types(w, x):
+    g = kernels.as_cotangent(x.sum(0, keepdims=True).T * jnp.ones((1, 3)), w)
+    assert jax.typeof(g) == jax.typeof(w), (jax.typeof(g), jax.typeof(w))
+    h = kernels.as_cotangent(w, jnp.zeros_like(w) * x.sum())
+    assert "d" in jax.typeof(h).manual_axis_type.varying
+    return g, h
+
+specs = {"in_specs": (P(), P("d")), "out_specs": (P(), P("d"))}
+g, h = jax.jit(jax.shard_map(types, mesh=auto, **specs))(w, x)
+same((g, h), (x.sum(0)[:, None] * np.ones((1, 3)), np.tile(w, (8, 1))), 64 * EPS)
+
+cut = place(explicit, w, "d")
+g = jax.jit(lambda w, v: kernels.as_cotangent(v, w))(cut, place(explicit, w))
+assert g.sharding.is_equivalent_to(cut.sharding, 2) and (g == cut).all()
+
+# Kernels run on each device's part, their sums added up by one all-reduce, nothing gathered; also
+# where no jit is around them.
+params = AffineParams(jnp.asarray(w), jnp.asarray(rng.normal(size=3)))
+def loss(p, x): return jnp.square(layers.affine_relu(p, x)).sum()
+both = jax.value_and_grad(loss, (0, 1))
+want = both(params, jnp.asarray(x))
+for mesh in (auto, explicit):
+    p, rows = jax.tree.map(lambda v: place(mesh, v), params), place(mesh, x, "d")
+    compiled = jax.jit(both).lower(p, rows).compile()
+    text = compiled.as_text()
+    assert len(re.findall(r" all-reduce(?:-start)?\\(", text)) == 1, text
+    assert "all-gather" not in text
+    same(compiled(p, rows), want, 256 * EPS)
+    with jax.set_mesh(mesh):  # op by op JAX asks for it on explicit axes
+        same(both(p, rows), want, 256 * EPS)
+
+# Of a product whose sum is cut each device has a part: bias and ReLU come after the sum.
+grid = mesh_of(AxisType.Auto, (2, 4), ("d", "m"))
+p = AffineParams(place(grid, params.w, "m"), place(grid, params.b))
+same(jax.jit(both)(p, place(grid, x, "d", "m")), want, 256 * EPS)
+
+# Batch norm inside a shard_map: by the whole batch's statistics, in three sums; the gradient too,
+# taken inside and around.
+norm = NormParams(*(jnp.asarray(rng.normal(size=8)) for _ in range(2)))
+x = jnp.asarray(100 + 3 * rng.normal(size=(16, 8)))
+dy = jnp.asarray(rng.normal(size=x.shape))
+affine = AffineParams(jnp.asarray(rng.normal(size=(8, 8))), None)
+for rule, p, sums in (
+    (layers.batch_norm, norm, 3),
+    (layers.affine_batch_norm_relu, (affine, norm), 4),  # the last one is the weights' gradient
+):
+    def pulled(p, x, dy, axis_name=None):
+        (y, stats), pull = jax.vjp(lambda p, x: rule(p, x, 1e-5, axis_name), p, x)
+        return y, stats, pull((dy, jax.tree.map(jnp.zeros_like, stats)))
+    want = pulled(p, x, dy)
+    inside = jax.jit(jax.shard_map(
+        lambda *a: pulled(*a, "d"), mesh=auto, in_specs=(P(), P("d"), P("d")),
+        out_specs=(P("d"), P(), (P(), P("d"))),
+    ))
+    same(inside(p, x, dy), want, 2**14 * EPS)
+    for checked in (True, False):
+        def around(p, x):
+            each = jax.shard_map(lambda p, x: rule(p, x, 1e-5, "d")[0], mesh=auto,
+                                 in_specs=(P(), P("d")), out_specs=P("d"), check_vma=checked)
+            return (each(p, x) * dy).sum()
+        same(jax.grad(around, (0, 1))(p, x), want[2], 2**14 * EPS)
+    for mesh in (auto, explicit):
+        whole = jax.tree.map(lambda v: place(mesh, v), p)
+        placed = whole, place(mesh, x, "d"), place(mesh, dy, "d")
+        compiled = jax.jit(pulled).lower(*placed).compile()
+        assert len(re.findall(r" all-reduce(?:-start)?\\(", compiled.as_text())) <= sums
+        same(compiled(*placed), want, 2**14 * EPS)
+print("done")
+""",
+        JAX_ENABLE_X64="1",
+        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+    )
+    assert out.split()[-1] == "done"
+
+
+def test_what_a_row_holds_is_taken_out():
+    rows = jnp.asarray(np.arange(6.0).reshape(2, 3))
+    assert kernels.entries_of(rows, jnp.array([2, 0], jnp.int32)).tolist() == [2.0, 3.0]
+    assert jax.typeof(kernels.reshape(rows, (2, 3, 1))).shape == (2, 3, 1)
