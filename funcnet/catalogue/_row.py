@@ -92,6 +92,22 @@ class Row:
         """The rule's name, the same in `layers` or `losses` and in `plain`."""
         return self.function.__name__
 
+    def enlarged(self, sample: Sample, rows: int, rng: Generator) -> tuple[Sample, tuple[int, ...]]:
+        """A sample with so many rows, and the arguments that have them.
+
+        Rows are repeated, and their floats multiplied by 0.5 to 1.5: they keep their side of a
+        kink. Where `batch` is None, every array that is an argument of its own has rows.
+        """
+        args = list(sample.args)
+        axes = self.batch or [0 if isinstance(a, np.ndarray) and a.ndim else None for a in args]
+        cut = tuple(i for i, axis in enumerate(axes) if axis is not None)
+        for i in cut:
+            a = np.concatenate([args[i]] * -(-rows // len(args[i])))[:rows]
+            if a.dtype.kind == "f":
+                a = a * rng.uniform(0.5, 1.5, (rows,) + (1,) * (a.ndim - 1))
+            args[i] = a
+        return sample._replace(args=tuple(args)), cut
+
 
 def normal(rng: Generator, *shape: int) -> np.ndarray:
     return rng.normal(size=shape)

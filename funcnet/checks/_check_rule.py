@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from funcnet.checks._arguments import in_session
 from funcnet.checks._detection import Detection, threshold
@@ -15,7 +15,7 @@ from funcnet.checks._names import chosen_names, exact
 from funcnet.checks._problem import Problem
 from funcnet.checks._reports import RuleReport
 from funcnet.checks._run import PRECISIONS, RULE_CHECKS, Run
-from funcnet.checks._sharding_checks import sharding_checks
+from funcnet.checks._sharding_checks import sharding_checks, sharding_counts
 
 
 def check_rule(
@@ -40,6 +40,7 @@ def check_rule(
     looser: Mapping[str, tuple[float, str]] | None = None,
     skip: Mapping[str, str] | None = None,
     precise: bool = False,
+    mesh: Mesh | None = None,
     seconds: float | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> RuleReport:
@@ -96,15 +97,20 @@ def check_rule(
         skip: Check -> reason: checks that are not run.
         precise: True when a rule that is right to a lower precision than that of its dtypes (its
             function computes in float32, or iterates to a tolerance) is wrong.
+        mesh: A mesh over whose devices, in one row, the batch is cut too, in the three ways that
+            `check_sharding` has; their number n divides the batch. The report then ends with the
+            checks `sharding/n/auto`, `sharding/n/explicit` and `sharding/n/shard_map`, whatever
+            `checks` says; `looser` and `skip` may name them.
         seconds: How long the checks may take: what is not done by then does not apply. They run in
             a thread of their own, which has JAX's configuration and not the caller's contexts.
         progress: Called with a line before each check.
 
     Returns:
         A report with a `verdict`, and one `Check` for each name in `RULE_CHECKS`: passed, failed,
-        or not applicable with the reason.
+        or not applicable with the reason; and those over the devices of `mesh`.
 
     Raises:
+        TypeError: When `mesh` is no mesh of devices.
         ValueError: When a check has no such name, or nothing can be differentiated.
 
     >>> import jax, jax.numpy as jnp
@@ -122,7 +128,10 @@ def check_rule(
     chosen = chosen_names("check_rule", RULE_CHECKS, checks)
     wanted = {jax.numpy.dtype(d).name for d in dtypes}
     reasons = {d: "not among dtypes" for d in PRECISIONS if d not in wanted} | dict(skip or {})
-    chosen_names("check_rule", RULE_CHECKS, [*(skip or ()), *(looser or ())])
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise TypeError(f"check_rule: mesh is {mesh!r}, expected a jax.sharding.Mesh.")
+    over = {} if mesh is None else sharding_checks([*mesh.devices.flat])
+    chosen_names("check_rule", [*RULE_CHECKS, *over], [*(skip or ()), *(looser or ())])
     if isinstance(kinks, str) and kinks not in ("plain", "ignore"):
         raise ValueError(f'check_rule: kinks is {kinks!r}, expected "plain", "ignore" or weights.')
     args, wide_session = in_session(args), jax.dtypes.canonicalize_dtype("float64").itemsize == 8
@@ -150,7 +159,7 @@ def check_rule(
             residual_bytes=residual_bytes,
         )
 
-    return Run(make, chosen, reasons, precise, progress).report(seconds)
+    return Run(make, chosen, reasons, precise, progress, over).report(seconds)
 
 
 def assert_rule(f: Callable, *args: Any, **options: Any) -> RuleReport:
@@ -188,9 +197,24 @@ def check_sharding(
     static: Mapping[str, Any] | None = None,
     name: str | None = None,
     seed: int = 0,
+    reduction: int | None = None,
     batch_argnums: Sequence[int] | None = None,
 ) -> RuleReport:
-    """Checks a rule with its batch sharded over 2, 4 and 8 devices against plain on one.
+    """Checks a rule with its batch cut over 2, 4 and 8 devices against plain on one.
+
+    In each of the ways in which JAX spreads a program over devices:
+
+    | kind | what it is | the truth |
+    |---|---|---|
+    | auto | a mesh of `AxisType.Auto`, where XLA decides what lies where | plain on one device |
+    | explicit | a mesh of `AxisType.Explicit`, where types say it | plain on one device |
+    | shard_map | `check_vma=True`, the gradient inside and around it | plain on each device |
+
+    On each device means on its rows: gradients of what every device has are then summed.
+    A rule without a batch is run with all of its arguments on every device. What the plain function
+    itself cannot do on such a mesh does not apply. Where a backward pass returns a cotangent that
+    varies over more devices than its argument does, or is laid out otherwise,
+    `kernels.as_cotangent` mends it.
 
     To run it on a CPU, start the process with as many virtual devices:
     `jax.config.update("jax_num_cpu_devices", 8)` before anything else of JAX.
@@ -203,11 +227,13 @@ def check_sharding(
         static: Keyword options.
         name: What the report calls the function.
         seed: What the cotangents are drawn from.
+        reduction: As in `check_rule`.
         batch_argnums: The arguments with a batch, where the guess of `check_rule` is wrong.
 
     Returns:
-        A report with one check `sharding/n` for each number of devices, and a note where the
-        compiled program gathers the batch.
+        A report with one check `sharding/n/kind` for each kind and each number n of devices that
+        divides the batch. It says which collectives the compiled program holds, and a note names
+        each that gathers what is cut.
 
     Raises:
         RuntimeError: When the process has fewer devices.
@@ -218,7 +244,6 @@ def check_sharding(
             f"check_sharding: this process has {jax.device_count()} device(s), expected {devices}; "
             f'run jax.config.update("jax_num_cpu_devices", {devices}) before JAX is first used.'
         )
-    started = time.perf_counter()
     with exact():
         p = Problem(
             f,
@@ -227,11 +252,13 @@ def check_sharding(
             static=static,
             name=name,
             seed=seed,
+            reduction=reduction,
             batch_argnums=batch_argnums,
         )
-        found, notes = sharding_checks(p, devices)
-    seconds = time.perf_counter() - started
-    return RuleReport(p.name, tuple(found), seed=seed, seconds=seconds, notes=tuple(notes))
+    over: dict[str, Any] = {}
+    for count in sharding_counts(p, devices):
+        over |= sharding_checks(jax.devices()[:count])
+    return Run(lambda: p, (), {}, True, None, over).report(None)
 
 
 def detection_threshold(

@@ -130,6 +130,12 @@ class ResumeReport(Report):
 
 @dataclass(frozen=True)
 class StepReport(Report):
-    """What `check_step` found."""
+    """What `check_step` found.
 
+    Attributes:
+        collectives: Kind, as "all-reduce" -> [how many of them the compiled step holds, the bytes
+            of their results on one device]; those in the body of a loop count once.
+    """
+
+    collectives: dict[str, list[int]] = field(default_factory=dict)
     checker: ClassVar[str] = "check_step"

@@ -19,6 +19,7 @@ from funcnet.checks._problem import Problem
 from funcnet.checks._programs import NotApplicableError
 from funcnet.checks._reports import RuleReport
 from funcnet.checks._second_look import COMPARISONS, look_again, precision_of
+from funcnet.checks._sharding_checks import sharding_notes
 
 _CORE: dict[str, Callable[[Problem], Check]] = {
     "structure": _structure.structure,
@@ -80,8 +81,10 @@ class Run:
         reasons: Mapping[str, str],
         precise: bool,
         progress: Callable[[str], None] | None,
+        over: Mapping[str, Callable[[Problem], Check]],
     ):
-        self.make, self.chosen, self.reasons, self.precise = make, chosen, reasons, precise
+        self.make, self.reasons, self.precise, self.over_devices = make, reasons, precise, over
+        self.chosen = [*chosen, *over]
         self.progress = progress or (lambda _: None)
         self.started = time.perf_counter()
         self.problem: Problem | None = None
@@ -144,12 +147,12 @@ class Run:
             return Check(name, None, self.reasons[name])
         if p.raises:
             return Check(name, None, "not run: see structure")
-        if name in _FOLLOWS and wrong:
+        if wrong and (name in _FOLLOWS or name in self.over_devices):
             return Check(name, None, "not judged: the cotangent is wrong already")
         try:
             if name in _TRANSFORMS:
                 return _TRANSFORMS[name](transforms())
-            return (_CORE | _FURTHER)[name](p)
+            return {**_CORE, **_FURTHER, **self.over_devices}[name](p)
         except NotApplicableError as reason:
             return Check(name, None, str(reason))
         except Exception as error:
@@ -174,7 +177,7 @@ class Run:
             checks=tuple(found),
             seed=p.seed,
             seconds=time.perf_counter() - self.started,
-            notes=tuple(_notes(p, precision)),
+            notes=(*_notes(p, precision), *sharding_notes(found)),
             residual_bytes=mine,
             plain_residual_bytes=plain_bytes,
             detects=p.detects(),

@@ -15,6 +15,7 @@ import numpy as np
 from funcnet import _validate
 from funcnet._reports import Check, sentence
 from funcnet._validate import plain_path
+from funcnet.checks._collectives import collectives, words
 from funcnet.checks._reports import StepReport
 from funcnet.train import contract
 
@@ -61,7 +62,8 @@ def check_step(
 
     Returns:
         A report with one `Check` for each name in `STEP_CHECKS`; `where` names the first leaf that
-        is wrong, as in `opt_state[0].mu.affine1.w`.
+        is wrong, as in `opt_state[0].mu.affine1.w`. Its `collectives` are those of the program that
+        is compiled for the devices where the state and the batch lie.
 
     Raises:
         ValueError: When `calls` is below 2.
@@ -76,20 +78,31 @@ def check_step(
     """
     _validate.count("check_step", "calls", calls, low=2)
     began = time.perf_counter()
-    found = {check.name: check for check in _found(step, state, batch, calls)}
+    sent: dict[str, list[int]] = {}
+    found = {check.name: check for check in _found(step, state, batch, calls, sent)}
     ran = tuple(found.get(n) or Check(n, None, "not run: see what failed") for n in STEP_CHECKS)
     leaves = jax.tree.leaves(state)
     size = sum(leaf.nbytes for leaf in leaves if hasattr(leaf, "nbytes"))
+    notes = [f"a state of {len(leaves)} leaves, {size:,} bytes; {calls} calls"]
+    count = len({d for x in leaves if isinstance(x, jax.Array) for d in x.sharding.device_set})
+    if sent or count > 1:
+        notes.append(f"over {count} devices, a step: {words(sent)}")
     return StepReport(
         name=name or str(getattr(step, "__name__", "step")),
         checks=ran,
         seconds=time.perf_counter() - began,
-        notes=(f"a state of {len(leaves)} leaves, {size:,} bytes; {calls} calls",),
+        notes=tuple(notes),
+        collectives=sent,
     )
 
 
-def _found(step: Any, state: Any, batch: Any, calls: int) -> Iterator[Check]:
-    """The checks as they are made; what cannot be asked any more is left out."""
+def _found(
+    step: Any, state: Any, batch: Any, calls: int, sent: dict[str, list[int]]
+) -> Iterator[Check]:
+    """The checks as they are made; what cannot be asked any more is left out.
+
+    `sent` is filled with the collectives of the compiled step.
+    """
     # Python numbers as they are: jit sees their weak type.
     given = jax.tree.map(lambda a: jnp.copy(a) if hasattr(a, "dtype") else a, state)
     batch = jax.tree.map(jnp.asarray, batch)
@@ -125,6 +138,7 @@ def _found(step: Any, state: Any, batch: Any, calls: int) -> Iterator[Check]:
         with warnings.catch_warnings():  # of buffers that are not reused, which are named here
             warnings.filterwarnings("ignore", "Some donated buffers", UserWarning)
             program = traced.lower().compile()
+        sent |= collectives(program.as_text() or "")
         for check in contract.of_program(program, state, returned[0]):
             own = _undonated(step, state, batch) if check.name == "donation" else None
             yield own or check

@@ -39,5 +39,28 @@ def certify(row: Row, index: int = 0, seed: int = 0, **options: Any) -> checks.R
         return checks.check_rule(row.function, *sample.args, **{**known, **options})
 
 
+def certify_spread(row: Row, devices: int = 8, seed: int = 0) -> checks.RuleReport:
+    """Checks the first sample of a row, with eight rows a device, over 2 and more devices.
+
+    Args:
+      row: a row of `catalogue.ROWS`.
+      devices: how many to go up to, by powers of two; the process has so many.
+      seed: what the sample and the cotangents are drawn from.
+    """
+    rng = np.random.default_rng(seed)
+    sample, cut = row.enlarged(row.samples(rng)[0], 8 * devices, rng)
+    return checks.check_sharding(
+        row.function,
+        *sample.args,
+        devices=devices,
+        plain=row.plain,
+        static=sample.static,
+        name=row.name,
+        seed=seed,
+        reduction=max(1, row.reduction(sample)),
+        batch_argnums=cut,
+    )
+
+
 def _has_batch(row: Row, sample: Sample) -> bool:
     return row.batch is not None or row.single == "is refused" or row.empty == "is refused"

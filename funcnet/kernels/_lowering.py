@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -176,11 +177,18 @@ def totalled(cpu: Callable[..., Array]) -> Callable[..., Array]:
 
 
 def at_its_precision(way: Callable[..., Any]) -> Callable[..., Any]:
-    """`way`, its products in the precision that its primitive was bound with."""
+    """`way`, its products in the precision that its primitive was bound with.
+
+    Where operands are float64, under x64 too: XLA asks for the program of a device's part in a
+    thread of its own, which knows of no `with jax.enable_x64()`.
+    """
 
     @functools.wraps(way)
     def run(*operands: Any, precision: Any, **params: Any) -> Any:
-        with jax.default_matmul_precision(precision):
+        leaves = jax.tree.leaves(operands)
+        float64 = any(getattr(x, "dtype", None) == jnp.float64 for x in leaves)
+        x64 = jax.enable_x64(True) if float64 else contextlib.nullcontext()
+        with jax.default_matmul_precision(precision), x64:
             return way(*operands, **params)
 
     return run

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import pathlib
 import re
-import subprocess
 import sys
-import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -374,64 +371,6 @@ def test_assert_rule_is_one_line():
         checks.assert_rule(
             affine_rule(dw=lambda x, g: g.T @ x), AFFINE, X, checks=["structure", "cotangent"]
         )
-
-
-# Sharding ----------------------------------------------------------------------------------
-
-SHARDED = """
-    import jax
-    jax.config.update("jax_num_cpu_devices", 8)
-    import numpy as np
-    from jax.experimental.custom_partitioning import custom_partitioning
-    from jax.sharding import NamedSharding, PartitionSpec
-    from tests.support.zoo_base import AFFINE, affine_rule
-    from funcnet import checks
-
-    x = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
-    good = checks.check_sharding(affine_rule(), AFFINE, x)
-    assert [c.name for c in good] == ["sharding/2", "sharding/4", "sharding/8"], good
-    good.raise_if_bad()
-
-    @custom_partitioning
-    def per_shard(x, g):  # right on one device; over several the sum over shards is forgotten
-        return x.T @ g
-
-    def partition(mesh, args, result):
-        whole = NamedSharding(mesh, PartitionSpec())
-        return mesh, lambda x, g: x.T @ g, whole, tuple(a.sharding for a in args)
-
-    per_shard.def_partition(partition, sharding_rule="n d, n m -> d m")
-    broken = affine_rule(dw=per_shard)
-    checks.check_rule(broken, AFFINE, x, checks=["cotangent"]).raise_if_bad()
-    bad = checks.check_sharding(broken, AFFINE, x)
-    assert [c.name for c in bad.failed] == ["sharding/2", "sharding/4", "sharding/8"], bad
-    assert "params.w" in bad.failed[0].where, bad
-    try:
-        checks.check_sharding(affine_rule(), AFFINE, x[:7])
-    except ValueError as error:
-        assert "multiple of 2" in str(error)
-    else:
-        raise AssertionError("an indivisible batch was accepted")
-    print("done")
-"""
-
-
-def test_sharding_in_a_process_with_eight_devices():
-    script = textwrap.dedent(SHARDED)
-    run = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        cwd=pathlib.Path(__file__).parents[2],
-        timeout=120,
-        check=False,
-    )
-    assert run.stdout.strip() == "done", run.stderr
-
-
-def test_sharding_says_how_to_get_devices():
-    with pytest.raises(RuntimeError, match="jax_num_cpu_devices"):
-        checks.check_sharding(affine_rule(), AFFINE, X, devices=64)
 
 
 # Differences -------------------------------------------------------------------------------

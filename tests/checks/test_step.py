@@ -479,6 +479,16 @@ def test_on_two_devices_leaves_must_lie_where_they_lay():
         assert check.passed is False
         assert check.where == "params.w"
         assert check.message.replace("PartitionSpec", "P").startswith(said)
+    # Of whole parameters the gradients are added up, by one or more; the others are gathered too.
+    sent = reports["replicated"].collectives
+    assert set(sent) == {"all-reduce"}
+    params = (8 * 4 + 4) * 4  # float32
+    assert params <= sent["all-reduce"][1] <= params + 64
+    count, size = sent["all-reduce"]
+    assert (
+        f"over 2 devices, a step: {count} all-reduce ({size} bytes)" in reports["replicated"].notes
+    )
+    assert "all-gather" in reports["sharded"].collectives
 
 
 # --- For who has the trace and the program already

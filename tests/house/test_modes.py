@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from funcnet import _machine
+from funcnet import _machine, checks
 from funcnet.catalogue import ROWS
 from tests.support.processes import run_python
 from tests.support.rules import SAMPLES, problem_of
@@ -145,54 +145,31 @@ def test_float32_stays_float32_without_x64():
             assert not any(a.weak_type for a in program.out_avals), row.name
 
 
-def test_sharded_batches_give_what_one_device_gives():
-    """Over 8 devices values and gradients are one device's, and no batch is gathered."""
+def test_rules_over_devices_give_what_one_device_gives():
+    """Over 2, 4 and 8 devices, on axes of both types and in shard_map; no batch is gathered.
+
+    A mistake of 1e-12 would be seen. x64 is on in the checks' context alone, as in a session of
+    float32.
+    """
     out = run_python(
         """
-import jax, numpy as np, jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec as P
-from funcnet.catalogue import ROWS, Sample
-from tests.support.rules import problem_of, worst
-jax.config.update("jax_enable_x64", True)
-mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(8), ("batch",))
-rng = np.random.default_rng(0)
-count = 0
-for row in ROWS.values():
-    if row.name == "l2_penalty":
-        continue
-    sample = row.samples(rng)[0]
-    rows = next(a.shape[0] for a in jax.tree.leaves(sample.args)[::-1] if getattr(a, "ndim", 0))
-    per_row = [i for i, a in enumerate(sample.args) if isinstance(a, np.ndarray)
-               and a.ndim and a.shape[0] == rows and (row.name, i) != ("rms_norm", 0)]
-    n = 8 * 16
-    big = []
-    for i, a in enumerate(sample.args):
-        if i in per_row:
-            a = np.concatenate([a] * -(-n // rows))[:n]
-            if a.dtype == np.float64:
-                a = a * rng.uniform(0.5, 1.5, (n,) + (1,) * (a.ndim - 1))
-        big.append(a)
-    p = problem_of(row, Sample(tuple(big), sample.static))
-    def both(x, dy):
-        y, pull = jax.vjp(p.rule, x)
-        return y, pull(dy)
-    dys = [jnp.ones(y.shape, y.dtype) for y in jax.eval_shape(p.rule, p.floats)]
-    want = jax.jit(both)(p.floats, dys)
-    def place(x):
-        spec = P("batch") if x.ndim and x.shape[0] == n else P()
-        return jax.device_put(x, NamedSharding(mesh, spec))
-    placed, dys = [place(x) for x in p.floats], [place(dy) for dy in dys]
-    compiled = jax.jit(both).lower(placed, dys).compile()
-    got = compiled(placed, dys)
-    assert worst(got, want, 2.0**-52) <= 64 * p.tolerance, row.name
-    assert "all-gather" not in compiled.as_text(), row.name
-    for x, dx in zip(placed, got[1][0]):
-        if x.ndim and x.shape[0] == n:
-            assert dx.sharding.is_equivalent_to(x.sharding, x.ndim), row.name
-    count += 1
-print(count)
+import json, jax
+jax.config.update("jax_num_cpu_devices", 8)
+from funcnet.catalogue import ROWS
+from funcnet.cli._certificate import certify_spread
+print(json.dumps([certify_spread(row).to_dict() for row in ROWS.values()]))
 """,
         # Where a batch lies is decided before what these flags leave out.
-        XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
+        XLA_FLAGS=_machine.quick_compile_flags(),
     )
-    assert int(out) == len(ROWS) - 1
+    reports = [checks.RuleReport.from_dict(data) for data in json.loads(out)]
+    assert [report.name for report in reports] == list(ROWS)
+    kinds = ("auto", "explicit", "shard_map")
+    for report in reports:
+        report.raise_if_bad()
+        names = [f"sharding/{n}/{kind}" for n in (2, 4, 8) for kind in kinds]
+        assert [check.name for check in report if check.passed] == names, report
+        for check in report:
+            assert check.worst <= check.tolerance <= 1e-12 / 2.0**-52
+        # A note would say of a program that it gathers, or where a gradient lies otherwise.
+        assert not any("sharding/" in note for note in report.notes), report
