@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
+import jax
 import numpy as np
 import tyro
 from rich.table import Table
@@ -153,7 +154,10 @@ pytest's settings: funcnet_rules = ["mypackage.rules"]. More of it in docs/check
             seconds = time.perf_counter() - began
             said = f"{len(wrong)} wrong: {', '.join(wrong)}" if wrong else "all right"
             ran = sum(check.passed is not None for j in judgements for check in j.report or ())
-            out.print(f"{len(judgements)} reports, {ran} checks in {seconds:.0f} s: {said}")
+            precision = f"matmul precision {_precision()}"
+            out.print(
+                f"{len(judgements)} reports, {ran} checks in {seconds:.0f} s, {precision}: {said}"
+            )
         elif not self._is_one or len(judgements) != 1 or judgements[0].report is None:
             out.print(totals(judgements, began))
         code = discovery.exit_code(judgements, bad) if judgements else 3
@@ -204,7 +208,7 @@ pytest's settings: funcnet_rules = ["mypackage.rules"]. More of it in docs/check
             raise CommandError(f"{' and '.join(streamed)} are stdout, expected one of them.")
 
     def _catalogue(self, out: Any) -> list[discovery.Judgement]:
-        from funcnet.cli._certificate import certify
+        from funcnet.cli._certificate import certify, with_meshes
 
         chosen = [row for name, row in rows().items() if not self.target or name in self.target]
         judgements: list[discovery.Judgement] = []
@@ -226,6 +230,12 @@ pytest's settings: funcnet_rules = ["mypackage.rules"]. More of it in docs/check
                         seconds=report.seconds,
                     )
                     judgements.append(found)
+            with out.status("over the devices of a mesh"):
+                reports = with_meshes([j.report for j in judgements if j.report], self.seed)
+        judgements = [
+            dataclasses.replace(j, report=r, verdict=r.verdict, seconds=r.seconds)
+            for j, r in zip(judgements, reports, strict=True)
+        ]
         print_whole(out, table(judgements))
         for judgement in judgements:
             if judgement.verdict != "right" or len(judgements) == 1:
@@ -238,7 +248,7 @@ def _is_stdout(path: str) -> bool:
 
 
 DTYPES = {"cotangent": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-COLUMNS = ("rule", *DTYPES.values(), "2nd", "transf", "bytes", "plain's", "sees", "")
+COLUMNS = ("rule", *DTYPES.values(), "2nd", "transf", "meshes", "bytes", "plain's", "sees", "")
 
 
 def table(judgements: Sequence[discovery.Judgement]) -> Table:
@@ -264,18 +274,24 @@ def cells(judgement: discovery.Judgement) -> list[Any]:
 
     def passed(*names: str) -> str:
         ran = [check for check in report if check.name in names and check.passed is not None]
-        return f"{sum(bool(check.passed) for check in ran)}/{len(ran)}"
+        return f"{sum(bool(check.passed) for check in ran)}/{len(ran)}" if ran else "-"
 
     return [
         report.name,
         *(worst(name) for name in DTYPES),
         passed("second_order", "forward_over_reverse"),
         passed("jit", "vmap", "scan", "cond", "remat"),
+        passed(*(check.name for check in report if check.name.startswith("sharding/"))),
         "-" if report.residual_bytes is None else str(report.residual_bytes),
         "-" if report.plain_residual_bytes is None else str(report.plain_residual_bytes),
         "-" if report.detects is None else f"{report.detects:.0e}",
         verdict(judgement.verdict),
     ]
+
+
+def _precision() -> str:
+    """The precision of products that the session asks for."""
+    return str(jax.config.values["jax_default_matmul_precision"] or "default")
 
 
 def _markdown(judgements: Sequence[discovery.Judgement]) -> str:
@@ -284,9 +300,14 @@ def _markdown(judgements: Sequence[discovery.Judgement]) -> str:
         "",
         "Made by `funcnet check --markdown docs/certificate.md`. Errors are the worst entry's, in",
         "units of eps of the dtype; `2nd` and `transf` count the checks of the second order and of",
-        "jit, vmap, scan, cond and remat that passed; `bytes` are kept between the passes beside",
-        "the arguments, `plain's` by autodiff of plain JAX; `sees` is the smallest relative error",
-        "of a whole gradient that the comparison rejects on these samples.",
+        "jit, vmap, scan, cond and remat that passed, `meshes` those of 64 rows over 2, 4 and 8",
+        "virtual devices: on a mesh with auto axes, one with explicit axes, and in shard_map;",
+        "`bytes` are kept between the passes beside the arguments, `plain's` by autodiff of",
+        "plain JAX; `sees` is the smallest relative error of a whole gradient that the comparison",
+        "rejects on these samples.",
+        "",
+        f"It was made with `jax_default_matmul_precision` = {_precision()}; the checks themselves",
+        "ask for products at the highest.",
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + "---|" * len(COLUMNS),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import textwrap
 
 import jax
@@ -13,7 +14,8 @@ import pytest
 
 from funcnet import checks, cli
 from funcnet.catalogue import ROWS
-from funcnet.cli._certificate import certify
+from funcnet.cli._certificate import certify, with_meshes
+from funcnet.cli._command import CommandError
 from tools import power
 
 # Checks that do not apply to a rule, and why; every other pair of rule and check is run.
@@ -186,10 +188,48 @@ def test_a_rule_is_certified_in_float64_whatever_the_session_is():
 
 
 def test_check_certifies_a_rule_of_the_catalogue(capsys, tmp_path):
-    assert cli.main(["check", "relu", "--json", str(tmp_path / "reports.json")]) == 0
-    assert "all right" in capsys.readouterr().out
-    reports = json.loads((tmp_path / "reports.json").read_text())
-    assert checks.RuleReport.from_dict(reports[0]).ok
+    """Over the devices of meshes too, in a process that has them."""
+    files = {word: tmp_path / word for word in ("json", "markdown")}
+    options = [f"--{word}={path}" for word, path in files.items()]
+    assert cli.main(["check", "relu", *options]) == 0
+    out = capsys.readouterr().out
+    assert "all right" in out
+    assert "matmul precision default" in out
+    report = checks.RuleReport.from_dict(json.loads(files["json"].read_text())[0])
+    assert report.ok
+    names = [f"sharding/{n}/{way}" for n in (2, 4, 8) for way in ("auto", "explicit", "shard_map")]
+    assert [check.name for check in report] == [*checks.RULE_CHECKS, *names]
+    assert all(report[name].passed for name in names)
+    page = files["markdown"].read_text()
+    assert "`jax_default_matmul_precision` = default" in page
+    header, _, row = (line.split(" | ") for line in page.splitlines()[-3:])
+    assert row[header.index("meshes")] == "9/9"
+
+
+def test_what_fails_over_devices_makes_a_rule_wrong(monkeypatch):
+    """And of other reports than those of first samples nothing is asked."""
+    right = checks.RuleReport("relu", (checks.Check("cotangent", True),))
+    second = checks.RuleReport("relu/1", ())
+    note = "sharding/2/auto: the compiled program has 1 all-gather (8 bytes)"
+    over = checks.Check("sharding/2/shard_map", False, "got 1, expected 2")
+    spread = checks.RuleReport("relu", (over,), notes=("another", note), verdict="wrong")
+    asked = []
+
+    def run(command, **options):
+        asked.extend(command[3:])
+        return subprocess.CompletedProcess(command, 0, json.dumps([spread.to_dict()]), "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    joined, same = with_meshes([right, second], seed=3)
+    assert asked == ["3", "relu"]
+    assert (joined.verdict, joined.failed, joined.notes) == ("wrong", (over,), (note,))
+    assert [check.name for check in joined] == ["cotangent", "sharding/2/shard_map"]
+    assert same is second
+    monkeypatch.setattr(
+        subprocess, "run", lambda c, **_: subprocess.CompletedProcess(c, 1, "", "one\ntwo")
+    )
+    with pytest.raises(CommandError, match="the process of 8 devices failed: two"):
+        with_meshes([right], seed=0)
 
 
 def test_check_certifies_a_strangers_rule(capsys, tmp_path):

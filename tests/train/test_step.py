@@ -1,11 +1,7 @@
-"""The pure train step, the state and its buffers, and many devices."""
+"""The pure train step, the state and its buffers."""
 
 import inspect
 import math
-import os
-import subprocess
-import sys
-import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -457,70 +453,3 @@ def test_parameters_to_evaluate_that_are_others_are_refused():
 def test_compute_dtype_is_a_floating_dtype():
     with pytest.raises(TypeError, match=r"compute_dtype is .*int8.*expected a floating dtype"):
         train.make_step(nets.affine(3), optimizers.sgd(0.1), compute_dtype=jnp.int8)
-
-
-# --- Many devices
-
-
-DEVICES = """
-import jax, jax.numpy as jnp, numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
-jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_enable_x64", True)
-from funcnet import losses, nets, optimizers, train
-
-net = nets.fully_connected_net([12], 3, norm="batch", dropout=0.2)
-optimizer = optimizers.adam(1e-2)
-rng = np.random.default_rng(0)
-# Each device's share has a mean of its own, so that statistics of a share would show.
-x = rng.normal(size=(10, 16, 6)) + np.repeat(np.arange(8), 2)[None, :, None]
-y = rng.integers(0, 3, (10, 16), dtype=np.int32)
-start = train.init_state(net, optimizer, jax.random.key(0), (6,), jnp.float64)
-step = jax.jit(train.make_step(net, optimizer, reg=0.1), donate_argnums=0)
-
-def trained(count):
-    mesh = Mesh(np.array(jax.devices()[:count]), ("batch",))
-    state = jax.device_put(jax.tree.map(jnp.copy, start), NamedSharding(mesh, P()))
-    values = []
-    for batch in zip(x, y):
-        before = jax.tree.map(lambda leaf: leaf.sharding, state.params)
-        state, metrics = step(state, jax.device_put(batch, NamedSharding(mesh, P("batch"))))
-        values.append(float(metrics["loss"]))
-        after = jax.tree.map(lambda leaf: leaf.sharding, state.params)
-        same = jax.tree.map(lambda a, b, leaf: a.is_equivalent_to(b, leaf.ndim), before, after,
-                            state.params)
-        assert all(jax.tree.leaves(same)), "the step changed where parameters lie"
-    for leaf in jax.tree.leaves(state.params):
-        for shard in leaf.addressable_shards:
-            np.testing.assert_array_equal(shard.data, leaf)
-    return jax.tree.map(np.asarray, state[:3]), np.array(values)
-
-(one, values_1), (eight, values_8) = trained(1), trained(8)
-for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight)):
-    np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12 * max(1.0, np.abs(a).max()))
-np.testing.assert_allclose(values_1, values_8, rtol=1e-12)
-
-# The test can fail: with statistics of each share the loss is another.
-def mean_loss(x, y):
-    z, _ = net.apply(start.params, start.state, x, train=True, key=start.key)
-    return losses.softmax_cross_entropy(z, y)
-@jax.jit
-def of_shares_and_of_all(x, y):
-    return jax.vmap(mean_loss)(x.reshape(8, 2, 6), y.reshape(8, 2)).mean(), mean_loss(x, y)
-of_shares, of_all = of_shares_and_of_all(x[0], y[0])
-assert abs(float(of_shares - of_all)) > 1e-3
-print("8 devices:", len(jax.devices()))
-"""
-
-
-def test_eight_devices_give_what_one_gives():
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(DEVICES)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "8 devices: 8" in done.stdout
