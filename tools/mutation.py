@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 FLAGS = __future__.annotations.compiler_flag
 PACKAGE = "funcnet"
-LEFT_ALONE = ("funcnet._validate", "funcnet.layers._params")
+# The last is about several devices, where tests/kernels/test_meshes.py proves it: here there is one.
+LEFT_ALONE = ("funcnet._validate", "funcnet.layers._params", "funcnet.kernels._types")
 LEFT_ALONE_CALLS = ("_validate.", "hyperparameter", "_check_", "_bands")
 MUST_ALL_DIE = ("sign", "factor", "axis", "cotangent", "order", "count", "sum_mean")
 COTANGENTS = {"dy", "dloss", "dx_hat", "dz", "g"}
