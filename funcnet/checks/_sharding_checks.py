@@ -89,11 +89,8 @@ def _checked(p: Problem, *, name: str, kind: str, devices: Sequence[Any]) -> Che
             raise NotApplicableError(reason) from None
         return Check(name, False, _mended(error))
     names, want, units = spread.truth(name)
-    way = (
-        f"over {len(devices)} devices, in shard_map "
-        if kind == "shard_map"
-        else (f"over {len(devices)} devices of {kind} axes ")
-    )
+    where = "in shard_map" if kind == "shard_map" else f"on {kind} axes"
+    way = f"over {len(devices)} devices, {where}, "
     return compared(name, names, got, want, units, p.c(name), good=found, what=way)
 
 
