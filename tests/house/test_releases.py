@@ -148,15 +148,17 @@ def test_quick_compile_flags_end_where_they_are_not_known(monkeypatch, release):
     assert bool(names) == release.startswith(("0.10", "0.12"))
 
 
-def test_no_private_module_of_jax_is_imported():
+def test_one_private_name_of_jax_is_imported():
+    """That for which there is no public one; `tests/kernels/test_meshes.py` fails where it moves."""
     folder = Path(util.find_spec("funcnet").origin).parent
     lines = [
-        f"{path.name}:{number}"
+        f"{path.name}: {line.strip()}"
         for path in folder.rglob("*.py")
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        for line in path.read_text(encoding="utf-8").splitlines()
         if "jax._src" in line or "jaxlib._" in line
     ]
-    assert not lines
+    name = "prim_requires_devices_during_lowering"
+    assert lines == [f"_partitioned.py: from jax._src.dispatch import {name}"]
 
 
 def test_shared_outputs_under_vmap_have_the_right_gradient():

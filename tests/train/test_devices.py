@@ -13,8 +13,6 @@ from tests.support.processes import python
 QUICK = ("batch_norm/auto/data", "batch_norm/explicit/fsdp", "convnet/explicit/both")
 REST = [case for case in CASES if case not in QUICK]
 TOLERANCE = 1e-12  # of a leaf's largest number: 4500 eps, after ten steps
-# Its convolutions have biases before a batch norm, which train on rounding noise.
-LOOSER = {"resnet": 1e-9}
 
 
 def cases():
@@ -34,8 +32,8 @@ def test_eight_devices_give_what_one_gives(chosen):
     found = json.loads(python("-m", "tests.support.mesh_runs", *chosen, XLA_FLAGS=flags))
     assert list(found) == list(chosen)
     for case, run in found.items():
-        net, kind, way = case.split("/")
-        far = {name: off for name, off in run["off"].items() if off > LOOSER.get(net, TOLERANCE)}
+        _, kind, way = case.split("/")
+        far = {name: off for name, off in run["off"].items() if off > TOLERANCE}
         assert not far, (case, far)
         assert run["unlike"] == 0, f"{case}: devices have other numbers for the same part"
         if kind == "explicit" or way == "data":
