@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
@@ -96,7 +97,9 @@ class Run:
         if seconds is None:
             self._run()
         else:
-            worker = threading.Thread(target=self._run, daemon=True)
+            # A thread has no mesh of its own, and a function that is sharded needs the caller's.
+            mesh = jax.sharding.get_mesh()
+            worker = threading.Thread(target=self._run, args=(mesh,), daemon=True)
             worker.start()
             worker.join(seconds)
             self.over = worker.is_alive()
@@ -108,9 +111,10 @@ class Run:
             found.append(Check(name, None, late + (", where it began" * (name == self.running))))
         return self._judged(found)
 
-    def _run(self) -> None:
+    def _run(self, mesh: jax.sharding.Mesh | None = None) -> None:
+        in_mesh = contextlib.nullcontext() if mesh is None or mesh.empty else jax.set_mesh(mesh)
         try:
-            with exact():
+            with exact(), in_mesh:
                 self.problem = p = self.make()
                 self._run_checks(p)
                 while not self.precise and look_again(p, self.found, self._again(p)):

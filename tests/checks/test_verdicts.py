@@ -99,6 +99,17 @@ def test_a_time_limit_ends_with_what_there_is():
     ended()
 
 
+def test_a_time_limit_takes_no_mesh_away():
+    """A function that is sharded by `jax.shard_map` takes the mesh that the caller has set."""
+    rows = jax.sharding.PartitionSpec("rows")
+    square = rule(lambda x: x**2, lambda r, g: (2 * r[0] * g,))
+    f = jax.shard_map(square, in_specs=rows, out_specs=rows)
+    auto = (jax.sharding.AxisType.Auto,)
+    with jax.set_mesh(jax.make_mesh((1,), ("rows",), auto)):
+        report = checks.check_rule(f, X, checks=["value", "cotangent"], seconds=60.0)
+    assert report.verdict == "right", str(report)
+
+
 def test_progress_names_each_check():
     lines: list[str] = []
     checks.check_rule(
