@@ -291,6 +291,34 @@ ones_at_zero = rule(relu, lambda r, g: (jnp.where(r[0] >= 0, g, 0),))
 met("relu_1_at_0", "wrong", ones_at_zero, AT_ZERO)
 met("relu_1_at_0_ignored", "right", ones_at_zero, AT_ZERO, kinks="ignore")
 met("relu_1_at_0_asked_for", "right", ones_at_zero, AT_ZERO, kinks=1.0)
+
+
+def disc(x: Any) -> Any:
+    """Half a circle; of NaN 0, as of what is outside, though autodiff gives NaN there."""
+    height = jnp.maximum(1 - x * x, 0.0)
+    return jnp.where(x * x <= 1, jnp.sqrt(height), 0.0)
+
+
+def _disc_backward(r: Any, g: Any) -> Any:
+    inside = r[0] * r[0] < 1
+    return (jnp.where(inside, -g * r[0] / jnp.sqrt(jnp.where(inside, 1 - r[0] ** 2, 1)), 0.0),)
+
+
+def log_of_positive(x: Any) -> Any:
+    """The logarithm, and an error when the program runs with other numbers."""
+
+    def refuse(v: Any) -> Any:
+        if (np.asarray(v) <= 0).any():
+            raise ValueError("not positive")
+        return np.zeros((), v.dtype)
+
+    shape = jax.ShapeDtypeStruct((), x.dtype)
+    held = lax.stop_gradient(x)
+    return jnp.log(x) + jax.pure_callback(refuse, shape, held, vmap_method="sequential")
+
+
+met("nan_is_outside", "right", rule(disc, _disc_backward), V / 4)
+met("negatives_raise", "right", rule(log_of_positive, lambda r, g: (g / r[0],)), POSITIVE)
 met("nan_to_num", "wrong", rule(jnp.sin, lambda r, g: (jnp.nan_to_num(g * jnp.cos(r[0])),)), X)
 
 # Outputs that are inputs, or carry no gradient ---------------------------------------------
