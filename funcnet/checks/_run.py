@@ -19,7 +19,13 @@ from funcnet.checks._numerical import numerical
 from funcnet.checks._problem import Problem
 from funcnet.checks._programs import NotApplicableError
 from funcnet.checks._reports import RuleReport
-from funcnet.checks._second_look import COMPARISONS, look_again, precision_of
+from funcnet.checks._second_look import (
+    COMPARISONS,
+    MOST_UNCERTAIN,
+    look_again,
+    off_by_differences,
+    precision_of,
+)
 
 _CORE: dict[str, Callable[[Problem], Check]] = {
     "structure": _structure.structure,
@@ -68,7 +74,6 @@ RULE_CHECKS: tuple[str, ...] = (*_CORE, *_TRANSFORMS, *_FURTHER)
 
 
 JUDGES = ("cotangent", "numerical")  # without one of them nothing is said of a gradient
-MOST_UNCERTAIN = 0.05  # of a gradient leaf: an iteration that stops so early may be so far off
 
 
 class Run:
@@ -199,7 +204,7 @@ def _unless_uncertain(p: Problem, found: Sequence[Check]) -> Sequence[Check]:
     failed = {check.name for check in found if check.passed is False}
     if not failed or not failed <= {"cotangent", "numerical"} or not p.iterates:
         return found
-    error = precision_of(p)
+    error = max(precision_of(p), off_by_differences(p, found))
     if error > MOST_UNCERTAIN:
         return found
     reason = (

@@ -23,6 +23,7 @@ COMPARISONS = (
 )
 GRAINS = (1e-13, 1e-11, 1e-9, 1e-7, 1e-6, 5e-6, 2e-5, 5e-5)
 MOST_ERROR = 1e-3  # of a gradient leaf, that an iteration to a tolerance excuses
+MOST_UNCERTAIN = 0.05  # of it: an iteration that stops early may be so far off, or be wrong
 CLEARLY = 1e3  # times what is uncertain: autodiff that is off by so much is no derivative
 
 
@@ -39,9 +40,10 @@ def look_again(p: Problem, found: Sequence[Check], again: Callable[[str], Check]
         p.judge(way="differences")
         return True
     suspects = failed & set(COMPARISONS)
-    return bool(suspects) and _coarser(
-        p, lambda: all(again(n).passed is not False for n in suspects)
-    )
+    # Differences that are as certain as they were say that it is wrong in any unit.
+    if not suspects or off_by_differences(p, found) > MOST_UNCERTAIN:
+        return False
+    return _coarser(p, lambda: all(again(n).passed is not False for n in suspects))
 
 
 def _autodiff_is_no_derivative(p: Problem) -> bool:
@@ -87,6 +89,12 @@ def _coarser(p: Problem, all_pass: Callable[[], bool]) -> bool:
             return True
         back()
     return False
+
+
+def off_by_differences(p: Problem, found: Sequence[Check]) -> float:
+    """How far off a directional derivative is that differences say is wrong, as a part of it."""
+    errors = [c.worst or 0.0 for c in found if c.name == "numerical" and c.passed is False]
+    return max(errors, default=0.0) * p.eps
 
 
 def precision_of(p: Problem) -> float:

@@ -204,6 +204,26 @@ met("callback_wrong", "wrong", rule(on_host(np.sin), lambda r, g: (-g * jnp.cos(
 met("pallas", "right", from_value(tanh_kernel, lambda y, g: (g * (1 - y * y),)), X)
 met("differentiable_once", "right", rule(jnp.sin, lambda r, g: (on_host(np.cos)(r[0]) * g,)), V)
 
+
+def implicit_root(slope: float) -> Callable:
+    """The root of x² = a by `lax.custom_root`, to a tolerance; no rule but JAX's own."""
+
+    def solve(f: Any, guess: Any) -> Any:
+        return lax.while_loop(
+            lambda x: jnp.max(jnp.abs(f(x))) > 1e-6, lambda x: x - 0.3 * f(x), guess
+        )
+
+    def tangent(g: Any, y: Any) -> Any:
+        return y / g(jnp.full_like(y, slope))
+
+    return lambda a: lax.custom_root(lambda x: x * x - a, jnp.ones_like(a), solve, tangent)
+
+
+BETWEEN = np.linspace(0.5, 1.5, 4)
+met("implicit", "right", implicit_root(1.0), BETWEEN)
+met("implicit_wrong", "wrong", implicit_root(0.5), BETWEEN)
+met("implicit_a_tenth_off", "wrong", implicit_root(0.9), BETWEEN)
+
 # Precision ---------------------------------------------------------------------------------
 
 
