@@ -18,7 +18,15 @@ from funcnet.checks._names import exact
 from funcnet.checks._numerical import numerical
 from funcnet.checks._problem import Problem
 from funcnet.checks._programs import NotApplicableError
-from funcnet.checks._reports import RuleReport
+from funcnet.checks._reports import (
+    BY_DESIGN,
+    IMPRECISE,
+    RIGHT,
+    UNJUDGED,
+    WRONG,
+    RuleReport,
+    Verdict,
+)
 from funcnet.checks._second_look import (
     COMPARISONS,
     MOST_UNCERTAIN,
@@ -167,7 +175,7 @@ class Run:
     def _judged(self, found: Sequence[Check]) -> RuleReport:
         p = self.problem
         if p is None:
-            return RuleReport("", tuple(found), verdict="cannot be judged")
+            return RuleReport("", tuple(found), verdict=UNJUDGED)
         self.over = True  # whatever still runs changes nothing any more
         mine, plain_bytes = p.residual_bytes or (None, None)
         with exact():
@@ -214,21 +222,21 @@ def _unless_uncertain(p: Problem, found: Sequence[Check]) -> Sequence[Check]:
     return [Check(c.name, None, reason) if c.passed is False else c for c in found]
 
 
-def _verdict(p: Problem, found: Sequence[Check]) -> str:
+def _verdict(p: Problem, found: Sequence[Check]) -> Verdict:
     if any(check.passed is False for check in found):
-        return "wrong"
+        return WRONG
     judges = {check.name: check.passed for check in found if check.name in JUDGES}
     if judges and not any(judges.values()):
-        return "cannot be judged"
+        return UNJUDGED
     # Without a rule of its own autodiff was compared with itself, which judges nothing.
     itself = not (p.has_rule or p.given_plain or p.expect) and p.way != "differences"
     if itself and judges and not judges.get("numerical"):
-        return "cannot be judged"
+        return UNJUDGED
     if p.expect is not None:
-        return "by design"
+        return BY_DESIGN
     # As precise as the dtypes that it was given is right.
     own = max(cmp.eps(x.dtype) for x in p.original)
-    return "right" if p.grain is None or p.grain <= own else "imprecise"
+    return RIGHT if p.grain is None or p.grain <= own else IMPRECISE
 
 
 def _notes(p: Problem, precision: float | None) -> list[str]:

@@ -18,10 +18,7 @@ from funcnet._reports import sentence
 from funcnet.discovery._find import Found, Rule, callers, codes_of
 from funcnet.discovery._samples import NoSampleError, Sample, SampleError, has_own, samples_of
 
-RIGHT, WRONG, IMPRECISE = "right", "wrong", "imprecise"
-BY_DESIGN, UNJUDGED = "by design", "cannot be judged"
-VERDICTS = (RIGHT, WRONG, IMPRECISE, BY_DESIGN, UNJUDGED)
-"""What a rule can be found to be."""
+RIGHT, WRONG, IMPRECISE, BY_DESIGN, UNJUDGED = checks.VERDICTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Judgement:
     Attributes:
         name: What the rule is called in its module, with `/1` for its second sample.
         module: The module's name.
-        verdict: One of `VERDICTS`.
+        verdict: One of `checks.VERDICTS`.
         file: Where its backward function is written.
         line: The line there, from 1; 0 where it is not known.
         reason: Why it cannot be judged, and what would mend it.
