@@ -31,8 +31,22 @@ def is_rule(f: Any) -> bool:
 
 
 def undecorated(f: Any) -> Any:
-    """The function that a rule decorates, of which no derivative is known; else `f`."""
-    return f.fun if is_rule(f) else f
+    """The function that a rule decorates, under `jit` and `partial` too; where none does, `f`.
+
+    Of a `custom_jvp` that is called among other things the derivative is known: JAX's own.
+    """
+    if is_rule(f):
+        return f.fun
+    if isinstance(f, functools.partial):
+        inner = undecorated(f.func)
+        return f if inner is f.func else functools.partial(inner, *f.args, **f.keywords)
+    if isinstance(f, type(_JITTED)):
+        inner = undecorated(f.__wrapped__)
+        return f if inner is f.__wrapped__ else inner
+    return f
+
+
+_JITTED: Any = jax.jit(lambda: None)
 
 
 def contains_rule(jaxpr: Any) -> bool:

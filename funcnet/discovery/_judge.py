@@ -189,9 +189,6 @@ class Judge:
     def _checked(self, rule: Rule, sample: Sample, index: int) -> Judgement:
         name = rule.name if index == 0 else f"{rule.name}/{index}"
         options = {"name": name, "seed": self.seed, **self.options, **sample.options}
-        plain = _without_jvp(sample.function)
-        if plain is not None:
-            options.setdefault("plain", plain)
         began = time.perf_counter()
         try:
             report = checks.check_rule(sample.function, *sample.args, **options)
@@ -204,21 +201,6 @@ class Judge:
             name, rule.module, report.verdict, rule.file, rule.line, report.reason, sample.origin,
             report, time.perf_counter() - began,
         )  # fmt: skip
-
-
-def _without_jvp(function: Any) -> Callable[..., Any] | None:
-    """What a `jax.custom_jvp` decorates, under jit and partial too: it is held to that."""
-    if isinstance(function, jax.custom_jvp):
-        return checks.without_rules(function.fun)
-    if isinstance(function, functools.partial):
-        plain = _without_jvp(function.func)
-        return plain and functools.partial(plain, *function.args, **function.keywords)
-    if type(function) is type(_JITTED):
-        return _without_jvp(getattr(function, "__wrapped__", None))
-    return None
-
-
-_JITTED = jax.jit(lambda: None)
 
 
 def _trace(error: BaseException | None) -> str:

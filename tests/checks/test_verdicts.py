@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 import jax
@@ -153,6 +154,37 @@ def test_wrappers_of_a_rule_are_not_the_rule():
     _, f, (x, *_), _ = STRANGERS["a_vector_is_no_batch"]
     report = checks.check_rule(jax.vmap(f), np.stack([x, x + 1]), checks=["value", "cotangent"])
     assert report.verdict == "right"
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        jax.jit,
+        functools.partial,
+        lambda f: jax.jit(functools.partial(f)),
+        lambda f: jax.tree_util.Partial(scaled(f), np.float32(1.5)),
+    ],
+    ids=["jit", "partial", "both", "Partial"],
+)
+def test_a_custom_jvp_is_held_to_its_function_under_jit_and_partial_too(wrap):
+    verdicts = [
+        checks.check_rule(wrap(STRANGERS[name].f), X, checks=["cotangent"]).verdict
+        for name in ("custom_jvp", "custom_jvp_wrong")
+    ]
+    assert verdicts == ["right", "wrong"]
+
+
+def scaled(f):
+    """A `custom_jvp` of two arguments, the first of which is a factor."""
+    product = jax.custom_jvp(lambda w, x: w * f.fun(x))
+
+    @product.defjvp
+    def _(primals, tangents):
+        (w, x), (dw, dx) = primals, tangents
+        y, dy = jax.jvp(f, (x,), (dx,))
+        return product(w, x), dw * y + w * dy
+
+    return product
 
 
 def test_kinks_is_one_of_the_conventions():
