@@ -373,6 +373,10 @@ def _solve_forward(a: Any, b: Any) -> Any:
 
 
 solve = rule(jnp.linalg.solve, _solve_backward, _solve_forward)
+
+# A constant of float32 makes its cotangent wider than what `jax.vjp` takes in bfloat16.
+sine_by_vjp = rule(jnp.sin, lambda r, g: jax.vjp(jnp.sin, r[0])[1](g * jnp.ones((1,))))
+met("a_backward_that_refuses_bfloat16", "right", lambda x: 2 * sine_by_vjp(x), X)
 met("a_solve_without_bfloat16", "right", solve, A + 2 * np.eye(3, dtype=np.float32), V[:3])
 
 # Complex numbers ---------------------------------------------------------------------------
