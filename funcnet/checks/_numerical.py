@@ -339,11 +339,11 @@ def numerical(p: Problem) -> Check:
             truth = sum(float(np.sum(g * t).real) for g, t in zip(plain, d, strict=True))
             size = sum(float(np.sum(np.abs(g * t))) for g, t in zip(plain, d, strict=True))
             size = max(size, abs(fine))
-            rounding = 64 * p.eps * float(np.abs(v[0]).sum()) / h
+            rounding = 64 * cmp.eps(p.dtype) * float(np.abs(v[0]).sum()) / h
             # Twice the jump of the slope at a kink, and of a smooth function next to nothing.
             jump = abs(2 * (phi[1] + phi[2]) - (phi[3] + phi[4]) / 2 - 3 * phi[0]) / h
             uncertain = 2 * abs(fine - coarse) + rounding
-            if p.grain is not None or jump > most * size:
+            if p.grain is not None or jump > most * size:  # or the noise of values
                 uncertain += jump
             if not np.isfinite(fine + coarse) or uncertain > most * size or size == 0:
                 continue  # a kink or a pole within the step: differences say nothing here

@@ -207,6 +207,11 @@ class Programs(Arguments):
         """Whether a `jax.custom_vjp` is found in the function, or it is a rule itself."""
         return self.decorated or self.has_backward
 
+    @property
+    def itself(self) -> bool:
+        """Whether autodiff is compared with itself, which judges nothing: there is no rule."""
+        return not (self.has_rule or self.given_plain or self.expect) and self.way != "differences"
+
     @functools.cached_property
     def has_backward(self) -> bool:
         """Whether a `jax.custom_vjp` is found in the function."""

@@ -103,6 +103,7 @@ class Run:
         self.running = ""
         self.over = False
         self.looked = False  # a second time, where a failure asked for it
+        self.second: dict[tuple[str, float | None], Check] = {}  # what passed then, by the unit
         self.raised: BaseException | None = None
 
     def report(self, seconds: float | None) -> RuleReport:
@@ -138,10 +139,18 @@ class Run:
 
     def _again(self, p: Problem) -> Callable[[str], Check]:
         transforms = functools.cache(lambda: _rule_transforms.Transforms(p))
-        return lambda name: self._check(p, name, transforms, wrong=False)
+
+        def again(name: str) -> Check:
+            check = self._check(p, name, transforms, wrong=False)
+            if check.passed:
+                self.second[name, p.grain] = check
+            return check
+
+        return again
 
     def _run_checks(self, p: Problem) -> None:
         passed = {check.name: check for check in self.found if check.passed}
+        passed |= {name: check for (name, grain), check in self.second.items() if grain == p.grain}
         self.found = []
         transforms = functools.cache(lambda: _rule_transforms.Transforms(p))
         wrong = False
@@ -185,6 +194,8 @@ class Run:
                 found = [_not_looked_at(check) for check in found]
         compared = set(COMPARISONS) - {"numerical"}  # whose error is that of the differences
         errors = [check.worst or 0.0 for check in found if check.name in compared]
+        if p.grain is not None and p.itself:  # what differences are certain to is all that is known
+            errors += [check.tolerance or 0.0 for check in found if check.name == "numerical"]
         precision = None if p.grain is None else p.grain * max(errors, default=0.0)
         return RuleReport(
             name=p.name,
@@ -228,14 +239,13 @@ def _verdict(p: Problem, found: Sequence[Check]) -> Verdict:
     judges = {check.name: check.passed for check in found if check.name in JUDGES}
     if judges and not any(judges.values()):
         return UNJUDGED
-    # Without a rule of its own autodiff was compared with itself, which judges nothing.
-    itself = not (p.has_rule or p.given_plain or p.expect) and p.way != "differences"
-    if itself and judges and not judges.get("numerical"):
+    if p.itself and judges and not judges.get("numerical"):
         return UNJUDGED
     if p.expect is not None:
         return BY_DESIGN
-    # As precise as the dtypes that it was given is right.
-    own = max(cmp.eps(x.dtype) for x in p.original)
+    # As precise as the dtypes that it was given is right; of differences in a coarser unit less is
+    # known.
+    own = 0.0 if p.itself else max(cmp.eps(x.dtype) for x in p.original)
     return RIGHT if p.grain is None or p.grain <= own else IMPRECISE
 
 

@@ -19,7 +19,7 @@ BY_DEFAULT = {
     *("calls_itself_forward", "symbolic_zeros_and_an_integer", "a_python_int_among_outputs"),
     *("iteration", "iteration_wrong", "bisection", "callback", "float32_core", "symmetric"),
     "a_backward_that_refuses_bfloat16",
-    *("implicit", "implicit_wrong"),
+    *("implicit", "implicit_wrong", "implicit_at_bisection"),
     *("nan_is_outside", "negatives_raise"),
     *("relu_1_at_0", "relu_of_jax", "nan_to_num", "an_output_is_an_input", "a_closure"),
     *("straight_through_expected", "clipped_cotangents", "a_conjugate_forgotten"),

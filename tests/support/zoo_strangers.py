@@ -205,13 +205,24 @@ met("pallas", "right", from_value(tanh_kernel, lambda y, g: (g * (1 - y * y),)),
 met("differentiable_once", "right", rule(jnp.sin, lambda r, g: (on_host(np.cos)(r[0]) * g,)), V)
 
 
-def implicit_root(slope: float) -> Callable:
-    """The root of x² = a by `lax.custom_root`, to a tolerance; no rule but JAX's own."""
+def stepped(f: Any, guess: Any) -> Any:
+    return lax.while_loop(lambda x: jnp.max(jnp.abs(f(x))) > 1e-6, lambda x: x - 0.3 * f(x), guess)
 
-    def solve(f: Any, guess: Any) -> Any:
-        return lax.while_loop(
-            lambda x: jnp.max(jnp.abs(f(x))) > 1e-6, lambda x: x - 0.3 * f(x), guess
-        )
+
+def halved(f: Any, guess: Any) -> Any:
+    """By bisection to a width of 1e-5: the values are stairs."""
+
+    def body(ends: Any) -> Any:
+        low, high = ends
+        middle = (low + high) / 2
+        return jnp.where(f(middle) > 0, low, middle), jnp.where(f(middle) > 0, middle, high)
+
+    ends = lax.while_loop(lambda s: jnp.max(s[1] - s[0]) > 1e-5, body, (0 * guess, 1.4 * guess))
+    return (ends[0] + ends[1]) / 2
+
+
+def implicit_root(slope: float, solve: Callable = stepped) -> Callable:
+    """The root of x² = a by `lax.custom_root`, to a tolerance; no rule but JAX's own."""
 
     def tangent(g: Any, y: Any) -> Any:
         return y / g(jnp.full_like(y, slope))
@@ -220,7 +231,9 @@ def implicit_root(slope: float) -> Callable:
 
 
 BETWEEN = np.linspace(0.5, 1.5, 4)
-met("implicit", "right", implicit_root(1.0), BETWEEN)
+met("implicit", "imprecise", implicit_root(1.0), BETWEEN)
+met("implicit_at_bisection", "imprecise", implicit_root(1.0, halved), BETWEEN)
+met("implicit_at_bisection_wrong", "cannot be judged", implicit_root(0.5, halved), BETWEEN)
 met("implicit_wrong", "wrong", implicit_root(0.5), BETWEEN)
 met("implicit_a_tenth_off", "wrong", implicit_root(0.9), BETWEEN)
 
