@@ -102,7 +102,7 @@ class Run:
         self.found: list[Check] = []
         self.running = ""
         self.over = False
-        self.looked = False  # a second time, where a failure asked for it
+        self.settled: set[str] = set()  # what had its second look, where it asked for one
         self.second: dict[tuple[str, float | None], Check] = {}  # what passed then, by the unit
         self.raised: BaseException | None = None
 
@@ -130,12 +130,28 @@ class Run:
         try:
             with exact(), in_mesh:
                 self.problem = p = self.make()
-                self._run_checks(p)
-                while not self.precise and look_again(p, self.found, self._again(p)):
-                    self._run_checks(p)
-                self.looked = True
+                # The judges first: by the truth and in the unit that they take the others are run.
+                last = max((i + 1 for i, n in enumerate(self.chosen) if n in JUDGES), default=0)
+                for names in (self.chosen[:last], self.chosen):
+                    self._run_checks(p, names, {check.name: check for check in self.found})
+                    while self._look_again(p):
+                        self._run_checks(p, names, self._passed(p))
+                    if not self.over:
+                        self.settled |= {*names}
         except BaseException as error:
             self.raised = error
+
+    def _look_again(self, p: Problem) -> bool:
+        """Whether there is another truth or a coarser unit, not asked for in vain before."""
+        failed = {check.name for check in self.found if check.passed is False}
+        if self.precise or self.over or (failed or {"numerical"}) & self.settled:
+            return False
+        return look_again(p, self.found, self._again(p))
+
+    def _passed(self, p: Problem) -> dict[str, Check]:
+        """What passed at a first look passes in a coarser unit, and takes no second one."""
+        passed = {c.name: c for c in self.found if c.passed and c.name != "cotangent"}
+        return passed | {name: c for (name, grain), c in self.second.items() if grain == p.grain}
 
     def _again(self, p: Problem) -> Callable[[str], Check]:
         transforms = functools.cache(lambda: _rule_transforms.Transforms(p))
@@ -148,20 +164,17 @@ class Run:
 
         return again
 
-    def _run_checks(self, p: Problem) -> None:
-        passed = {check.name: check for check in self.found if check.passed}
-        passed |= {name: check for (name, grain), check in self.second.items() if grain == p.grain}
+    def _run_checks(self, p: Problem, names: Sequence[str], kept: Mapping[str, Check]) -> None:
         self.found = []
         transforms = functools.cache(lambda: _rule_transforms.Transforms(p))
         wrong = False
-        for name in self.chosen:
+        for name in names:
             if self.over:
                 return
-            self.running = name
-            self.progress(f"{p.name}: {name}")
-            # What passed at a first look passes in a coarser unit, and takes no second one.
-            kept = passed.get(name) if name != "cotangent" else None
-            check = kept or self._check(p, name, transforms, wrong)
+            if name not in kept:
+                self.running = name
+                self.progress(f"{p.name}: {name}")
+            check = kept.get(name) or self._check(p, name, transforms, wrong)
             self.found.append(check)
             p.wrong = wrong = wrong or (name == "cotangent" and check.passed is False)
 
@@ -189,9 +202,9 @@ class Run:
         mine, plain_bytes = p.residual_bytes or (None, None)
         with exact():
             found = _unless_uncertain(p, found)
-            suspects = any(c.passed is False and c.name in COMPARISONS for c in found)
-            if suspects and not self.looked and (p.iterates or p.body.narrowest is not None):
-                found = [_not_looked_at(check) for check in found]
+            suspects = {c.name for c in found if c.passed is False} & {*COMPARISONS} - self.settled
+            if suspects and (p.iterates or p.body.narrowest is not None):
+                found = [_not_looked_at(c) if c.name in suspects else c for c in found]
         compared = set(COMPARISONS) - {"numerical"}  # whose error is that of the differences
         errors = [check.worst or 0.0 for check in found if check.name in compared]
         if p.grain is not None and p.itself:  # what differences are certain to is all that is known
@@ -213,8 +226,6 @@ class Run:
 
 def _not_looked_at(check: Check) -> Check:
     """A failure that a second look, in the unit of the function itself, had no time to excuse."""
-    if check.passed is not False or check.name not in COMPARISONS:
-        return check
     return Check(check.name, None, f"its time was over before a second look: {check.text}")
 
 

@@ -40,9 +40,9 @@ def look_again(p: Problem, found: Sequence[Check], again: Callable[[str], Check]
         p.judge(way="differences")
         return True
     suspects = failed & set(COMPARISONS)
-    if not failed and p.itself and p.iterates:
+    if not failed:
         silent = any(c.name == "numerical" and c.passed is None for c in found)
-        return silent and _differences_say(p, again)
+        return silent and p.iterates and p.itself and _differences_say(p, again)
     # Differences that are as certain as they were say that it is wrong in any unit.
     if not suspects or off_by_differences(p, found) > MOST_UNCERTAIN:
         return False
@@ -98,9 +98,7 @@ def _coarser(p: Problem, all_pass: Callable[[], bool]) -> bool:
 
 
 def _grains(p: Problem) -> list[float]:
-    """The coarser units that the body has, finest first; none once one of them was taken."""
-    if p.grain is not None:
-        return []
+    """The coarser units that the body has, finest first."""
     grains: list[float] = []
     if p.body.narrowest is not None and cmp.eps(p.body.narrowest) > p.eps:
         grains.append(cmp.eps(p.body.narrowest))

@@ -122,6 +122,19 @@ def test_progress_names_each_check():
     assert [line.rpartition(": ")[2] for line in lines] == ["structure", "cotangent"]
 
 
+def test_the_judges_have_their_second_look_before_the_dear_checks():
+    """So that a time limit leaves a verdict: the others run once, in the unit that was found."""
+    lines: list[str] = []
+    _, f, args, _ = STRANGERS["loose_iteration"]
+    report = checks.check_rule(
+        f, *args, checks=["cotangent", "linear", "jit"], progress=lines.append
+    )
+    names = [line.rpartition(": ")[2] for line in lines]
+    assert names.count("jit") == 1
+    assert names[-1] == "jit"
+    assert report.verdict == "imprecise"
+
+
 def test_nothing_to_judge_by_is_said_once():
     """A body without autodiff whose values jump: differences are no judge."""
 
