@@ -467,6 +467,6 @@ def _sorted_forward(x: Any) -> Any:
 
 met("preferred_float32", "right", rule(wide_product, _wide_product_backward), X, X.T.copy())
 met("tokens_are_no_batch", "right", rule(causal, _causal_backward), X, X + 1, 2 * X)
-inverse = rule(jnp.sort, lambda order, g: (g[jnp.argsort(order)],), _sorted_forward)
+inverse = rule(lambda x: jnp.sort(x), lambda order, g: (g[jnp.argsort(order)],), _sorted_forward)
 met("an_order_is_kept", "right", inverse, V)
 met("a_vmapped_rule", "right", jax.vmap(rule(unit, _unit_backward)), X)
