@@ -45,7 +45,14 @@ from funcnet.checks._numerical import (
     numerical_vjp,
     rel_error,
 )
-from funcnet.checks._reports import OptimizerReport, ResumeReport, RuleReport, StepReport
+from funcnet.checks._reports import (
+    VERDICTS,
+    OptimizerReport,
+    ResumeReport,
+    RuleReport,
+    StepReport,
+    Verdict,
+)
 from funcnet.checks._resume import check_resume
 from funcnet.checks._rules import without_rules
 from funcnet.checks._step import STEP_CHECKS, check_step
@@ -55,6 +62,7 @@ __all__ = [
     "OPTIMIZER_CHECKS",
     "RULE_CHECKS",
     "STEP_CHECKS",
+    "VERDICTS",
     "Check",
     "Detection",
     "EagerOptimizer",
@@ -66,6 +74,7 @@ __all__ = [
     "SparseGradCheck",
     "StepError",
     "StepReport",
+    "Verdict",
     "as_optimizer",
     "assert_rule",
     "check_optimizer",

@@ -48,8 +48,8 @@ def check_rule(
 
     The truth is autodiff of `plain` in float64 (the caller need not turn on x64). Without `plain`
     it is the function itself with every `jax.custom_vjp` taken away, also inside `jit`, `scan`,
-    `while`, `cond` and `checkpoint`; differences of the function's own values are then the
-    independent judge. All of the Jacobian is compared while it has at most 4096 entries, beyond
+    `while`, `cond`, `checkpoint` and `shard_map`; differences of the function's own values are then
+    the independent judge. All of the Jacobian is compared while it has at most 4096 entries, beyond
     that sixteen random cotangents, at the arguments as given and at a neighbour (every entry
     multiplied by 0.75 to 1.25, so that signs and zeros stay).
 
@@ -102,7 +102,8 @@ def check_rule(
             checks `sharding/n/auto`, `sharding/n/explicit` and `sharding/n/shard_map`, whatever
             `checks` says; `looser` and `skip` may name them.
         seconds: How long the checks may take: what is not done by then does not apply. They run in
-            a thread of their own, which has JAX's configuration and not the caller's contexts.
+            a thread of their own, which has JAX's configuration and the caller's mesh, but none of
+            the other contexts that the caller is in.
         progress: Called with a line before each check.
 
     Returns:

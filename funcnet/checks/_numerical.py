@@ -18,7 +18,7 @@ from funcnet.checks import _comparison as cmp
 from funcnet.checks._arguments import cast, is_floating
 from funcnet.checks._body import FIVE_POINT_STEP, five_points
 from funcnet.checks._problem import Problem
-from funcnet.checks._rule_checks import number
+from funcnet.checks._rule_checks import MOST_DOUBT, number
 from funcnet.checks._rules import is_array
 
 DIRECTIONS = 4
@@ -306,13 +306,14 @@ def numerical(p: Problem) -> Check:
         return Check("numerical", None, "no derivative by design: expect= says what it should be")
     if p.way == "differences":
         return Check("numerical", None, "the cotangent check compares with differences already")
-    if p.grain is not None:
-        return Check("numerical", None, "differences need the precision that the function lacks")
     a, x = p.smooth, p.smooth.diff
     directions = [
         p.neighbours.tangent(x, _direction(p, x, dense=i % 2 == 0)) for i in range(DIRECTIONS)
     ]
-    h = FIVE_POINT_STEP
+    h, least, most = FIVE_POINT_STEP, 1e-9, 1e-4
+    if p.grain is not None:  # values that are right to a lower precision: a longer step says less
+        h *= float(p.grain / cmp.eps(p.dtype)) ** 0.2
+        least, most = max(least, p.c("numerical") * p.grain), MOST_DOUBT
     offsets = np.array([0, 1, -1, 2, -2, 4, -4]) * h
     stacked = [
         np.concatenate([leaf + offsets.reshape(-1, *[1] * leaf.ndim) * d[i] for d in directions])
@@ -321,6 +322,7 @@ def numerical(p: Problem) -> Check:
     values = [cmp.widen(v) for v in p.values(stacked, p.rest)]
     alone = p.rows.alone or {0: p.rows.random[0]}
     worst, allowed_eps, judged = 0.0, 1.0, 0
+    failures: list[tuple[float, Check]] = []
     for out, row in alone.items():
         ct = p.cotangents[out][row]
         mine = [cmp.widen(g[row]) for g in a.got.grads]
@@ -337,19 +339,24 @@ def numerical(p: Problem) -> Check:
             truth = sum(float(np.sum(g * t).real) for g, t in zip(plain, d, strict=True))
             size = sum(float(np.sum(np.abs(g * t))) for g, t in zip(plain, d, strict=True))
             size = max(size, abs(fine))
-            rounding = 64 * p.eps * float(np.abs(v[0]).sum()) / h
+            rounding = 64 * cmp.eps(p.dtype) * float(np.abs(v[0]).sum()) / h
             # Twice the jump of the slope at a kink, and of a smooth function next to nothing.
             jump = abs(2 * (phi[1] + phi[2]) - (phi[3] + phi[4]) / 2 - 3 * phi[0]) / h
-            uncertain = 2 * abs(fine - coarse) + rounding + (jump if jump > 1e-4 * size else 0.0)
-            if not np.isfinite(fine + coarse) or uncertain > 1e-4 * size or size == 0:
+            uncertain = 2 * abs(fine - coarse) + rounding
+            if p.grain is not None or jump > most * size:  # or the noise of values
+                uncertain += jump
+            if not np.isfinite(fine + coarse) or uncertain > most * size or size == 0:
                 continue  # a kink or a pole within the step: differences say nothing here
             judged += 1
-            allowed = 1e-9 * size + uncertain
+            allowed = least * size + uncertain
             error = abs(got - fine)
             if error / allowed > worst / allowed_eps:
                 worst, allowed_eps = error / (p.eps * size), allowed / (p.eps * size)
             if error > allowed:
-                return _disagrees(p, p.out_names[out], got, fine, truth, allowed, size)
+                found = _disagrees(p, p.out_names[out], got, fine, truth, allowed, size)
+                failures.append((error / size, found))
+    if failures:
+        return max(failures, key=lambda failure: failure[0])[1]
     if not judged:
         return Check("numerical", None, "no direction along which the function is smooth")
     return Check(

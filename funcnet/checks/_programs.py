@@ -118,11 +118,14 @@ class Programs(Arguments):
     ) -> None:
         """Functions and arguments; what `f` holds itself becomes one argument more, if it can."""
         call, data = opened(f)
+        self.decorated = _rules.undecorated(f) is not f
         if data is not None:
             self.f = lambda *args, **static: call(args[-1], *args[:-1], **static)
             chosen = argnums
             if plain is None and self.expect is None:
-                self.plain = _rules.without_rules(self.f)
+                self.plain = _rules.without_rules(
+                    lambda *args, **static: call(_rules.undecorated(args[-1]), *args[:-1], **static)
+                )
                 chosen = None if argnums is None else [*argnums, len(args)]
             else:
                 chosen = range(len(args)) if argnums is None else argnums
@@ -202,7 +205,12 @@ class Programs(Arguments):
     @functools.cached_property
     def has_rule(self) -> bool:
         """Whether a `jax.custom_vjp` is found in the function, or it is a rule itself."""
-        return _rules.is_rule(self.f) or self.has_backward
+        return self.decorated or self.has_backward
+
+    @property
+    def itself(self) -> bool:
+        """Whether autodiff is compared with itself, which judges nothing: there is no rule."""
+        return not (self.has_rule or self.given_plain or self.expect) and self.way != "differences"
 
     @functools.cached_property
     def has_backward(self) -> bool:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from funcnet._reports import Report
+
+Verdict = Literal["right", "wrong", "imprecise", "by design", "cannot be judged"]
+"""What a rule can be found to be, in one word or a few."""
+
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+"""Every `Verdict`, in the order in which they are counted."""
+
+RIGHT, WRONG, IMPRECISE, BY_DESIGN, UNJUDGED = VERDICTS
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,7 @@ class RuleReport(Report):
             rejects on these inputs, the worst leaf counting.
     """
 
-    verdict: str = "right"
+    verdict: Verdict = RIGHT
     precision: float | None = None
     residual_bytes: int | None = None
     plain_residual_bytes: int | None = None
@@ -33,7 +41,7 @@ class RuleReport(Report):
     @property
     def reason(self) -> str:
         """Why the rule cannot be judged, "" where it can."""
-        if self.verdict != "cannot be judged":
+        if self.verdict != UNJUDGED:
             return ""
         idle = {c.name: c.message for c in self.checks if c.passed is None and c.message}
         judges = (idle[name] for name in ("structure", "cotangent", "numerical") if name in idle)

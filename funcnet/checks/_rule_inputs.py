@@ -18,6 +18,8 @@ from funcnet.checks._problem import Problem
 from funcnet.checks._programs import NotApplicableError, quick_jit
 from funcnet.checks._rule_checks import compared, unless_it_leaves_a_set, worst_of
 
+REFUSALS = (TypeError, ValueError, NotImplementedError)
+
 # Precision ---------------------------------------------------------------------------------
 
 
@@ -32,7 +34,7 @@ def precision(p: Problem, dtype: Any) -> Check:
     rest = p.rest_in(dtype)
     try:
         shapes = p.in_either_session(lambda: p.abstract(p.f, dtype))
-    except (TypeError, ValueError, NotImplementedError) as error:
+    except REFUSALS as error:
         raise NotApplicableError(f"refuses {name}: {sentence(error, 120)}") from None
     cts = [cast(ct, dtype).astype(ct.dtype) for ct in p.cotangents]
     try:
@@ -44,6 +46,10 @@ def precision(p: Problem, dtype: Any) -> Check:
                 got = p.run_rule(diff, rest, cts)
     except Exception as error:
         _unless_plain_runs(p, dtype, error)
+        if not _rules.is_rule(p.f) and isinstance(error, REFUSALS):
+            raise NotApplicableError(
+                f"its gradient refuses {name}: {sentence(error, 120)}"
+            ) from None
         raise
     wide, wide_rest = p.wide(diff), [cast(x, p.truth) for x in rest]
     want = p.run_plain(wide, wide_rest, cts)

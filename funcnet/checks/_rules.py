@@ -31,8 +31,22 @@ def is_rule(f: Any) -> bool:
 
 
 def undecorated(f: Any) -> Any:
-    """The function that a rule decorates, of which no derivative is known; else `f`."""
-    return f.fun if is_rule(f) else f
+    """The function that a rule decorates, under `jit` and `partial` too; where none does, `f`.
+
+    Of a `custom_jvp` that is called among other things the derivative is known: JAX's own.
+    """
+    if is_rule(f):
+        return f.fun
+    if isinstance(f, functools.partial):
+        inner = undecorated(f.func)
+        return f if inner is f.func else functools.partial(inner, *f.args, **f.keywords)
+    if isinstance(f, type(_JITTED)):
+        inner = undecorated(f.__wrapped__)
+        return f if inner is f.__wrapped__ else inner
+    return f
+
+
+_JITTED: Any = jax.jit(lambda: None)
 
 
 def contains_rule(jaxpr: Any) -> bool:
@@ -51,6 +65,8 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], *args: Any) -> list[Any]:
         if name in RULE_PRIMITIVES or (name in CALL_PRIMITIVES and _holds_rule(eqn)):
             (inner,) = sub_jaxprs({k: v for k, v in eqn.params.items() if "jaxpr" in k})
             outputs = _evaluate(inner, getattr(inner, "consts", ()), *inputs)
+        elif name == "shard_map" and _holds_rule(eqn):
+            outputs = _sharded(eqn.params)(*inputs)
         else:
             params = _without_rules_in(eqn) if _holds_rule(eqn) else eqn.params
             outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(params))
@@ -63,6 +79,18 @@ def _holds_rule(eqn: Any) -> bool:
     return any(map(contains_rule, sub_jaxprs(eqn.params)))
 
 
+def _sharded(params: dict[str, Any]) -> Callable:
+    """The program of a `jax.shard_map`, whose axes have names only while it is traced, again."""
+    return jax.shard_map(
+        functools.partial(_evaluate, params["jaxpr"], ()),
+        mesh=params["mesh"],
+        in_specs=params["in_specs"],
+        out_specs=list(params["out_specs"]),
+        axis_names=params["newly_manual_axes"],
+        check_vma=params["check_vma"],
+    )
+
+
 def _without_rules_in(eqn: Any) -> dict[str, Any]:
     if eqn.primitive.name == "custom_jvp_call":
         return eqn.params  # its own derivative is given apart, and is not a custom_vjp
@@ -72,11 +100,7 @@ def _without_rules_in(eqn: Any) -> dict[str, Any]:
             return item
         closed = hasattr(item, "consts")
         evaluate = functools.partial(_evaluate, item, item.consts if closed else ())
-        avals = [
-            jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype, weak_type=v.aval.weak_type)
-            for v in opened(item).invars
-        ]
-        traced = jax.make_jaxpr(evaluate)(*avals)
+        traced = jax.make_jaxpr(evaluate)(*(v.aval for v in opened(item).invars))
         if closed:
             return traced
         if traced.consts:
@@ -95,8 +119,8 @@ def without_rules(f: Callable) -> Callable:
     """Returns `f` with every `jax.custom_vjp` that it calls replaced by the decorated function.
 
     The function is traced, and its program evaluated with the calls of rules inlined: inside
-    `jit`, `scan`, `while`, `cond` and `checkpoint` too. Autodiff of the result is the truth that
-    a rule is compared with when no plain twin is given.
+    `jit`, `scan`, `while`, `cond`, `checkpoint` and `shard_map` too. Autodiff of the result is the
+    truth that a rule is compared with when no plain twin is given.
 
     Args:
         f: A traceable function, or a `jax.custom_vjp` object.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
@@ -17,8 +18,22 @@ from funcnet.checks._names import exact
 from funcnet.checks._numerical import numerical
 from funcnet.checks._problem import Problem
 from funcnet.checks._programs import NotApplicableError
-from funcnet.checks._reports import RuleReport
-from funcnet.checks._second_look import COMPARISONS, look_again, precision_of
+from funcnet.checks._reports import (
+    BY_DESIGN,
+    IMPRECISE,
+    RIGHT,
+    UNJUDGED,
+    WRONG,
+    RuleReport,
+    Verdict,
+)
+from funcnet.checks._second_look import (
+    COMPARISONS,
+    MOST_UNCERTAIN,
+    look_again,
+    off_by_differences,
+    precision_of,
+)
 from funcnet.checks._sharding_checks import sharding_notes
 
 _CORE: dict[str, Callable[[Problem], Check]] = {
@@ -68,7 +83,6 @@ RULE_CHECKS: tuple[str, ...] = (*_CORE, *_TRANSFORMS, *_FURTHER)
 
 
 JUDGES = ("cotangent", "numerical")  # without one of them nothing is said of a gradient
-MOST_UNCERTAIN = 0.05  # of a gradient leaf: an iteration that stops so early may be so far off
 
 
 class Run:
@@ -91,7 +105,8 @@ class Run:
         self.found: list[Check] = []
         self.running = ""
         self.over = False
-        self.looked = False  # a second time, where a failure asked for it
+        self.settled: set[str] = set()  # what had its second look, where it asked for one
+        self.second: dict[tuple[str, float | None], Check] = {}  # what passed then, by the unit
         self.raised: BaseException | None = None
 
     def report(self, seconds: float | None) -> RuleReport:
@@ -99,7 +114,9 @@ class Run:
         if seconds is None:
             self._run()
         else:
-            worker = threading.Thread(target=self._run, daemon=True)
+            # A thread has no mesh of its own, and a function that is sharded needs the caller's.
+            mesh = jax.sharding.get_mesh()
+            worker = threading.Thread(target=self._run, args=(mesh,), daemon=True)
             worker.start()
             worker.join(seconds)
             self.over = worker.is_alive()
@@ -111,34 +128,56 @@ class Run:
             found.append(Check(name, None, late + (", where it began" * (name == self.running))))
         return self._judged(found)
 
-    def _run(self) -> None:
+    def _run(self, mesh: jax.sharding.Mesh | None = None) -> None:
+        in_mesh = contextlib.nullcontext() if mesh is None or mesh.empty else jax.set_mesh(mesh)
         try:
-            with exact():
+            with exact(), in_mesh:
                 self.problem = p = self.make()
-                self._run_checks(p)
-                while not self.precise and look_again(p, self.found, self._again(p)):
-                    self._run_checks(p)
-                self.looked = True
+                # The judges first: by the truth and in the unit that they take the others are run.
+                last = max((i + 1 for i, n in enumerate(self.chosen) if n in JUDGES), default=0)
+                for names in (self.chosen[:last], self.chosen):
+                    self._run_checks(p, names, {check.name: check for check in self.found})
+                    while self._look_again(p):
+                        self._run_checks(p, names, self._passed(p))
+                    if not self.over:
+                        self.settled |= {*names}
         except BaseException as error:
             self.raised = error
 
+    def _look_again(self, p: Problem) -> bool:
+        """Whether there is another truth or a coarser unit, not asked for in vain before."""
+        failed = {check.name for check in self.found if check.passed is False}
+        if self.precise or self.over or (failed or {"numerical"}) & self.settled:
+            return False
+        return look_again(p, self.found, self._again(p))
+
+    def _passed(self, p: Problem) -> dict[str, Check]:
+        """What passed at a first look passes in a coarser unit, and takes no second one."""
+        passed = {c.name: c for c in self.found if c.passed and c.name != "cotangent"}
+        return passed | {name: c for (name, grain), c in self.second.items() if grain == p.grain}
+
     def _again(self, p: Problem) -> Callable[[str], Check]:
         transforms = functools.cache(lambda: _rule_transforms.Transforms(p))
-        return lambda name: self._check(p, name, transforms, wrong=False)
 
-    def _run_checks(self, p: Problem) -> None:
-        passed = {check.name: check for check in self.found if check.passed}
+        def again(name: str) -> Check:
+            check = self._check(p, name, transforms, wrong=False)
+            if check.passed:
+                self.second[name, p.grain] = check
+            return check
+
+        return again
+
+    def _run_checks(self, p: Problem, names: Sequence[str], kept: Mapping[str, Check]) -> None:
         self.found = []
         transforms = functools.cache(lambda: _rule_transforms.Transforms(p))
         wrong = False
-        for name in self.chosen:
+        for name in names:
             if self.over:
                 return
-            self.running = name
-            self.progress(f"{p.name}: {name}")
-            # What passed at a first look passes in a coarser unit, and takes no second one.
-            kept = passed.get(name) if name != "cotangent" else None
-            check = kept or self._check(p, name, transforms, wrong)
+            if name not in kept:
+                self.running = name
+                self.progress(f"{p.name}: {name}")
+            check = kept.get(name) or self._check(p, name, transforms, wrong)
             self.found.append(check)
             p.wrong = wrong = wrong or (name == "cotangent" and check.passed is False)
 
@@ -161,16 +200,18 @@ class Run:
     def _judged(self, found: Sequence[Check]) -> RuleReport:
         p = self.problem
         if p is None:
-            return RuleReport("", tuple(found), verdict="cannot be judged")
+            return RuleReport("", tuple(found), verdict=UNJUDGED)
         self.over = True  # whatever still runs changes nothing any more
         mine, plain_bytes = p.residual_bytes or (None, None)
         with exact():
             found = _unless_uncertain(p, found)
-            suspects = any(c.passed is False and c.name in COMPARISONS for c in found)
-            if suspects and not self.looked and (p.iterates or p.body.narrowest is not None):
-                found = [_not_looked_at(check) for check in found]
+            suspects = {c.name for c in found if c.passed is False} & {*COMPARISONS} - self.settled
+            if suspects and (p.iterates or p.body.narrowest is not None):
+                found = [_not_looked_at(c) if c.name in suspects else c for c in found]
         compared = set(COMPARISONS) - {"numerical"}  # whose error is that of the differences
         errors = [check.worst or 0.0 for check in found if check.name in compared]
+        if p.grain is not None and p.itself:  # what differences are certain to is all that is known
+            errors += [check.tolerance or 0.0 for check in found if check.name == "numerical"]
         precision = None if p.grain is None else p.grain * max(errors, default=0.0)
         return RuleReport(
             name=p.name,
@@ -188,8 +229,6 @@ class Run:
 
 def _not_looked_at(check: Check) -> Check:
     """A failure that a second look, in the unit of the function itself, had no time to excuse."""
-    if check.passed is not False or check.name not in COMPARISONS:
-        return check
     return Check(check.name, None, f"its time was over before a second look: {check.text}")
 
 
@@ -198,7 +237,7 @@ def _unless_uncertain(p: Problem, found: Sequence[Check]) -> Sequence[Check]:
     failed = {check.name for check in found if check.passed is False}
     if not failed or not failed <= {"cotangent", "numerical"} or not p.iterates:
         return found
-    error = precision_of(p)
+    error = max(precision_of(p), off_by_differences(p, found))
     if error > MOST_UNCERTAIN:
         return found
     reason = (
@@ -208,21 +247,20 @@ def _unless_uncertain(p: Problem, found: Sequence[Check]) -> Sequence[Check]:
     return [Check(c.name, None, reason) if c.passed is False else c for c in found]
 
 
-def _verdict(p: Problem, found: Sequence[Check]) -> str:
+def _verdict(p: Problem, found: Sequence[Check]) -> Verdict:
     if any(check.passed is False for check in found):
-        return "wrong"
+        return WRONG
     judges = {check.name: check.passed for check in found if check.name in JUDGES}
     if judges and not any(judges.values()):
-        return "cannot be judged"
-    # Without a rule of its own autodiff was compared with itself, which judges nothing.
-    itself = not (p.has_rule or p.given_plain or p.expect) and p.way != "differences"
-    if itself and judges and not judges.get("numerical"):
-        return "cannot be judged"
+        return UNJUDGED
+    if p.itself and judges and not judges.get("numerical"):
+        return UNJUDGED
     if p.expect is not None:
-        return "by design"
-    # As precise as the dtypes that it was given is right.
-    own = max(cmp.eps(x.dtype) for x in p.original)
-    return "right" if p.grain is None or p.grain <= own else "imprecise"
+        return BY_DESIGN
+    # As precise as the dtypes that it was given is right; of differences in a coarser unit less is
+    # known.
+    own = 0.0 if p.itself else max(cmp.eps(x.dtype) for x in p.original)
+    return RIGHT if p.grain is None or p.grain <= own else IMPRECISE
 
 
 def _notes(p: Problem, precision: float | None) -> list[str]:

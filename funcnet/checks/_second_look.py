@@ -23,6 +23,7 @@ COMPARISONS = (
 )
 GRAINS = (1e-13, 1e-11, 1e-9, 1e-7, 1e-6, 5e-6, 2e-5, 5e-5)
 MOST_ERROR = 1e-3  # of a gradient leaf, that an iteration to a tolerance excuses
+MOST_UNCERTAIN = 0.05  # of it: an iteration that stops early may be so far off, or be wrong
 CLEARLY = 1e3  # times what is uncertain: autodiff that is off by so much is no derivative
 
 
@@ -39,9 +40,23 @@ def look_again(p: Problem, found: Sequence[Check], again: Callable[[str], Check]
         p.judge(way="differences")
         return True
     suspects = failed & set(COMPARISONS)
-    return bool(suspects) and _coarser(
-        p, lambda: all(again(n).passed is not False for n in suspects)
-    )
+    if not failed:
+        silent = any(c.name == "numerical" and c.passed is None for c in found)
+        return silent and p.iterates and p.itself and _differences_say(p, again)
+    # Differences that are as certain as they were say that it is wrong in any unit.
+    if not suspects or off_by_differences(p, found) > MOST_UNCERTAIN:
+        return False
+    return _coarser(p, lambda: all(again(n).passed is not False for n in suspects))
+
+
+def _differences_say(p: Problem, again: Callable[[str], Check]) -> bool:
+    """Takes the finest unit in which differences judge values that are noise in a finer one."""
+    for grain in _grains(p):
+        back = p.judge(grain=grain)
+        if again("numerical").passed:
+            return True
+        back()
+    return False
 
 
 def _autodiff_is_no_derivative(p: Problem) -> bool:
@@ -74,19 +89,28 @@ def _worst(result: Result, truth: Result) -> float:
 
 def _coarser(p: Problem, all_pass: Callable[[], bool]) -> bool:
     """Takes the finest unit in which all is right, if the body has no finer one."""
-    if p.grain is not None:
-        return False
-    grains: list[float] = []
-    if p.body.narrowest is not None and cmp.eps(p.body.narrowest) > p.eps:
-        grains.append(cmp.eps(p.body.narrowest))
-    if p.iterates:
-        grains += [g for g in GRAINS if p.eps < g and p.c("cotangent") * g <= MOST_ERROR]
-    for grain in sorted(grains):
+    for grain in _grains(p):
         back = p.judge(grain=grain)
         if value(p).passed and cotangent(p).passed and all_pass():
             return True
         back()
     return False
+
+
+def _grains(p: Problem) -> list[float]:
+    """The coarser units that the body has, finest first."""
+    grains: list[float] = []
+    if p.body.narrowest is not None and cmp.eps(p.body.narrowest) > p.eps:
+        grains.append(cmp.eps(p.body.narrowest))
+    if p.iterates:
+        grains += [g for g in GRAINS if p.eps < g and p.c("cotangent") * g <= MOST_ERROR]
+    return sorted(grains)
+
+
+def off_by_differences(p: Problem, found: Sequence[Check]) -> float:
+    """How far off a directional derivative is that differences say is wrong, as a part of it."""
+    errors = [c.worst or 0.0 for c in found if c.name == "numerical" and c.passed is False]
+    return max(errors, default=0.0) * p.eps
 
 
 def precision_of(p: Problem) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 import tyro
 from rich.table import Table
 
-from funcnet import _machine, discovery
+from funcnet import _machine, checks, discovery
 from funcnet._files import descriptor, replacing
 from funcnet.cli import _stdout
 from funcnet.cli._check_targets import (
@@ -35,7 +35,7 @@ from funcnet.cli._command import (
     written,
 )
 
-_BAD = ("imprecise", "by-design", "cannot-be-judged")
+_BAD = tuple(v.replace(" ", "-") for v in checks.VERDICTS if v not in ("right", "wrong"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,20 +12,15 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from funcnet import discovery
+from funcnet import checks, discovery
 from funcnet.cli import _stdout
 from funcnet.cli._command import CommandError, print_whole, traced
 
 if TYPE_CHECKING:
     from funcnet.catalogue import Row
 
-STYLES = {
-    "right": "green",
-    "wrong": "bold red",
-    "imprecise": "yellow",
-    "by design": "cyan",
-    "cannot be judged": "bold yellow",
-}
+_COLOURS = ("green", "bold red", "yellow", "cyan", "bold yellow")
+STYLES: dict[str, str] = dict(zip(checks.VERDICTS, _COLOURS, strict=True))
 
 
 def verdict(word: str) -> Text:
@@ -141,7 +136,7 @@ def show(
 def totals(judgements: Sequence[discovery.Judgement], began: float) -> str:
     """How many are what, in a line."""
     counts = collections.Counter(judgement.verdict for judgement in judgements)
-    parts = [f"{counts[word]} {word}" for word in discovery.VERDICTS if counts[word]]
+    parts = [f"{counts[word]} {word}" for word in checks.VERDICTS if counts[word]]
     seconds = time.perf_counter() - began
     return f"{len(judgements)} reports in {seconds:.0f} s: {', '.join(parts) or 'no rule found'}"
 

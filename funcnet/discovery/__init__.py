@@ -16,7 +16,7 @@ from funcnet.discovery._arguments import ArgumentError, text, words
 from funcnet.discovery._arguments import Call as Arguments
 from funcnet.discovery._find import Found, Rule, find, place_of
 from funcnet.discovery._formats import shown, to_github, to_json, to_junit, to_sarif
-from funcnet.discovery._judge import VERDICTS, Judge, Judgement, exit_code
+from funcnet.discovery._judge import Judge, Judgement, exit_code
 from funcnet.discovery._samples import (
     NoSampleError,
     Sample,
@@ -27,7 +27,6 @@ from funcnet.discovery._samples import (
 from funcnet.discovery._targets import Broken, Target, TargetError, load
 
 __all__ = [
-    "VERDICTS",
     "ArgumentError",
     "Arguments",
     "Broken",

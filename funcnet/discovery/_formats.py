@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from funcnet import checks
 from funcnet._machine import VERSION
 from funcnet.discovery._judge import (
     BY_DESIGN,
     IMPRECISE,
     RIGHT,
     UNJUDGED,
-    VERDICTS,
     WRONG,
     Judgement,
 )
@@ -42,7 +42,7 @@ def to_json(judgements: Sequence[Judgement]) -> str:
     document = {
         "format": 1,
         "funcnet": VERSION,
-        "counts": {verdict: counts[verdict] for verdict in VERDICTS},
+        "counts": {verdict: counts[verdict] for verdict in checks.VERDICTS},
         "rules": [
             {
                 "name": judgement.name,

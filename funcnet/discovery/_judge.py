@@ -18,10 +18,7 @@ from funcnet._reports import sentence
 from funcnet.discovery._find import Found, Rule, callers, codes_of
 from funcnet.discovery._samples import NoSampleError, Sample, SampleError, has_own, samples_of
 
-RIGHT, WRONG, IMPRECISE = "right", "wrong", "imprecise"
-BY_DESIGN, UNJUDGED = "by design", "cannot be judged"
-VERDICTS = (RIGHT, WRONG, IMPRECISE, BY_DESIGN, UNJUDGED)
-"""What a rule can be found to be."""
+RIGHT, WRONG, IMPRECISE, BY_DESIGN, UNJUDGED = checks.VERDICTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Judgement:
     Attributes:
         name: What the rule is called in its module, with `/1` for its second sample.
         module: The module's name.
-        verdict: One of `VERDICTS`.
+        verdict: One of `checks.VERDICTS`.
         file: Where its backward function is written.
         line: The line there, from 1; 0 where it is not known.
         reason: Why it cannot be judged, and what would mend it.
@@ -192,9 +189,6 @@ class Judge:
     def _checked(self, rule: Rule, sample: Sample, index: int) -> Judgement:
         name = rule.name if index == 0 else f"{rule.name}/{index}"
         options = {"name": name, "seed": self.seed, **self.options, **sample.options}
-        plain = _without_jvp(sample.function)
-        if plain is not None:
-            options.setdefault("plain", plain)
         began = time.perf_counter()
         try:
             report = checks.check_rule(sample.function, *sample.args, **options)
@@ -207,21 +201,6 @@ class Judge:
             name, rule.module, report.verdict, rule.file, rule.line, report.reason, sample.origin,
             report, time.perf_counter() - began,
         )  # fmt: skip
-
-
-def _without_jvp(function: Any) -> Callable[..., Any] | None:
-    """What a `jax.custom_jvp` decorates, under jit and partial too: it is held to that."""
-    if isinstance(function, jax.custom_jvp):
-        return checks.without_rules(function.fun)
-    if isinstance(function, functools.partial):
-        plain = _without_jvp(function.func)
-        return plain and functools.partial(plain, *function.args, **function.keywords)
-    if type(function) is type(_JITTED):
-        return _without_jvp(getattr(function, "__wrapped__", None))
-    return None
-
-
-_JITTED = jax.jit(lambda: None)
 
 
 def _trace(error: BaseException | None) -> str:

@@ -14,7 +14,7 @@ from funcnet.kernels._flops import flops
 from funcnet.kernels._lowering import once, wide, wide_dtype
 from funcnet.kernels._native import native_status, use_native
 from funcnet.kernels._products import matmul, matmul_bias, matmul_nt, matmul_tn
-from funcnet.kernels._types import as_cotangent, cut_as, reshape
+from funcnet.kernels._types import as_cotangent, cut_as, devices_along, reshape, total
 
 __all__ = [
     "as_cotangent",
@@ -23,6 +23,7 @@ __all__ = [
     "conv_input_gradient",
     "conv_kernel_gradient",
     "cut_as",
+    "devices_along",
     "entries_of",
     "flops",
     "matmul",
@@ -32,6 +33,7 @@ __all__ = [
     "native_status",
     "once",
     "reshape",
+    "total",
     "use_native",
     "wide",
     "wide_dtype",

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.interpreters import batching
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float, Int32
 
 from funcnet.kernels._lowering import make_composite
-from funcnet.kernels._types import explicit_mesh
+from funcnet.kernels._types import of_cut_rows
 
 
 def compared(rows: Array, index: Array, values: Array) -> Array:
@@ -76,14 +74,7 @@ def entries_of(
     >>> entries_of(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, 0], jnp.int32))
     Array([2., 3.], dtype=float64)
     """
-    mesh = explicit_mesh(rows)
-    if mesh is not None and (spec := jax.typeof(rows).sharding.spec)[-1] is not None:
-        # A row lies on several devices, and its entry on one of them.
-        sharding = NamedSharding(mesh, PartitionSpec(*spec[:-1]))
-        return jax.sharding.auto_axes(_summed, out_sharding=sharding)(rows, index)
+    found = of_cut_rows(rows, index)
+    if found is not None:
+        return found
     return jnp.take_along_axis(rows, index[..., None], -1, mode="promise_in_bounds").squeeze(-1)
-
-
-def _summed(rows: Array, index: Array) -> Array:
-    columns = lax.broadcasted_iota(index.dtype, rows.shape, rows.ndim - 1)
-    return jnp.where(columns == index[..., None], rows, jnp.zeros_like(rows)).sum(-1)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
@@ -85,6 +86,38 @@ def reshape(x: Any, shape: Sequence[int]) -> Array:
     last = spec[-1] if x.shape[-1] == shape[-1] and len(shape) > 1 else None
     kept = (spec[0], *(None,) * (len(shape) - 2), *(() if len(shape) == 1 else (last,)))
     return lax.reshape(x, shape, out_sharding=NamedSharding(mesh, PartitionSpec(*kept)))
+
+
+def of_cut_rows(rows: Any, index: Any) -> Array | None:
+    """One entry of each row, where a row lies on several devices of explicit axes; else None."""
+    mesh, spec = explicit_mesh(rows), jax.typeof(rows).sharding.spec
+    if mesh is None or spec[-1] is None:
+        return None
+
+    def summed(rows: Array, index: Array) -> Array:
+        columns = lax.broadcasted_iota(index.dtype, rows.shape, rows.ndim - 1)
+        return jnp.where(columns == index[..., None], rows, jnp.zeros_like(rows)).sum(-1)
+
+    sharding = NamedSharding(mesh, PartitionSpec(*spec[:-1]))
+    return jax.sharding.auto_axes(summed, out_sharding=sharding)(rows, index)
+
+
+def total(values: Any, axis_name: str | tuple[str, ...] | None) -> Any:
+    """The sums of values over the devices of axes of a `shard_map`; the values, of None.
+
+    >>> total(jnp.ones(2), None)
+    Array([1., 1.], dtype=float64)
+    """
+    return values if axis_name is None else lax.psum(values, axis_name)
+
+
+def devices_along(axis_name: str | tuple[str, ...] | None) -> int:
+    """How many devices there are along axes of a `shard_map`; 1, of None.
+
+    >>> devices_along(None)
+    1
+    """
+    return 1 if axis_name is None else lax.axis_size(axis_name)
 
 
 def varying_alike(*operands: Any) -> tuple[Any, ...]:

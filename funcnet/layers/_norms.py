@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from funcnet import _validate
-from funcnet.kernels import as_cotangent, cut_as, once, reshape, wide
+from funcnet.kernels import as_cotangent, cut_as, devices_along, once, reshape, total, wide
 from funcnet.layers._params import BatchStats, NormParams
 
 AxisName = str | tuple[str, ...] | None  # of a mesh, inside a shard_map
@@ -95,8 +95,7 @@ def batch_norm_cotangents(params, x, dy, x_hat, inv_std, axes, axis_name):
     count = values_a_channel(x_hat, axis_name)
     dbeta = dy.sum(axes)
     dgamma = (dy * x_hat).sum(axes)
-    of_all = (dbeta, dgamma) if axis_name is None else lax.psum((dbeta, dgamma), axis_name)
-    mean, slope = (_last_axis(total / count, dy) for total in of_all)
+    mean, slope = (_last_axis(s / count, dy) for s in total((dbeta, dgamma), axis_name))
     dx = _scaled(params.gamma, inv_std) * (dy - mean - x_hat * slope)
     return as_cotangent((_of(params, dgamma, dbeta), dx), (params, x))
 
@@ -392,7 +391,7 @@ def standardise(x, axes, eps, axis_name=None):
 
     def means(*arrays):
         found = tuple(a.mean(axes, keepdims=True) for a in arrays)
-        return found if axis_name is None else lax.pmean(found, axis_name)
+        return tuple(m / devices_along(axis_name) for m in total(found, axis_name))
 
     (mean,) = means(x)
     left, square = means(x - mean, jnp.square(x - mean))
@@ -476,7 +475,7 @@ def _check_eps(function, eps):
 
 def values_a_channel(x, axis_name):
     """How many values a channel has, on all devices of an axis of a `shard_map`."""
-    return x.size // x.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
+    return x.size // x.shape[-1] * devices_along(axis_name)
 
 
 def check_batch(function, x, axis_name):

@@ -294,6 +294,15 @@ def test_without_rules_leaves_no_rule_anywhere():
     np.testing.assert_allclose(jax.grad(program)(x), np.full((2, 3), 1e4))
     np.testing.assert_allclose(plain(x), program(x))
     np.testing.assert_allclose(jax.jacfwd(jax.jit(plain))(x), np.full((2, 3), 4.0))
+    auto, row = (jax.sharding.AxisType.Auto,), jax.sharding.PartitionSpec("row")
+    with jax.set_mesh(jax.make_mesh((1,), ("row",), auto)):
+        shards = jax.shard_map(
+            lambda x: jax.lax.scan(lambda c, _: (twice(c), None), twice(x), None, 2)[0],
+            in_specs=row,
+            out_specs=row,
+        )
+        plain = checks.without_rules(shards)
+        np.testing.assert_allclose(jax.grad(lambda x: plain(x).sum())(x), np.full((2, 3), 8.0))
 
 
 @pytest.mark.parametrize(

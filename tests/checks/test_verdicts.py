@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 import jax
@@ -17,6 +18,9 @@ from tests.support.zoo_strangers import STRANGERS, V
 BY_DEFAULT = {
     *("calls_itself_forward", "symbolic_zeros_and_an_integer", "a_python_int_among_outputs"),
     *("iteration", "iteration_wrong", "bisection", "callback", "float32_core", "symmetric"),
+    "a_backward_that_refuses_bfloat16",
+    *("implicit", "implicit_wrong", "implicit_at_bisection"),
+    *("nan_is_outside", "negatives_raise"),
     *("relu_1_at_0", "relu_of_jax", "nan_to_num", "an_output_is_an_input", "a_closure"),
     *("straight_through_expected", "clipped_cotangents", "a_conjugate_forgotten"),
 }
@@ -99,12 +103,36 @@ def test_a_time_limit_ends_with_what_there_is():
     ended()
 
 
+def test_a_time_limit_takes_no_mesh_away():
+    """A function that is sharded by `jax.shard_map` takes the mesh that the caller has set."""
+    rows = jax.sharding.PartitionSpec("rows")
+    square = rule(lambda x: x**2, lambda r, g: (2 * r[0] * g,))
+    f = jax.shard_map(square, in_specs=rows, out_specs=rows)
+    auto = (jax.sharding.AxisType.Auto,)
+    with jax.set_mesh(jax.make_mesh((1,), ("rows",), auto)):
+        report = checks.check_rule(f, X, checks=["value", "cotangent"], seconds=60.0)
+    assert report.verdict == "right", str(report)
+
+
 def test_progress_names_each_check():
     lines: list[str] = []
     checks.check_rule(
         affine_rule(), AFFINE, X, checks=["structure", "cotangent"], progress=lines.append
     )
     assert [line.rpartition(": ")[2] for line in lines] == ["structure", "cotangent"]
+
+
+def test_the_judges_have_their_second_look_before_the_dear_checks():
+    """So that a time limit leaves a verdict: the others run once, in the unit that was found."""
+    lines: list[str] = []
+    _, f, args, _ = STRANGERS["loose_iteration"]
+    report = checks.check_rule(
+        f, *args, checks=["cotangent", "linear", "jit"], progress=lines.append
+    )
+    names = [line.rpartition(": ")[2] for line in lines]
+    assert names.count("jit") == 1
+    assert names[-1] == "jit"
+    assert report.verdict == "imprecise"
 
 
 def test_nothing_to_judge_by_is_said_once():
@@ -140,6 +168,37 @@ def test_wrappers_of_a_rule_are_not_the_rule():
     _, f, (x, *_), _ = STRANGERS["a_vector_is_no_batch"]
     report = checks.check_rule(jax.vmap(f), np.stack([x, x + 1]), checks=["value", "cotangent"])
     assert report.verdict == "right"
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        jax.jit,
+        functools.partial,
+        lambda f: jax.jit(functools.partial(f)),
+        lambda f: jax.tree_util.Partial(scaled(f), np.float32(1.5)),
+    ],
+    ids=["jit", "partial", "both", "Partial"],
+)
+def test_a_custom_jvp_is_held_to_its_function_under_jit_and_partial_too(wrap):
+    verdicts = [
+        checks.check_rule(wrap(STRANGERS[name].f), X, checks=["cotangent"]).verdict
+        for name in ("custom_jvp", "custom_jvp_wrong")
+    ]
+    assert verdicts == ["right", "wrong"]
+
+
+def scaled(f):
+    """A `custom_jvp` of two arguments, the first of which is a factor."""
+    product = jax.custom_jvp(lambda w, x: w * f.fun(x))
+
+    @product.defjvp
+    def _(primals, tangents):
+        (w, x), (dw, dx) = primals, tangents
+        y, dy = jax.jvp(f, (x,), (dx,))
+        return product(w, x), dw * y + w * dy
+
+    return product
 
 
 def test_kinks_is_one_of_the_conventions():

@@ -149,7 +149,7 @@ def test_quick_compile_flags_end_where_they_are_not_known(monkeypatch, release):
 
 
 def test_one_private_name_of_jax_is_imported():
-    """That for which there is no public one; `tests/kernels/test_meshes.py` fails where it moves."""
+    """There is no public one for it; `tests/kernels/test_meshes.py` fails where it moves."""
     folder = Path(util.find_spec("funcnet").origin).parent
     lines = [
         f"{path.name}: {line.strip()}"

@@ -199,3 +199,18 @@ def test_group_norm_of_one_channel_a_group_is_instance_norm(rng):
     y = layers.group_norm(NormParams(None, None), x, groups=C)
     want = (x - x.mean((1, 2), keepdims=True)) / jnp.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
     np.testing.assert_allclose(y, want, atol=64 * EPS)
+
+
+def test_the_variance_is_right_far_from_zero_and_never_negative(rng):
+    """Of float32 around 10^5, whose mean rounds; and of channels of equal numbers, which is 0."""
+    no_gain = NormParams(None, None)
+    x = (1e5 + rng.normal(size=(64, 50))).astype(np.float32)
+    _, stats = layers.batch_norm(no_gain, jnp.asarray(x))
+    want = x.astype(np.float64).var(0)
+    eps = float(np.finfo(np.float32).eps)
+    assert np.abs(np.asarray(stats.var, np.float64) - want).max() <= 64 * eps * want.max()
+    equal = np.broadcast_to(rng.uniform(1, 1e4, 400), (7, 400)).astype(np.float32)
+    y, stats = layers.batch_norm(no_gain, jnp.asarray(equal))
+    assert (np.asarray(y) == 0).all()
+    assert (np.asarray(stats.var) >= 0).all()
+    assert np.asarray(stats.var).max() <= 64 * eps * np.square(eps * equal).max()

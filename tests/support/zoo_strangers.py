@@ -204,6 +204,39 @@ met("callback_wrong", "wrong", rule(on_host(np.sin), lambda r, g: (-g * jnp.cos(
 met("pallas", "right", from_value(tanh_kernel, lambda y, g: (g * (1 - y * y),)), X)
 met("differentiable_once", "right", rule(jnp.sin, lambda r, g: (on_host(np.cos)(r[0]) * g,)), V)
 
+
+def stepped(f: Any, guess: Any) -> Any:
+    return lax.while_loop(lambda x: jnp.max(jnp.abs(f(x))) > 1e-6, lambda x: x - 0.3 * f(x), guess)
+
+
+def halved(f: Any, guess: Any) -> Any:
+    """By bisection to a width of 1e-5: the values are stairs."""
+
+    def body(ends: Any) -> Any:
+        low, high = ends
+        middle = (low + high) / 2
+        return jnp.where(f(middle) > 0, low, middle), jnp.where(f(middle) > 0, middle, high)
+
+    ends = lax.while_loop(lambda s: jnp.max(s[1] - s[0]) > 1e-5, body, (0 * guess, 1.4 * guess))
+    return (ends[0] + ends[1]) / 2
+
+
+def implicit_root(slope: float, solve: Callable = stepped) -> Callable:
+    """The root of x² = a by `lax.custom_root`, to a tolerance; no rule but JAX's own."""
+
+    def tangent(g: Any, y: Any) -> Any:
+        return y / g(jnp.full_like(y, slope))
+
+    return lambda a: lax.custom_root(lambda x: x * x - a, jnp.ones_like(a), solve, tangent)
+
+
+BETWEEN = np.linspace(0.5, 1.5, 4)
+met("implicit", "imprecise", implicit_root(1.0), BETWEEN)
+met("implicit_at_bisection", "imprecise", implicit_root(1.0, halved), BETWEEN)
+met("implicit_at_bisection_wrong", "cannot be judged", implicit_root(0.5, halved), BETWEEN)
+met("implicit_wrong", "wrong", implicit_root(0.5), BETWEEN)
+met("implicit_a_tenth_off", "wrong", implicit_root(0.9), BETWEEN)
+
 # Precision ---------------------------------------------------------------------------------
 
 
@@ -291,6 +324,34 @@ ones_at_zero = rule(relu, lambda r, g: (jnp.where(r[0] >= 0, g, 0),))
 met("relu_1_at_0", "wrong", ones_at_zero, AT_ZERO)
 met("relu_1_at_0_ignored", "right", ones_at_zero, AT_ZERO, kinks="ignore")
 met("relu_1_at_0_asked_for", "right", ones_at_zero, AT_ZERO, kinks=1.0)
+
+
+def disc(x: Any) -> Any:
+    """Half a circle; of NaN 0, as of what is outside, though autodiff gives NaN there."""
+    height = jnp.maximum(1 - x * x, 0.0)
+    return jnp.where(x * x <= 1, jnp.sqrt(height), 0.0)
+
+
+def _disc_backward(r: Any, g: Any) -> Any:
+    inside = r[0] * r[0] < 1
+    return (jnp.where(inside, -g * r[0] / jnp.sqrt(jnp.where(inside, 1 - r[0] ** 2, 1)), 0.0),)
+
+
+def log_of_positive(x: Any) -> Any:
+    """The logarithm, and an error when the program runs with other numbers."""
+
+    def refuse(v: Any) -> Any:
+        if (np.asarray(v) <= 0).any():
+            raise ValueError("not positive")
+        return np.zeros((), v.dtype)
+
+    shape = jax.ShapeDtypeStruct((), x.dtype)
+    held = lax.stop_gradient(x)
+    return jnp.log(x) + jax.pure_callback(refuse, shape, held, vmap_method="sequential")
+
+
+met("nan_is_outside", "right", rule(disc, _disc_backward), V / 4)
+met("negatives_raise", "right", rule(log_of_positive, lambda r, g: (g / r[0],)), POSITIVE)
 met("nan_to_num", "wrong", rule(jnp.sin, lambda r, g: (jnp.nan_to_num(g * jnp.cos(r[0])),)), X)
 
 # Outputs that are inputs, or carry no gradient ---------------------------------------------
@@ -325,6 +386,10 @@ def _solve_forward(a: Any, b: Any) -> Any:
 
 
 solve = rule(jnp.linalg.solve, _solve_backward, _solve_forward)
+
+# A constant of float32 makes its cotangent wider than what `jax.vjp` takes in bfloat16.
+sine_by_vjp = rule(jnp.sin, lambda r, g: jax.vjp(jnp.sin, r[0])[1](g * jnp.ones((1,))))
+met("a_backward_that_refuses_bfloat16", "right", lambda x: 2 * sine_by_vjp(x), X)
 met("a_solve_without_bfloat16", "right", solve, A + 2 * np.eye(3, dtype=np.float32), V[:3])
 
 # Complex numbers ---------------------------------------------------------------------------
@@ -402,6 +467,6 @@ def _sorted_forward(x: Any) -> Any:
 
 met("preferred_float32", "right", rule(wide_product, _wide_product_backward), X, X.T.copy())
 met("tokens_are_no_batch", "right", rule(causal, _causal_backward), X, X + 1, 2 * X)
-inverse = rule(jnp.sort, lambda order, g: (g[jnp.argsort(order)],), _sorted_forward)
+inverse = rule(lambda x: jnp.sort(x), lambda order, g: (g[jnp.argsort(order)],), _sorted_forward)
 met("an_order_is_kept", "right", inverse, V)
 met("a_vmapped_rule", "right", jax.vmap(rule(unit, _unit_backward)), X)

@@ -13,6 +13,9 @@ from tests.support.processes import python
 QUICK = ("batch_norm/auto/data", "batch_norm/explicit/fsdp", "convnet/explicit/both")
 REST = [case for case in CASES if case not in QUICK]
 TOLERANCE = 1e-12  # of a leaf's largest number: 4500 eps, after ten steps
+# Adam divides gradients by their size, and some are near 0: other orders of the same rows on one
+# device move its parameters by as much.
+LOOSER = {"resnet": 1e-11}
 
 
 def cases():
@@ -32,8 +35,8 @@ def test_eight_devices_give_what_one_gives(chosen):
     found = json.loads(python("-m", "tests.support.mesh_runs", *chosen, XLA_FLAGS=flags))
     assert list(found) == list(chosen)
     for case, run in found.items():
-        _, kind, way = case.split("/")
-        far = {name: off for name, off in run["off"].items() if off > TOLERANCE}
+        net, kind, way = case.split("/")
+        far = {name: off for name, off in run["off"].items() if off > LOOSER.get(net, TOLERANCE)}
         assert not far, (case, far)
         assert run["unlike"] == 0, f"{case}: devices have other numbers for the same part"
         if kind == "explicit" or way == "data":

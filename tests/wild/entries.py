@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-Deserves = Literal["right", "imprecise", "by design", "wrong", "cannot be judged"]
+if TYPE_CHECKING:  # what a package sets when it is imported is set before JAX is there
+    from funcnet.checks import Verdict
+
 REQUIREMENTS = pathlib.Path(__file__).with_name("requirements.txt")
 PINS = dict(text.split("==") for text in REQUIREMENTS.read_text().splitlines() if "==" in text)
 
@@ -20,7 +22,7 @@ class Wild(NamedTuple):
     version: str
     name: str
     make: Callable[[], tuple[Callable, tuple[Any, ...]]]
-    deserves: Deserves
+    deserves: Verdict
     why: str
     options: dict[str, Any]
 
@@ -33,7 +35,7 @@ class Shelf(list[Wild]):
     """Entries in order; called, it puts the function that it decorates on itself."""
 
     def __call__(
-        self, package: str, name: str, deserves: Deserves, why: str, **options: Any
+        self, package: str, name: str, deserves: Verdict, why: str, **options: Any
     ) -> Callable:
         def add(make: Callable) -> Callable:
             self.append(Wild(package, PINS[package], name, make, deserves, why, options))
