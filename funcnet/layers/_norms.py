@@ -382,8 +382,9 @@ def standardise(x, axes, eps, axis_name=None):
     """Standardises over `axes`: returns x_hat, centre (in two parts), variance, its inverse root.
 
     The mean is taken twice: the second time of what the first has left, which is what its rounding
-    has cost. So numbers far from zero keep their spread, and equal numbers become exact zeros. The
-    two parts stay apart, because their sum would round again. With it goes the mean square, in one
+    has cost. So numbers far from zero keep their spread, and equal numbers become exact zeros, but
+    for what XLA rounds otherwise where it joins a mean with what reads it. The two parts stay
+    apart, because their sum would round again. With it goes the mean square, in one
     pass over the numbers and one sum over devices; less the square of what was left, which is a
     rounding error's, it is the variance.
     """
