@@ -50,7 +50,7 @@ def partitioned(
         mesh = arguments[0].sharding.mesh
         found = cuts(axes, [_full(a.sharding.spec, len(a.shape)) for a in arguments], whole)
         placed = [NamedSharding(mesh, spec_of(names, found)) for names in (*operands, result)]
-        summed = tuple(axis for name in found.keys() - set(result) for axis in found[name])
+        summed = tuple(axis for name in found if name not in result for axis in found[name])
         total = functools.partial(lax.psum, axis_name=summed) if summed else None
         return mesh, functools.partial(on_part, total=total), placed[-1], tuple(placed[:-1])
 
