@@ -418,8 +418,8 @@ def dropout(
     Rate 0 or key None is the identity, which is dropout at test time.
 
     Args:
-      key: a key from `jax.random.key` (or a raw `PRNGKey`), or None. Inside a `shard_map` the rows of
-        each device want a key of their own: `jax.random.fold_in(key, jax.lax.axis_index(axis))`.
+      key: a key from `jax.random.key` (or a raw `PRNGKey`), or None. Inside a `shard_map` the rows
+        of each device want a key of their own: `fold_in(key, jax.lax.axis_index(axis_name))`.
       x: any shape, a floating dtype.
       rate: a static number in [0, 1), the probability of dropping. The courses' keep probability
         is 1 - rate.
