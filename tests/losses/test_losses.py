@@ -428,6 +428,7 @@ def test_an_evaluation_is_compiled_once_and_freed_with_its_net():
         assert first.setdefault(len(split.labels), found) == found
     assert traces.count((10, 2, 2, 1)) == 1
     loss = functools.partial(softmax_cross_entropy, label_smoothing=0.1)
+    gc.collect()  # of other tests' nets
     kept = len(train._evaluation._PROGRAMS)
     train.evaluate(net, trained, DATA.val, None, loss=loss, batch_size=10)
     assert traces.count((10, 2, 2, 1)) == 1
