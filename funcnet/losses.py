@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Integer
 
 from funcnet import _validate
-from funcnet.kernels import entries_of, wide, with_entries
+from funcnet.kernels import as_cotangent, entries_of, wide, with_entries
 
 __all__ = ["l2_penalty", "mean_squared_error", "multiclass_hinge", "softmax_cross_entropy"]
 
@@ -149,7 +149,7 @@ def _softmax_cross_entropy_bwd(label_smoothing, ignore_index, reduction, residua
         dz = jnp.exp(-gap) * (share / exp_sum)[..., None] - (rest * share)[..., None]
         of_label = jnp.exp(-_of_label(gap, rows)) / exp_sum - rest - (1.0 - label_smoothing)
         dz = with_entries(dz, rows.class_index, of_label * share)
-        return dz.astype(logits.dtype), None, None
+        return as_cotangent(dz, logits), None, None
     weighted = target if weights is None else weights * target
     p = jnp.exp(-gap) / exp_sum[..., None]
     dz = (p * weighted.sum(-1, keepdims=True) - weighted) * share[..., None]
@@ -159,7 +159,7 @@ def _softmax_cross_entropy_bwd(label_smoothing, ignore_index, reduction, residua
         dlabels = (1.0 - label_smoothing) * share[..., None] * losses
         if weights is not None:
             dlabels = _product(jnp.broadcast_to(weights, gap.shape), dlabels)
-        dlabels = dlabels.astype(labels.dtype)
+        dlabels = as_cotangent(dlabels, labels)
     if weights is not None:
         by_row = _product(target, losses) * share[..., None]
         if reduction == "mean" and rows.class_index is not None:
@@ -167,7 +167,7 @@ def _softmax_cross_entropy_bwd(label_smoothing, ignore_index, reduction, residua
             loss = _counted(loss, rows)[..., None]
             by_row = by_row - jnp.where(_is_label(gap, rows), loss, 0.0)
         dweights = _over_rows(by_row, class_weights)
-    return dz.astype(logits.dtype), dlabels, dweights
+    return as_cotangent(dz, logits), dlabels, dweights
 
 
 softmax_cross_entropy.defvjp(_softmax_cross_entropy_fwd, _softmax_cross_entropy_bwd)
@@ -267,7 +267,7 @@ def _multiclass_hinge_bwd(margin, power, reduction, residuals, dloss):
     wrong = slope.astype(excess.dtype)
     right = -wrong.sum(-1, keepdims=True)
     ds = jnp.where(_is_label(excess, rows), right, wrong) * share
-    return ds.astype(scores.dtype), None, dweights
+    return as_cotangent(ds, scores), None, dweights
 
 
 multiclass_hinge.defvjp(_multiclass_hinge_fwd, _multiclass_hinge_bwd)
@@ -327,7 +327,7 @@ def _mean_squared_error_bwd(reduction, residuals, dloss):
     prediction, target = (jnp.asarray(r) for r in residuals)  # the same shape
     share = wide(dloss) * (2.0 / prediction.size if reduction == "mean" else 2.0)
     d = (wide(prediction) - wide(target)) * share
-    return d.astype(prediction.dtype), (-d).astype(target.dtype)
+    return as_cotangent((d, -d), (prediction, target))
 
 
 mean_squared_error.defvjp(_mean_squared_error_fwd, _mean_squared_error_bwd)
@@ -508,13 +508,8 @@ def _along_rows(class_weights, scores):
 
 
 def _over_rows(by_row, class_weights):
-    """The cotangent of class weights, of what there is by row and class: the sum over the rows.
-
-    As the transpose of spreading them over the rows, which sums over the shards of a mesh too.
-    """
-    class_weights = jnp.asarray(class_weights)
-    _, pull = jax.vjp(lambda w: jnp.zeros_like(by_row) + _along_rows(w, by_row), class_weights)
-    return pull(by_row)[0]
+    """The cotangent of class weights, of what there is by row and class: the sum over the rows."""
+    return as_cotangent(by_row.sum(range(by_row.ndim - 1)), jnp.asarray(class_weights))
 
 
 def _weights_of_labels(rows, weights):

@@ -47,26 +47,32 @@ from funcnet.kernels._lowering import (
 
 
 def _names(names: str) -> Callable[..., str]:
-    """Names of axes; with groups a kernel's input channels, "c", are not the images'."""
+    """Names of axes, in capitals those that are not cut.
+
+    Windows reach over the edges of parts of an image. With groups the channels are not cut either,
+    of which a part would have other groups; and a kernel's input channels are not the images'.
+    """
 
     def of_params(groups: int, **_: Any) -> str:
-        return names if groups == 1 else names.replace("p q c", "p q g")
+        if groups == 1:
+            return names
+        return names.replace("P Q c", "P Q G").replace("c", "C").replace("o", "O")
 
     return of_params
 
 
-conv_k = make_kernel("funcnet_conv", xla_conv, cpu_conv, _names("n h w c, p q c o -> n i j o"))
+conv_k = make_kernel("funcnet_conv", xla_conv, cpu_conv, _names("n H W c, P Q c o -> n I J o"))
 kernel_gradient_k = make_kernel(
     "funcnet_conv_kernel_gradient",
     xla_kernel_gradient,
     cpu_kernel_gradient,
-    _names("n h w c, n i j o -> p q c o"),
+    _names("n H W c, n I J o -> P Q c o"),
 )
 input_gradient_k = make_kernel(
     "funcnet_conv_input_gradient",
     xla_input_gradient,
     cpu_input_gradient,
-    _names("n i j o, p q c o -> n h w c"),
+    _names("n I J o, P Q c o -> n H W c"),
 )
 
 
@@ -292,7 +298,7 @@ def _cpu_biased(x: Array, w: Array, b: Array, *, relu: bool, groups: int, **wher
 
 
 conv_bias_k = make_composite(
-    "funcnet_conv_bias", biased, _cpu_biased, _names("n h w c, p q c o, o -> n i j o")
+    "funcnet_conv_bias", biased, _cpu_biased, _names("n H W c, P Q c o, o -> n I J o")
 )
 
 

@@ -18,8 +18,6 @@ try:  # there is no public way to it; a test says when this one is gone
 except ImportError:
     prim_requires_devices_during_lowering = set()
 
-WHOLE = frozenset("hwpqij")  # places of images and kernels: windows reach over the edges of parts
-
 
 def know_devices(primitive: Primitive) -> None:
     """Has a program with the primitive lowered for the devices that it will run on.
@@ -30,9 +28,7 @@ def know_devices(primitive: Primitive) -> None:
     prim_requires_devices_during_lowering.add(primitive)
 
 
-def partitioned(
-    on_part: Callable[..., Array], axes: str, whole: frozenset[str] = WHOLE
-) -> Callable[..., Array]:
+def partitioned(on_part: Callable[..., Array], axes: str) -> Callable[..., Array]:
     """`on_part`, run by each device on what it has.
 
     XLA is told which axes may be cut and which cuts belong together; over what a cut axis is summed
@@ -40,15 +36,15 @@ def partitioned(
 
     Args:
       on_part: `on_part(*operands, total=total)`, whose sum over such an axis `total` adds up.
-      axes: the names of the operands' axes and the result's: "n k, k m -> n m".
-      whole: the names of axes that are not cut.
+      axes: the names of the operands' axes and the result's: "n k, k m -> n m". Axes whose names
+        are capitals are not cut.
     """
     operands, result = named(axes)
 
     def partition(_: Mesh, arguments: Sequence[Any], output: Any) -> tuple[Any, ...]:
         del output
         mesh = arguments[0].sharding.mesh
-        found = cuts(axes, [_full(a.sharding.spec, len(a.shape)) for a in arguments], whole)
+        found = cuts(axes, [_full(a.sharding.spec, len(a.shape)) for a in arguments])
         placed = [NamedSharding(mesh, spec_of(names, found)) for names in (*operands, result)]
         summed = tuple(axis for name in found if name not in result for axis in found[name])
         total = functools.partial(lax.psum, axis_name=summed) if summed else None
@@ -61,8 +57,8 @@ def partitioned(
     ordered = dict.fromkeys(name for names in (*operands, result) for name in names)
     wrapped.def_partition(
         partition,
-        sharding_rule=axes,
-        need_replication_factors=tuple(name for name in ordered if name in whole),
+        sharding_rule=axes.lower(),
+        need_replication_factors=tuple(name.lower() for name in ordered if name.isupper()),
     )
     return wrapped
 

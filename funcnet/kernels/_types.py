@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -139,18 +139,16 @@ def explicit_mesh(*operands: Any) -> AbstractMesh | None:
     return None
 
 
-def cuts(
-    axes: str, specs: Sequence[PartitionSpec], whole: Collection[str] = ()
-) -> dict[str, tuple[str, ...]]:
+def cuts(axes: str, specs: Sequence[PartitionSpec]) -> dict[str, tuple[str, ...]]:
     """The mesh axes that cut each axis of the operands: a mesh axis cuts the first that it may.
 
     Those that the result has come first; so batches stay cut where parameters are cut over the same
     devices, and parameters where what they are summed over is.
 
     Args:
-      axes: the names of the operands' axes and of the result's: "n k, k m -> n m".
+      axes: the names of the operands' axes and of the result's: "n k, k m -> n m". Axes whose
+        names are capitals are not cut.
       specs: those of the operands.
-      whole: the names of axes that are not cut.
 
     >>> cuts("n k, k m -> n m", [PartitionSpec("d", None), PartitionSpec("d", None)])
     {'n': ('d',), 'm': (), 'k': ()}
@@ -164,7 +162,7 @@ def cuts(
     found: dict[str, tuple[str, ...]] = {}
     for name, part in sorted(parts, key=lambda pair: pair[0] not in result):
         used = {axis for other, over in found.items() if other != name for axis in over}
-        free = name not in whole and not used & set(part)
+        free = name.islower() and not used & set(part)
         found[name] = found.get(name) or (part if free else ())
     return found
 
