@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 
 from funcnet.kernels._partitioned import know_devices, partitioned
-from funcnet.kernels._types import cuts, explicit_mesh, named, spec_of, varying_alike
+from funcnet.kernels._types import cuts, explicit_mesh, in_auto, named, spec_of, varying_alike
 
 _config: Any = jax.config  # whose options mypy does not know
 
@@ -79,7 +79,7 @@ class Kernel:
         specs = [jax.typeof(x).sharding.spec for x in operands]
         names = self._axes(**params)
         spec = specs[0] if "..." in names else spec_of(named(names)[1], cuts(names, specs))
-        return jax.sharding.auto_axes(bind, out_sharding=NamedSharding(mesh, spec))(*operands)
+        return in_auto(bind, NamedSharding(mesh, spec))(*operands)
 
 
 def make_kernel(

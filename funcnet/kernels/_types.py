@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -88,6 +88,12 @@ def reshape(x: Any, shape: Sequence[int]) -> Array:
     return lax.reshape(x, shape, out_sharding=NamedSharding(mesh, PartitionSpec(*kept)))
 
 
+def in_auto(function: Callable[..., Array], out: NamedSharding) -> Callable[..., Array]:
+    """`function`, in which XLA says where arrays lie, and whose result lies as `out` says."""
+    axes = out.mesh.explicit_axes  # beside those of a shard_map, if it has some of the axes
+    return jax.sharding.auto_axes(function, axes=axes, out_sharding=out)
+
+
 def of_cut_rows(rows: Any, index: Any) -> Array | None:
     """One entry of each row, where a row lies on several devices of explicit axes; else None."""
     mesh, spec = explicit_mesh(rows), jax.typeof(rows).sharding.spec
@@ -99,7 +105,7 @@ def of_cut_rows(rows: Any, index: Any) -> Array | None:
         return jnp.where(columns == index[..., None], rows, jnp.zeros_like(rows)).sum(-1)
 
     sharding = NamedSharding(mesh, PartitionSpec(*spec[:-1]))
-    return jax.sharding.auto_axes(summed, out_sharding=sharding)(rows, index)
+    return in_auto(summed, sharding)(rows, index)
 
 
 def total(values: Any, axis_name: str | tuple[str, ...] | None) -> Any:

@@ -122,6 +122,14 @@ grid = mesh_of(AxisType.Auto, (2, 4), ("d", "m"))
 p = AffineParams(place(grid, params.w, "m"), place(grid, params.b))
 same(jax.jit(both)(p, place(grid, x, "d", "m")), want, 256 * EPS)
 
+# In a shard_map over some axes, whose other axes are explicit and cut operands.
+both_axes = mesh_of(AxisType.Explicit, (4, 2), ("d", "m"))
+p = AffineParams(place(both_axes, params.w[:, :2], None, "m"), None)
+want = x @ np.asarray(p.w)
+each = jax.shard_map(layers.affine, mesh=both_axes, in_specs=(P(), P("d")), out_specs=P("d"),
+                     axis_names={"d"})
+same(jax.jit(each)(p, place(both_axes, x, "d")), want, 256 * EPS)
+
 # With groups channels are not cut: a part of them would have other groups.
 image = jnp.asarray(rng.normal(size=(4, 6, 6, 4)))
 for groups, kernel in ((2, (3, 3, 2, 8)), (4, (3, 3, 1, 8)), (4, (3, 3, 1, 4))):
