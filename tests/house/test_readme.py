@@ -1,14 +1,15 @@
-"""What the README shows, run."""
+"""What the README and the page on meshes show, run."""
 
 from __future__ import annotations
 
-import pathlib
 import re
 
 import jax
 import pytest
 
-README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+from tests.support.processes import ROOT, run_python
+
+README = (ROOT / "README.md").read_text()
 SCRIPTS = [s for s in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "my_norm" not in s]
 
 
@@ -39,3 +40,10 @@ def test_every_public_name_is_named():
         for name in getattr(room, "__all__", []):
             if name[0].islower() and not name.endswith("_init"):
                 assert f"`{name}`" in README, name
+
+
+def test_the_programs_of_the_page_on_meshes_run():
+    text = (ROOT / "docs" / "meshes.md").read_text()
+    program = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    out = run_python(program, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    assert "right" in out.splitlines()[-1]

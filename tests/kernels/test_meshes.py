@@ -5,8 +5,6 @@ One process with eight devices proves what the suite's own, which has one, canno
 
 from __future__ import annotations
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from funcnet import kernels
 from funcnet.kernels._conv import conv_k
 from funcnet.kernels._types import cuts
-from tests.support.processes import ROOT, run_python
+from tests.support.processes import run_python
 
 
 def test_on_one_device_a_cotangent_is_itself_in_its_primals_dtype():
@@ -203,10 +201,3 @@ def test_what_a_row_holds_is_taken_out():
     rows = jnp.asarray(np.arange(6.0).reshape(2, 3))
     assert kernels.entries_of(rows, jnp.array([2, 0], jnp.int32)).tolist() == [2.0, 3.0]
     assert jax.typeof(kernels.reshape(rows, (2, 3, 1))).shape == (2, 3, 1)
-
-
-def test_the_pages_programs_run():
-    text = (ROOT / "docs" / "meshes.md").read_text()
-    program = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-    out = run_python(program, XLA_FLAGS="--xla_force_host_platform_device_count=8")
-    assert "right" in out.splitlines()[-1]
