@@ -21,8 +21,14 @@ def is_jaxpr(value: Any) -> bool:
 
 
 def sub_jaxprs(params: Mapping[str, Any]) -> Iterator[Any]:
-    """The programs that an equation calls or branches to, as its parameters hold them."""
+    """The programs that an equation calls or branches to, as its parameters hold them.
+
+    jax 0.12 has `custom_root` hold its own in the parameters of an object.
+    """
     for value in params.values():
+        held = getattr(value, "params", None)
+        if isinstance(held, Mapping):
+            yield from sub_jaxprs(held)
         for item in value if isinstance(value, (tuple, list)) else (value,):
             if is_jaxpr(item):
                 yield item

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from funcnet import checks
+from funcnet._jaxprs import equations
 from tests.support.threads import ended
 from tests.support.zoo_base import AFFINE, X, affine_rule, rule
 from tests.support.zoo_strangers import STRANGERS, V
@@ -41,6 +42,13 @@ def test_each_rule_gets_the_verdict_that_it_deserves(name: str):
     assert report.verdict == deserves, str(report)
     assert report.ok == (deserves != "wrong")
     assert not [c for c in report.failed if c.message.startswith("raised")]
+
+
+def test_the_loop_of_a_root_is_seen():
+    """Wherever JAX keeps its program: what is not seen to iterate may be run without an end."""
+    _, f, args, _ = STRANGERS["implicit"]
+    program = jax.make_jaxpr(f)(*args)
+    assert "while" in {equation.primitive.name for equation in equations(program)}
 
 
 def test_a_float32_core_is_imprecise_in_a_float64_rule():
