@@ -14,10 +14,19 @@ from funcnet.kernels._flops import flops
 from funcnet.kernels._lowering import once, wide, wide_dtype
 from funcnet.kernels._native import native_status, use_native
 from funcnet.kernels._products import matmul, matmul_bias, matmul_nt, matmul_tn
-from funcnet.kernels._types import as_cotangent, cut_as, devices_along, reshape, total
+from funcnet.kernels._types import (
+    as_cotangent,
+    average,
+    cut_as,
+    devices_along,
+    not_cut_as,
+    reshape,
+    total,
+)
 
 __all__ = [
     "as_cotangent",
+    "average",
     "conv",
     "conv_bias",
     "conv_input_gradient",
@@ -31,6 +40,7 @@ __all__ = [
     "matmul_nt",
     "matmul_tn",
     "native_status",
+    "not_cut_as",
     "once",
     "reshape",
     "total",

@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.interpreters import batching
 from jaxtyping import Float, Int32
 
 from funcnet.kernels._lowering import make_composite
-from funcnet.kernels._types import of_cut_rows
+from funcnet.kernels._types import is_at, of_cut_rows
 
 
 def compared(rows: Array, index: Array, values: Array) -> Array:
     """By a comparison for every number of the row, which any device but a CPU does in passing."""
-    columns = lax.broadcasted_iota(index.dtype, rows.shape, rows.ndim - 1)
-    return jnp.where(columns == index[..., None], values[..., None], rows)
+    return jnp.where(is_at(rows, index), values[..., None], rows)
 
 
 def scattered(rows: Array, index: Array, values: Array) -> Array:

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 
 from funcnet.kernels._partitioned import know_devices, partitioned
-from funcnet.kernels._types import cuts, explicit_mesh, in_auto, named, spec_of, varying_alike
+from funcnet.kernels._types import explicit_mesh, in_auto, result_spec, varying_alike
 
 _config: Any = jax.config  # whose options mypy does not know
 
@@ -77,8 +77,7 @@ class Kernel:
         if mesh is None:
             return bind(*operands)
         specs = [jax.typeof(x).sharding.spec for x in operands]
-        names = self._axes(**params)
-        spec = specs[0] if "..." in names else spec_of(named(names)[1], cuts(names, specs))
+        spec = result_spec(self._axes(**params), specs)
         return in_auto(bind, NamedSharding(mesh, spec))(*operands)
 
 
@@ -126,9 +125,14 @@ def make_kernel(
         return partitioned(functools.partial(on_part, **params), names)(*operands)
 
     def lowered_on_cpu(context: Any, *operands: Any, **params: Any) -> Any:
-        way = xla  # also in a program for other machines, whose sizes may not be known
-        if not _is_exported(context):
-            way = cpu if _on_one_device(context) else in_parts if _is_cut_by_xla(context) else xla
+        if _is_exported(context):
+            way = xla  # for other machines, with sizes that may not be known
+        elif _on_one_device(context):
+            way = cpu
+        elif _is_cut_by_xla(context):
+            way = in_parts
+        else:
+            way = xla
         return mlir.lower_fun(way, multiple_results=False)(context, *operands, **params)
 
     know_devices(primitive)

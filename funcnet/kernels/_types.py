@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import jax
@@ -50,9 +50,12 @@ def _as_leaf(value: Any, primal: Any) -> Array:
     here, there = have.manual_axis_type.varying, want.manual_axis_type.varying
     if here - there:
         value = lax.psum(value, tuple(sorted(here - there)))
-    if there - here:
-        value = lax.pcast(value, tuple(sorted(there - here)), to="varying")
-    return cut_as(value, primal).astype(want.dtype)
+    return cut_as(_varied(value, there - here), primal).astype(want.dtype)
+
+
+def _varied(x: Any, axes: Set[str]) -> Any:
+    """`x`, varying over these axes of a `shard_map` too."""
+    return lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
 
 
 def cut_as(x: Any, like: Any) -> Array:
@@ -83,9 +86,20 @@ def reshape(x: Any, shape: Sequence[int]) -> Array:
     if mesh is None:
         return x.reshape(shape)
     spec = jax.typeof(x).sharding.spec
-    last = spec[-1] if x.shape[-1] == shape[-1] and len(shape) > 1 else None
-    kept = (spec[0], *(None,) * (len(shape) - 2), *(() if len(shape) == 1 else (last,)))
+    kept = [None] * len(shape)
+    kept[-1] = spec[-1] if x.shape[-1] == shape[-1] else None
+    kept[0] = spec[0]
     return lax.reshape(x, shape, out_sharding=NamedSharding(mesh, PartitionSpec(*kept)))
+
+
+def not_cut_as(x: Any, batch: Any) -> Array:
+    """`x`, gathered over the explicit axes of a mesh that a batch's first axis is cut over."""
+    mesh, spec = explicit_mesh(x), jax.typeof(x).sharding.spec
+    taken = {*axes_of(jax.typeof(batch).sharding.spec[0])} if jnp.ndim(batch) else set()
+    if mesh is None or not any(taken & {*axes_of(part)} for part in spec):
+        return x
+    kept = (tuple(axis for axis in axes_of(part) if axis not in taken) or None for part in spec)
+    return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*kept)))
 
 
 def in_auto(function: Callable[..., Array], out: NamedSharding) -> Callable[..., Array]:
@@ -101,11 +115,15 @@ def of_cut_rows(rows: Any, index: Any) -> Array | None:
         return None
 
     def summed(rows: Array, index: Array) -> Array:
-        columns = lax.broadcasted_iota(index.dtype, rows.shape, rows.ndim - 1)
-        return jnp.where(columns == index[..., None], rows, jnp.zeros_like(rows)).sum(-1)
+        return jnp.where(is_at(rows, index), rows, jnp.zeros_like(rows)).sum(-1)
 
     sharding = NamedSharding(mesh, PartitionSpec(*spec[:-1]))
     return in_auto(summed, sharding)(rows, index)
+
+
+def is_at(rows: Array, index: Array) -> Array:
+    """Where in each row its index is."""
+    return lax.broadcasted_iota(index.dtype, rows.shape, rows.ndim - 1) == index[..., None]
 
 
 def total(values: Any, axis_name: str | tuple[str, ...] | None) -> Any:
@@ -115,6 +133,15 @@ def total(values: Any, axis_name: str | tuple[str, ...] | None) -> Any:
     Array([1., 1.], dtype=float64)
     """
     return values if axis_name is None else lax.psum(values, axis_name)
+
+
+def average(values: Any, axis_name: str | tuple[str, ...] | None) -> Any:
+    """The means of values over the devices of axes of a `shard_map`; the values, of None.
+
+    >>> average(jnp.ones(2), None)
+    Array([1., 1.], dtype=float64)
+    """
+    return values if axis_name is None else lax.pmean(values, axis_name)
 
 
 def devices_along(axis_name: str | tuple[str, ...] | None) -> int:
@@ -130,10 +157,7 @@ def varying_alike(*operands: Any) -> tuple[Any, ...]:
     """The operands, each of which varies over what any of them varies over in a `shard_map`."""
     axes = [jax.typeof(x).manual_axis_type.varying for x in operands]
     union = frozenset().union(*axes)
-    return tuple(
-        lax.pcast(x, tuple(sorted(union - own)), to="varying") if union - own else x
-        for x, own in zip(operands, axes, strict=True)
-    )
+    return tuple(_varied(x, union - own) for x, own in zip(operands, axes, strict=True))
 
 
 def explicit_mesh(*operands: Any) -> AbstractMesh | None:
@@ -171,6 +195,11 @@ def cuts(axes: str, specs: Sequence[PartitionSpec]) -> dict[str, tuple[str, ...]
         free = name.islower() and not used & set(part)
         found[name] = found.get(name) or (part if free else ())
     return found
+
+
+def result_spec(axes: str, specs: Sequence[PartitionSpec]) -> PartitionSpec:
+    """How a result is cut, of how the operands are; "..." stands for the first one's axes."""
+    return specs[0] if "..." in axes else spec_of(named(axes)[1], cuts(axes, specs))
 
 
 def named(axes: str) -> tuple[list[list[str]], list[str]]:

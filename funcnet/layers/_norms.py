@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from funcnet import _validate
-from funcnet.kernels import as_cotangent, cut_as, devices_along, once, reshape, total, wide
+from funcnet.kernels import as_cotangent, average, cut_as, devices_along, once, reshape, total, wide
 from funcnet.layers._params import BatchStats, NormParams
 
 AxisName = str | tuple[str, ...] | None  # of a mesh, inside a shard_map
@@ -392,7 +392,7 @@ def standardise(x, axes, eps, axis_name=None):
 
     def means(*arrays):
         found = tuple(a.mean(axes, keepdims=True) for a in arrays)
-        return tuple(m / devices_along(axis_name) for m in total(found, axis_name))
+        return average(found, axis_name)
 
     (mean,) = means(x)
     left, square = means(x - mean, jnp.square(x - mean))

@@ -28,9 +28,8 @@ class Fusion(NamedTuple):
 
 def _affine_batch_norm_relu(configs, params, state, x):
     norm = params[1] or NO_NORM_PARAMS
-    y, batch = layers.affine_batch_norm_relu(
-        (params[0], norm), x, *(configs[1][k] for k in ("eps", "axis_name"))
-    )
+    eps, axis_name = configs[1]["eps"], configs[1]["axis_name"]
+    y, batch = layers.affine_batch_norm_relu((params[0], norm), x, eps, axis_name)
     return y, [(), running_statistics(state[1], batch, configs[1]["momentum"]), ()]
 
 

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
-from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jax.sharding import Sharding
 
 from funcnet import losses
 from funcnet._validate import example_shape
-from funcnet.kernels import wide, wide_dtype
+from funcnet.kernels import not_cut_as, wide, wide_dtype
 from funcnet.nets import Net
 from funcnet.train import contract
 
@@ -364,22 +364,10 @@ def make_objective(
 
 def _placed(x: Any, sharding: Sharding | None, p: Array) -> Array:
     """A parameter where the net is to have it: as `sharding` says, or not cut as the batch is."""
-    spec, mesh = jax.typeof(p).sharding.spec, jax.typeof(p).sharding.mesh
-    if sharding is not None and not mesh.are_all_axes_explicit:
-        return lax.with_sharding_constraint(p, sharding)
     if sharding is None:
-        taken = _axes(jax.typeof(x).sharding.spec[0]) if jnp.ndim(x) else set()
-        kept = (tuple(a for a in _axes(part) if a not in taken) for part in spec)
-        wanted = PartitionSpec(*(axes or None for axes in kept))
-        if not any(_axes(part) & taken for part in spec):
-            return p
-        sharding = NamedSharding(mesh, wanted)
-    return jax.sharding.reshard(p, sharding)
-
-
-def _axes(part: Any) -> set[str]:
-    """The mesh axes of a part of a `PartitionSpec`."""
-    return set(part) if isinstance(part, tuple) else {part} - {None}
+        return not_cut_as(p, x)
+    explicit = jax.typeof(p).sharding.mesh.are_all_axes_explicit
+    return (jax.sharding.reshard if explicit else lax.with_sharding_constraint)(p, sharding)
 
 
 def _with_smoothing(
