@@ -20,7 +20,7 @@ def blocks(rows: np.ndarray) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, len(rows), step))
 
 
-def first(where: np.ndarray, block: slice) -> tuple[int, ...]:
+def first(where: np.ndarray, block: slice = slice(0, None)) -> tuple[int, ...]:
     """The index, among all rows, of the first True in a block of them."""
     row, *rest = (int(i) for i in np.unravel_index(int(where.argmax()), where.shape))
     return block.start + row, *rest

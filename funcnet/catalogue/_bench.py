@@ -71,6 +71,10 @@ def labels(rng: Generator, n: int, classes: int) -> np.ndarray:
     return rng.integers(classes, size=n, dtype=np.int32)
 
 
+def binary(rng: Generator, n: int, k: int) -> np.ndarray:
+    return rng.integers(2, size=(n, k), dtype=np.int32)
+
+
 # The cases of a family ---------------------------------------------------------------------
 
 

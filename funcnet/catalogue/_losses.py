@@ -53,6 +53,18 @@ def far_from_margin(rng: Generator, margin: float, *more: Any, **static: Any) ->
             return Sample((scores, labels, *more), static if more else {"margin": margin})
 
 
+def log_odds(rng: Generator, *shape: int) -> np.ndarray:
+    """Logits, one of them 0, where |z| has a corner and the loss has none."""
+    z = 2.0 * rng.normal(size=shape)
+    z.flat[0] = 0.0
+    return z
+
+
+def by_turns(*shape: int, dtype: Any = np.int32) -> np.ndarray:
+    """Labels that are 0 and 1 by turns."""
+    return (np.indices(shape).sum(0) % 2).astype(dtype)
+
+
 def in_pairs(sample: Sample) -> Sample:
     """The rows two by two."""
     scores, labels, *rest = sample.args
@@ -120,7 +132,7 @@ ROWS = (
             ),
             Sample((2.0 * rng.normal(size=(3, 4)), probabilities(rng, 3, 4))),
             Sample(
-                (2.0 * rng.normal(size=(2, 4)), probabilities(rng, 2, 4), 0.1, weights(rng, 4)),
+                (rng.normal(size=(2, 3, 4)), probabilities(rng, 2, 3, 4), 0.1, weights(rng, 4)),
                 {"reduction": "none"},
             ),
         ],
@@ -315,6 +327,139 @@ ROWS = (
             ),
         ),
         bench=bench.losses(scores_and_labels),
+    ),
+    Row(
+        function=losses.binary_cross_entropy,
+        plain=plain.binary_cross_entropy,
+        kind="reduction",
+        samples=lambda rng: [
+            Sample((log_odds(rng, 3, 4), by_turns(3, 4))),
+            Sample((log_odds(rng, 3, 4), rng.uniform(size=(3, 4)))),
+            Sample(
+                (log_odds(rng, 2, 3, 4), by_turns(2, 3, 4, dtype=np.int8), 0.1, weights(rng, 4))
+            ),
+            Sample(
+                (log_odds(rng, 2, 3), rng.uniform(size=(2, 3)), 0.2, weights(rng, 3)),
+                {"reduction": "sum"},
+            ),
+            Sample(
+                (log_odds(rng, 5), by_turns(5, dtype=np.uint16), 0.0, np.array(3.0)),
+                {"reduction": "none"},
+            ),
+        ],
+        reduction=lambda sample: size(sample.args[0]),
+        empty="is refused",
+        conventions=(
+            Case(
+                "confident logits that are right",
+                Sample((np.array([40.0, -40.0]), np.array([1, 0])), {"reduction": "none"}),
+                np.full(2, np.exp(-40.0)),
+                (np.array([-1.0, 1.0]) * np.exp(-40.0), None),
+            ),
+            Case(
+                "infinite logits that the labels agree with",
+                Sample((np.array([[np.inf, -np.inf]]), np.array([[1, 0]]))),
+                np.zeros(()),
+                (np.zeros((1, 2)), None),
+            ),
+            Case(
+                "infinite logits that they do not agree with",
+                Sample((np.array([[np.inf, -np.inf]]), np.array([[0, 1]]))),
+                np.inf,
+                (np.array([[0.5, -0.5]]), None),
+            ),
+            Case(
+                "infinite logits and probabilities that agree",
+                Sample(
+                    (np.array([np.inf, -np.inf]), np.array([1.0, 0.0]), 0.0, np.full(2, 3.0)),
+                    {"reduction": "sum"},
+                ),
+                np.zeros(()),
+                (np.zeros(2), np.array([-np.inf, np.inf]), None, np.zeros(2)),
+            ),
+            Case(
+                "an infinite logit under smoothing",
+                Sample(
+                    (np.array([0.0, np.inf]), np.array([1, 1])),
+                    {"label_smoothing": 0.5, "reduction": "none"},
+                ),
+                np.array([np.log(2.0), np.inf]),
+                (np.array([-0.25, 0.25]), None),
+            ),
+            Case(
+                "positives that weigh nothing, whatever they cost",
+                Sample((np.array([0.0, -np.inf]), np.array([0, 1]), 0.0, np.zeros(()))),
+                np.log(2.0) / 2,
+                (np.array([0.25, 0.0]), None, None, np.array(np.inf)),
+            ),
+            Case(
+                "probabilities that weigh nothing, whatever they cost",
+                Sample((np.array([-np.inf]), np.ones(1), 0.0, np.zeros(1))),
+                np.zeros(()),
+                (np.zeros(1), np.zeros(1), None, np.full(1, np.inf)),
+            ),
+            Case(
+                "a logit that is NaN",
+                Sample((np.array([np.nan, 0.0]), np.array([1, 1]))),
+                np.nan,
+                (np.array([np.nan, -0.25]), None),
+            ),
+            *(
+                Case(
+                    why,
+                    Sample((np.zeros((1, 2)), np.array([[label, 1]]), 0.0, np.ones(2))),
+                    np.nan,
+                    (np.array([[np.nan, -0.25]]), None, None, np.array([np.nan, np.log(2.0) / 2])),
+                )
+                for why, label in (
+                    ("a label out of range", 2),
+                    ("a negative label", -1),
+                    ("a label that 32 bits would make another", 2**32 + 1),
+                )
+            ),
+        ),
+        refusals=(
+            type_error("integer logits", INTEGERS, INTEGERS, match="logits has dtype int"),
+            type_error(
+                "complex labels",
+                np.ones(2),
+                np.ones(2, complex),
+                match="labels has dtype complex128, expected integers or booleans, or prob",
+            ),
+            value_error(
+                "one class a row",
+                np.ones((2, 3)),
+                np.zeros(2, int),
+                match=r"labels has shape \(2,\), expected \(2, 3\).*softmax_cross_entropy",
+            ),
+            value_error("a column", np.ones(2), np.zeros((2, 1)), match=r"expected \(2,\)"),
+            value_error("nothing", np.ones((0, 2)), np.ones((0, 2)), match="at least one"),
+            value_error(
+                "smoothing 1", np.ones(2), np.ones(2), label_smoothing=1.0, match="smoothing is 1"
+            ),
+            value_error(
+                "weights of other labels",
+                np.ones((2, 3)),
+                np.ones((2, 3)),
+                pos_weight=np.ones(2),
+                match=r"pos_weight has shape \(2,\), expected \(3,\)",
+            ),
+            type_error(
+                "integer weights",
+                np.ones((2, 3)),
+                np.ones((2, 3)),
+                pos_weight=np.ones(3, int),
+                match="pos_weight has dtype int",
+            ),
+            value_error(
+                "another reduction",
+                np.ones(2),
+                np.ones(2),
+                reduction="batchmean",
+                match="reduction is 'batchmean'",
+            ),
+        ),
+        bench=bench.losses(lambda rng, n, c: (bench.normal(rng, n, c), bench.binary(rng, n, c))),
     ),
     Row(
         function=losses.mean_squared_error,

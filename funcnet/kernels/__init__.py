@@ -19,9 +19,11 @@ from funcnet.kernels._types import (
     average,
     cut_as,
     devices_along,
+    emptied,
     not_cut_as,
     reshape,
     total,
+    whole,
 )
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "conv_kernel_gradient",
     "cut_as",
     "devices_along",
+    "emptied",
     "entries_of",
     "flops",
     "matmul",
@@ -45,6 +48,7 @@ __all__ = [
     "reshape",
     "total",
     "use_native",
+    "whole",
     "wide",
     "wide_dtype",
     "with_entries",

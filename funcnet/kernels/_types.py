@@ -45,6 +45,21 @@ def as_cotangent(value: Any, primal: Any) -> Any:
     return jax.tree.map(_as_leaf, value, primal)
 
 
+def emptied(x: Any) -> Array:
+    """What a backward pass keeps of `x` that needs its type alone: no element.
+
+    Args:
+      x: (...).
+
+    Returns:
+      (0, ...), whose sum over the first axis has the type of x: a primal for `as_cotangent`.
+
+    >>> emptied(jnp.ones((2, 3))).shape
+    (0, 2, 3)
+    """
+    return jnp.asarray(x)[None][:0]
+
+
 def _as_leaf(value: Any, primal: Any) -> Array:
     have, want = jax.typeof(value), jax.typeof(primal)
     here, there = have.manual_axis_type.varying, want.manual_axis_type.varying
@@ -82,10 +97,9 @@ def reshape(x: Any, shape: Sequence[int]) -> Array:
     >>> reshape(jnp.ones((2, 2, 3)), (2, 6)).shape
     (2, 6)
     """
-    mesh = explicit_mesh(x)
+    mesh, spec = explicit_mesh(x), jax.typeof(x).sharding.spec
     if mesh is None:
         return x.reshape(shape)
-    spec = jax.typeof(x).sharding.spec
     kept = [None] * len(shape)
     kept[-1] = spec[-1] if x.shape[-1] == shape[-1] else None
     kept[0] = spec[0]
@@ -100,6 +114,24 @@ def not_cut_as(x: Any, batch: Any) -> Array:
         return x
     kept = (tuple(axis for axis in axes_of(part) if axis not in taken) or None for part in spec)
     return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*kept)))
+
+
+def whole(x: Any) -> Array:
+    """`x`, its rows and columns gathered where explicit axes of a mesh cut them.
+
+    JAX refuses some windows over the edges of parts; on automatic axes XLA sees to them.
+
+    Args:
+      x: images (n, h, w, c).
+
+    >>> whole(jnp.ones((1, 2, 2, 1))).shape
+    (1, 2, 2, 1)
+    """
+    mesh, spec = explicit_mesh(x), jax.typeof(x).sharding.spec
+    if mesh is None or spec[1] is spec[2] is None:
+        return x
+    n, _, _, c = spec
+    return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(n, None, None, c)))
 
 
 def in_auto(function: Callable[..., Array], out: NamedSharding) -> Callable[..., Array]:
@@ -161,11 +193,14 @@ def varying_alike(*operands: Any) -> tuple[Any, ...]:
 
 
 def explicit_mesh(*operands: Any) -> AbstractMesh | None:
-    """The mesh over whose explicit axes an operand is cut; None where there is none."""
+    """The mesh with explicit axes on which an operand lies; None where there is none.
+
+    It says nothing of whether the operand is cut: an axis that a `vmap` maps is not in its type.
+    """
     for x in operands:
-        sharding = jax.typeof(x).sharding
-        if any(part is not None for part in sharding.spec):
-            return sharding.mesh
+        mesh = jax.typeof(x).sharding.mesh
+        if mesh.explicit_axes:
+            return mesh
     return None
 
 

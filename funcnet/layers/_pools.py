@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from funcnet import _validate
-from funcnet.kernels import reshape, wide
+from funcnet.kernels import as_cotangent, emptied, reshape, whole, wide
 from funcnet.layers._geometry import Axis, Geometry, Padding, Pixels, resolve
 
 
@@ -90,11 +90,12 @@ def _max_pool_bwd(window, stride, padding, ceil_mode, dilation, x, dy):
     rows, columns = geometry.axes
     if are_tiles(rows, columns):
         _, winner = first_winner(tile_cells(x, rows, columns))
-        return (to_tiles(dy, winner, (rows.window, columns.window), x.shape[1:3]),)
+        dx = to_tiles(dy, winner, (rows.window, columns.window), x.shape[1:3])
+        return (as_cotangent(dx, x),)
     across, winner = _max_along(x, 2, columns)
     _, row = _max_along(across, 1, rows)
     dx = _route(dy, row, 1, rows)
-    return (_route(dx, winner, 2, columns),)
+    return (as_cotangent(_route(dx, winner, 2, columns), x),)
 
 
 max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
@@ -158,9 +159,8 @@ def _avg_pool(x, window, stride, padding, ceil_mode, count_include_pad):
 
 
 def _avg_pool_fwd(x, window, stride, padding, ceil_mode, count_include_pad):
-    # Of x the backward pass needs the shape alone, which an array without elements carries.
     y = _avg_pool(x, window, stride, padding, ceil_mode, count_include_pad)
-    return y, jnp.zeros((0, *x.shape), x.dtype)
+    return y, emptied(x)
 
 
 def _avg_pool_bwd(window, stride, padding, ceil_mode, count_include_pad, like_x, dy):
@@ -169,10 +169,11 @@ def _avg_pool_bwd(window, stride, padding, ceil_mode, count_include_pad, like_x,
     rows, columns = geometry.axes
     dx = wide(dy) / _counts(geometry, count_include_pad, wide(dy).dtype)
     if are_tiles(rows, columns):
-        return (to_tiles(dx.astype(dtype), None, (rows.window, columns.window), shape[1:3]),)
+        dx = to_tiles(dx.astype(dtype), None, (rows.window, columns.window), shape[1:3])
+        return (as_cotangent(dx, like_x.sum(0)),)
     for axis, windows in ((1, rows), (2, columns)):
         dx = _spread([dx] * windows.window, axis, windows)
-    return (dx.astype(dtype),)
+    return (as_cotangent(dx, like_x.sum(0)),)
 
 
 avg_pool.defvjp(_avg_pool_fwd, _avg_pool_bwd)
@@ -214,13 +215,14 @@ def _global_avg_pool(x):
 
 
 def _global_avg_pool_fwd(x):
-    return _global_avg_pool(x), jnp.zeros((0, *x.shape), x.dtype)
+    return _global_avg_pool(x), emptied(x)
 
 
 def _global_avg_pool_bwd(like_x, dy):
     n, *space, c = like_x.shape[1:]
     share = (wide(dy) / math.prod(space)).astype(like_x.dtype)
-    return (jnp.broadcast_to(share.reshape(n, *(1 for _ in space), c), (n, *space, c)),)
+    dx = jnp.broadcast_to(share.reshape(n, *(1 for _ in space), c), (n, *space, c))
+    return (as_cotangent(dx, like_x.sum(0)),)
 
 
 global_avg_pool.defvjp(_global_avg_pool_fwd, _global_avg_pool_bwd)
@@ -264,6 +266,7 @@ def are_tiles(rows: Axis, columns: Axis) -> bool:
 
 def tile_cells(x: Array, rows: Axis, columns: Axis) -> list[Array]:
     """The cells of all tiles, (n, oh, ow, c) each, in row-major order."""
+    x = whole(x)
     height, width = (axis.outputs * axis.window for axis in (rows, columns))
     return [
         x[:, p : height : rows.window, q : width : columns.window]
@@ -301,7 +304,7 @@ def to_tiles(
 
 def _cells(x: Array, axis: int, windows: Axis) -> list[Array]:
     """The j-th cells of all windows along an axis, for each j of the window; padding is 0."""
-    low, high = windows.pads
+    x, (low, high) = whole(x), windows.pads
     if low or high > 0:
         config = [(0, 0, 0)] * x.ndim
         config[axis] = (low, max(high, 0), 0)
@@ -312,16 +315,23 @@ def _cells(x: Array, axis: int, windows: Axis) -> list[Array]:
 
 
 def _spread(parts: list[Array], axis: int, windows: Axis) -> Array:
-    """The adjoint of `_cells`: adds the parts where their cells lie."""
-    last = (windows.outputs - 1) * windows.stride + 1
+    """The adjoint of `_cells`: adds the parts where their cells lie.
+
+    Cells in the padding are cut off, not padded by less than nothing: XLA cannot do that to parts
+    of an image.
+    """
+    held = _held(windows)
 
     def placed(j: int, part: Array) -> Array:
-        before = j * windows.dilation - windows.pads[0]
+        first, last = (int(i) for i in np.flatnonzero(held[j])[[0, -1]])
+        before = first * windows.stride + j * windows.dilation - windows.pads[0]
+        behind = windows.size - 1 - before - (last - first) * windows.stride
         config = [(0, 0, 0)] * part.ndim
-        config[axis] = (before, windows.size - before - last, windows.stride - 1)
+        config[axis] = (before, behind, windows.stride - 1)
+        part = lax.slice_in_dim(part, first, last + 1, axis=axis)
         return lax.pad(part, jnp.zeros((), part.dtype), config)
 
-    return reduce(add, (placed(j, part) for j, part in enumerate(parts)))
+    return reduce(add, (placed(j, part) for j, part in enumerate(parts) if held[j].any()))
 
 
 def _max_along(x: Array, axis: int, windows: Axis) -> tuple[Array, Array]:

@@ -12,9 +12,12 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from funcnet import kernels
+from funcnet._machine import quick_compile_flags
 from funcnet.kernels._conv import conv_k
 from funcnet.kernels._types import cuts
 from tests.support.processes import run_python
+
+EIGHT_DEVICES = "--xla_force_host_platform_device_count=8 " + quick_compile_flags()
 
 
 def test_on_one_device_a_cotangent_is_itself_in_its_primals_dtype():
@@ -144,13 +147,15 @@ for groups, kernel in ((2, (3, 3, 2, 8)), (4, (3, 3, 1, 8)), (4, (3, 3, 1, 4))):
 
 # Losses whose operands lie otherwise than each other, and class weights.
 scores, target = rng.normal(size=(16, 6)), rng.integers(0, 6, 16).astype(np.int32)
-weights = rng.uniform(1, 2, 6)
+weights, several = rng.uniform(1, 2, 6), rng.integers(0, 2, (16, 6))
 for f, others in (
     (losses.mean_squared_error, (rng.normal(size=(16, 6)),)),
+    (losses.binary_cross_entropy, (several,)),
     (losses.softmax_cross_entropy, (target,)),
     (losses.multiclass_hinge, (target,)),
     (lambda z, y, w: losses.softmax_cross_entropy(z, y, class_weights=w), (target, weights)),
     (lambda z, y, w: losses.multiclass_hinge(z, y, class_weights=w), (target, weights)),
+    (lambda z, y, w: losses.binary_cross_entropy(z, y, pos_weight=w), (several, weights)),
 ):
     want = jax.value_and_grad(f)(jnp.asarray(scores), *map(jnp.asarray, others))
     for z_spec, y_spec in ((("d",), ()), ((), ("d",)), (("d",), ("d",))):
@@ -192,7 +197,75 @@ for rule, p, sums in (
 print("done")
 """,
         JAX_ENABLE_X64="1",
-        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+        XLA_FLAGS=EIGHT_DEVICES,
+    )
+    assert out.split()[-1] == "done"
+
+
+def test_any_axis_may_be_cut():
+    """Rows, columns and channels of images, classes, and the batch that a `vmap` maps."""
+    out = run_python(
+        """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from funcnet import layers, losses
+from funcnet.layers import ConvParams, NormParams
+
+def pool(f, *args, **options):
+    return lambda x: f(x, *args, **options)
+
+rng = np.random.default_rng(0)
+target, weights = rng.dirichlet(np.ones(8), 4), rng.uniform(1, 2, 8)
+kernel, norm = ConvParams(rng.normal(size=(3, 3, 8, 8)), None), NormParams(weights, -weights)
+batch_of_batches, scores = rng.normal(size=(4, 2, 4, 4, 8)), rng.normal(size=(4, 8))
+by_row = (
+    pool(layers.max_pool), pool(layers.max_pool, 3, ceil_mode=True), layers.global_avg_pool,
+    pool(layers.avg_pool, 3, 2, 1), layers.flatten,
+)
+by_column = (  # outputs that the mesh does not divide, and windows that begin in the padding
+    pool(layers.max_pool), pool(layers.max_pool, 3, 2, 1), pool(layers.avg_pool, 3, None, "SAME"),
+    pool(layers.max_pool, 2, 1, ((0, 1), (1, 0))),
+)
+mapped = (
+    lambda x: layers.group_norm(norm, x, 2), lambda x: layers.conv2d(kernel, x), layers.flatten,
+    pool(layers.max_pool), lambda x: losses.softmax_cross_entropy(x, x),
+)
+over_classes = (
+    lambda z, q, w: losses.softmax_cross_entropy(z, q, 0.1),
+    lambda z, q, w: losses.softmax_cross_entropy(z, q, class_weights=w, reduction="none"),
+    lambda z, q, w: losses.softmax_cross_entropy(z, q.argmax(-1), class_weights=w),
+    lambda z, q, w: losses.multiclass_hinge(z, q.argmax(-1), class_weights=w),
+)
+groups = [  # functions, their arguments, and how these are cut
+    (by_row, [rng.normal(size=(4, 12, 3, 8))], [("d", "m")]),
+    (by_column, [rng.normal(size=(4, 3, 12, 8))], [("d", None, "m")]),
+    ((layers.flatten,), [rng.normal(size=(4, 3, 2, 8))], [("d", None, None, "m")]),
+    ([jax.vmap(f) for f in mapped], [batch_of_batches], [("d",)]),
+    (over_classes, [scores, target, weights], [("d", "m"), ("d", "m"), ("m",)]),
+]
+
+@jax.jit
+def everything(arguments):
+    def of(f, *args):
+        y, pull = jax.vjp(f, *args)
+        return y, pull(jnp.cos(y))  # another cotangent for each number
+    return [
+        of(f, *args) for (functions, *_), args in zip(groups, arguments) for f in functions
+    ]
+
+want = everything([args for _, args, _ in groups])
+for kind in (AxisType.Auto, AxisType.Explicit):
+    mesh = jax.make_mesh((2, 4), ("d", "m"), axis_types=(kind, kind))
+    got = everything([
+        [jax.device_put(a, NamedSharding(mesh, P(*s))) for a, s in zip(args, specs)]
+        for _, args, specs in groups
+    ])
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2**10 * 2.0**-52 * np.abs(b).max())
+print("done")
+""",
+        JAX_ENABLE_X64="1",
+        XLA_FLAGS=EIGHT_DEVICES,
     )
     assert out.split()[-1] == "done"
 
