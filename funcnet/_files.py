@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -9,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 # What a shell calls the descriptors of a process. Opened anew, a file behind one would be written
 # from its start, over what is there.
@@ -47,6 +48,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         except BaseException:
             os.unlink(new)
             raise
+
+
+def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a file of JSON that holds an object, or raises ValueError with the file's name."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}.") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it holds a {type(found).__name__}, no object.")
+    return found
 
 
 def stream(path: str | os.PathLike[str]) -> IO[bytes] | None:

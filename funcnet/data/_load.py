@@ -150,7 +150,9 @@ def load(
     The validation rows are the last of the official training rows, the test rows the first of the
     official test rows. The digits have no official split: one fixed permutation comes first. The
     courses on CIFAR-10 (courses.md rows 0-2, 1-2, 2-1, 4-11, 4-25, 4-43) test on `test_size=1000`
-    rows, SVHN is split as in row 3-1. Images are channels last: the courses' (n, 3, h, w) is
+    rows, SVHN is split as in row 3-1. The digits come with funcnet: they are the test set of
+    Alpaydin and Kaynak's Optical Recognition of Handwritten Digits (UCI, 1998, CC BY 4.0), as
+    scikit-learn has it too. Images are channels last: the courses' (n, 3, h, w) is
     `images.transpose(0, 3, 1, 2)`.
 
     Args:
@@ -174,7 +176,7 @@ def load(
     Raises:
         DataNotFoundError: there is no complete copy, and none could be downloaded.
         DataFormatError: a file is damaged, or is not the official one.
-        ImportError: scikit-learn (digits) or scipy (svhn) is not installed.
+        ImportError: scipy is not installed (svhn).
         ValueError: there is no such data set, or it has fewer rows than asked for.
 
     >>> dataset = load("digits")

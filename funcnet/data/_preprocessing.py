@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
 from funcnet._moments import blocks, first, moments
 
-Kind = Literal["none", "mean_image", "scaled", "scaled_mean_image", "standardised"]
+Kind = Literal["none", "mean_image", "scaled", "scaled_mean_image", "standardised", "integers"]
 
 # The largest |mean| * scale, the mean in deviations, of images that the device preprocesses: the
 # mean's rounding to float32 is then 2^-14 of a deviation. Of those that only the device can
@@ -25,8 +25,9 @@ class Preprocessing(NamedTuple):
     """What `preprocess` subtracts from each image, and multiplies it with.
 
     Attributes:
-        mean: float64, of one image's number of axes, and broadcastable to it.
-        scale: the same.
+        mean: float64, of one image's number of axes, and broadcastable to it; int32, and 0, where
+            integers are to stay integers.
+        scale: the same, and 1.
     """
 
     mean: Array | np.ndarray
@@ -50,6 +51,7 @@ def fit_preprocessing(
     | scaled | $x / s$ | 0 to 1 |
     | scaled_mean_image | $(x - m) / s$ | courses.md row 3-1 |
     | standardised | $(x_c - \mu_c) / \sigma_c$ | a constant channel is only centred |
+    | integers | $x$, int32 | as tables are looked up by: token ids, whatever the net computes in |
 
     Of integers the sums are exact, of any size, and each statistic is their quotient rounded to
     float64; floats are summed in float64, as their distances from the middle of their range. A
@@ -67,7 +69,8 @@ def fit_preprocessing(
     Raises:
         ValueError: there are no images, or they are no real numbers; a float among them is not
             finite, where a mean is measured; integers differ by less than float64 can tell; the
-            full scale is not positive and finite, or the kind is another.
+            full scale is not positive and finite, or the kind is another; for "integers", images
+            are floats.
 
     >>> images = np.array([[[[0, 6]]], [[[2, 6]]]], np.uint8)
     >>> fit_preprocessing(images, "standardised")
@@ -93,10 +96,13 @@ def fit_preprocessing(
     if kind == "standardised":
         mean, deviation = moments(images, tuple(range(images.ndim - 2)))
         scale = 1 / np.where(deviation > 0, deviation, 1)
+    elif kind == "integers":
+        _whole("fit_preprocessing", images.dtype)
+        return Preprocessing(mean.astype(np.int32), scale.astype(np.int32))
     elif kind not in ("none", "mean_image", "scaled", "scaled_mean_image"):
         raise ValueError(
             f"fit_preprocessing: kind is {kind!r}, expected none, mean_image, scaled, "
-            "scaled_mean_image or standardised."
+            "scaled_mean_image, standardised or integers."
         )
     return Preprocessing(mean, scale)
 
@@ -105,8 +111,10 @@ def preprocess(
     preprocessing: Preprocessing,
     images: Shaped[Array | np.ndarray, " n *example"],
     dtype: Any = jnp.float32,
-) -> Float[Array, " n *example"]:
+) -> Shaped[Array, " n *example"]:
     r"""Returns $(x - \text{mean}) \cdot \text{scale}$ as floats: pure, and jittable.
+
+    By the preprocessing "integers" it returns the integers themselves, int32.
 
     The arithmetic is done in float32, or in float64 for that dtype, and rounded once at the end.
     Images that float32 could not tell apart, as it cannot 1e8 and 1e8 + 1, are centred and scaled
@@ -118,12 +126,13 @@ def preprocess(
         dtype: the result's.
 
     Returns:
-        The images as `dtype`, in the same shape.
+        The images as `dtype`, in the same shape; by "integers" as int32.
 
     Raises:
         ValueError: the images are not of the shape that the preprocessing was fitted on; or they
             are traced, and float32 could not tell them apart; or what comes of a finite number
-            is past the largest of float32.
+            is past the largest of float32; by "integers", the images are floats, or integers that
+            int32 does not hold.
 
     >>> images = np.array([[[[0]]], [[[255]]]], np.uint8)
     >>> preprocess(fit_preprocessing(images, "scaled"), images).ravel()
@@ -132,8 +141,20 @@ def preprocess(
     compute = jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
     images, preprocessing = for_device(preprocessing, images)
     images = jnp.asarray(images)
+    if keeps_integers(preprocessing):
+        return images.astype(jnp.int32)
     mean, scale = (jnp.asarray(statistic, compute)[None] for statistic in preprocessing)
     return ((images.astype(compute) - mean) * scale).astype(dtype)
+
+
+def keeps_integers(preprocessing: Preprocessing) -> bool:
+    """Whether integers stay integers: the preprocessing is "integers".
+
+    >>> keeps_integers(fit_preprocessing(np.array([[7, 300]]), "integers"))
+    True
+    """
+    _, scale = preprocessing
+    return bool(jnp.issubdtype(scale.dtype, jnp.integer))
 
 
 def for_device(
@@ -172,6 +193,8 @@ def for_device(
                 f"preprocess: images has shape {images.shape}, expected (n, ...) with examples to "
                 f"which {statistic.shape} broadcasts, the shape of the fitted statistics."
             )
+    if keeps_integers(preprocessing):
+        return _as_int32(images), preprocessing
     if any(isinstance(statistic, jax.core.Tracer) for statistic in preprocessing):
         return images, preprocessing
     mean, scale = (np.asarray(statistic, np.float64) for statistic in preprocessing)
@@ -208,6 +231,29 @@ def _real(function: str, images: np.ndarray) -> np.ndarray:
     if images.dtype.itemsize > 8:
         return images.astype(np.float64)
     return images if images.dtype.isnative else images.astype(images.dtype.newbyteorder("="))
+
+
+def _whole(function: str, dtype: Any) -> None:
+    """Raises ValueError where what is to stay an integer is none."""
+    if jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"{function}: images has dtype {dtype}, expected integers for the preprocessing "
+            '"integers"; convert them with images.astype(np.int32).'
+        )
+
+
+def _as_int32(images: Any) -> Any:
+    """Integers that int32 holds, of one or two bytes as they are."""
+    _whole("preprocess", images.dtype)
+    if isinstance(images, jax.core.Tracer) or np.can_cast(images.dtype, np.int32):
+        return images
+    limits = np.iinfo(np.int32)
+    if images.size and not (limits.min <= images.min() and images.max() <= limits.max):
+        raise ValueError(
+            f"preprocess: images is from {images.min()} to {images.max()}, expected integers that "
+            "int32 holds."
+        )
+    return images.astype(np.int32)
 
 
 def _held(images: Any) -> Any:

@@ -1,4 +1,6 @@
-"""Labels: which are taken, and which are refused by name."""
+"""Data sets as people see them, and labels: which are taken, and which are refused by name."""
+
+import pickle
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,50 @@ from funcnet import data
 from tests.support import data_sets
 
 _no_network = data_sets.no_network
+
+
+# --- As people see them
+
+
+def test_a_data_set_says_what_it_is_and_prints_no_array():
+    dataset = data.synthetic(sizes=(200, 50, 0), classes=3)
+    said = (
+        "Dataset('synthetic': task classification, train (200, 8, 8, 1) uint8 with labels (200,) "
+        "int32, val (50, 8, 8, 1) uint8 with labels (50,) int32, test (0, 8, 8, 1) uint8 with "
+        "labels (0,) int32, classes 3: 0 1 2)"
+    )
+    assert repr(dataset) == str(dataset) == said
+    assert repr(dataset.val) == "Split(images (50, 8, 8, 1) uint8, labels (50,) int32)"
+    html = dataset._repr_html_()
+    assert html.startswith("<table><caption>Dataset synthetic</caption><tr><th>task</th>")
+    assert "<th>val</th><td>(50, 8, 8, 1) uint8 with labels (50,) int32</td>" in html
+    assert "<th>labels</th><td>(50,) int32</td>" in dataset.val._repr_html_()
+
+
+def test_whatever_a_data_set_holds_it_is_short_and_escaped():
+    names = tuple(f"<b>{index}" * 1000 for index in range(1000))
+    split = data.Split([[1.0]] * 10**5, np.zeros(10**5))
+    large = data.Dataset(split, None, "no split", names, name="<i>" * 10**5)
+    for value in (large, split, large._replace(classes=3), large._replace(task="regression")):
+        assert len(repr(value)) <= 1000
+        assert len(value._repr_html_()) <= 5000
+        assert "<b>" not in value._repr_html_()
+        assert "<i>" not in value._repr_html_()
+    assert "images list of 100000" in repr(split)
+    assert "classes 1000: " in repr(large)
+    assert "val none, test str of 8" in repr(large)
+
+
+def test_a_data_set_is_the_tuple_that_it_was():
+    dataset = data.Dataset(*[data.Split((1, 2), (0, 1))] * 3, classes=("a", "b"))
+    again = pickle.loads(pickle.dumps(dataset))
+    assert again == dataset
+    assert type(again.train) is data.Split
+    (images, labels), *_ = again
+    assert (images, labels) == ((1, 2), (0, 1))
+
+
+# --- Labels
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32, np.int64, np.uint64])
@@ -35,7 +81,8 @@ def test_good_labels_of_every_integer_dtype(dtype):
         ([True, False], r"train\[0\] is True of dtype bool"),
         (["a", "b"], r"train\[0\] is a of dtype <U1"),
         ([None, 1], r"train\[0\] is None of dtype object"),
-        (np.eye(3, dtype=int), r"train has shape \(3, 3\), .*argmax"),
+        ([[0], [1]], r"train has shape \(2, 1\), .*ravel.*argmax"),
+        ([[0, 1], [1, 10]], r"train\[1, 1\] is 10"),
         (3, r"train has shape \(\)"),
         ([[1], [2, 3]], "train: .*one integer for each row"),
     ],
