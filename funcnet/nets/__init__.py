@@ -27,16 +27,19 @@ from funcnet.nets._blocks import (
     leaky_relu,
     max_pool,
     relu,
+    rescale,
     sigmoid,
     silu,
     softplus,
     tanh,
 )
 from funcnet.nets._compose import remat, residual, serial, walk
+from funcnet.nets._config import from_config, to_config
 from funcnet.nets._net import Net, Part
 from funcnet.nets._networks import (
     NETWORKS,
     fully_connected_net,
+    rescaled,
     resnet,
     small_net,
     softmax_classifier,
@@ -63,6 +66,7 @@ __all__ = [
     "dropout",
     "elu",
     "flatten",
+    "from_config",
     "fully_connected_net",
     "gelu",
     "global_avg_pool",
@@ -72,6 +76,8 @@ __all__ = [
     "max_pool",
     "relu",
     "remat",
+    "rescale",
+    "rescaled",
     "residual",
     "resnet",
     "rms_norm",
@@ -84,6 +90,7 @@ __all__ = [
     "summary",
     "tanh",
     "three_layer_convnet",
+    "to_config",
     "two_layer_convnet",
     "two_layer_net",
     "walk",

@@ -8,14 +8,17 @@ rest.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from funcnet import _validate, layers
 from funcnet._deprecated import renamed
 from funcnet._validate import example_shape
+from funcnet.nets._config import configured
 from funcnet.nets._net import Net, Padding, Scale, Size
 
 
@@ -44,6 +47,7 @@ def _plain(kind: str, function: Callable[[Array], Array], **config: Any) -> Net:
 
 
 @renamed(scale="weight_scale")
+@configured
 def affine(units: int, weight_scale: Scale = "he", bias: bool = True) -> Net:
     r"""An affine layer: $y = x w + b$, x flattened to rows.
 
@@ -82,6 +86,7 @@ def affine(units: int, weight_scale: Scale = "he", bias: bool = True) -> Net:
 
 
 @renamed(scale="weight_scale")
+@configured
 def conv(
     channels: int,
     size: Size = 3,
@@ -131,6 +136,7 @@ def conv(
 
 
 @renamed(scale="weight_scale")
+@configured
 def conv1d(
     channels: int,
     size: int = 3,
@@ -178,6 +184,7 @@ def conv1d(
 
 
 @renamed(scale="weight_scale")
+@configured
 def conv_transpose(
     channels: int,
     size: Size = 3,
@@ -261,6 +268,7 @@ def _convolution(
     return Net(init, apply, kind, config=tuple(config.items()))
 
 
+@configured
 def relu() -> Net:
     r"""Rectified linear unit, $\max(x, 0)$: see `layers.relu`.
 
@@ -271,6 +279,7 @@ def relu() -> Net:
     return _plain("relu", layers.relu)
 
 
+@configured
 def leaky_relu(negative_slope: int | float = 0.01) -> Net:
     r"""Leaky rectified linear unit, $a x$ left of 0: see `layers.leaky_relu`.
 
@@ -284,6 +293,7 @@ def leaky_relu(negative_slope: int | float = 0.01) -> Net:
     return _plain("leaky_relu", lambda x: layers.leaky_relu(x, negative_slope))
 
 
+@configured
 def elu(alpha: int | float = 1.0) -> Net:
     r"""Exponential linear unit, $\alpha(e^x - 1)$ left of 0: see `layers.elu`.
 
@@ -297,6 +307,7 @@ def elu(alpha: int | float = 1.0) -> Net:
     return _plain("elu", lambda x: layers.elu(x, alpha))
 
 
+@configured
 def sigmoid() -> Net:
     r"""Logistic sigmoid, $1/(1 + e^{-x})$: see `layers.sigmoid`.
 
@@ -307,6 +318,7 @@ def sigmoid() -> Net:
     return _plain("sigmoid", layers.sigmoid)
 
 
+@configured
 def tanh() -> Net:
     r"""Hyperbolic tangent: see `layers.tanh`.
 
@@ -317,6 +329,7 @@ def tanh() -> Net:
     return _plain("tanh", layers.tanh)
 
 
+@configured
 def gelu(approximate: bool = True) -> Net:
     r"""Gaussian error linear unit, $x\,\Phi(x)$: see `layers.gelu`.
 
@@ -330,6 +343,7 @@ def gelu(approximate: bool = True) -> Net:
     return _plain("gelu", lambda x: layers.gelu(x, approximate))
 
 
+@configured
 def silu() -> Net:
     r"""Sigmoid linear unit, $x\,\sigma(x)$: see `layers.silu`.
 
@@ -340,6 +354,7 @@ def silu() -> Net:
     return _plain("silu", layers.silu)
 
 
+@configured
 def softplus() -> Net:
     r"""Softplus, $\log(1 + e^x)$: see `layers.softplus`.
 
@@ -363,6 +378,7 @@ ACTIVATIONS: dict[str, Callable[[], Net]] = {
 }
 
 
+@configured
 def dropout(rate: int | float) -> Net:
     r"""Dropout: in training each value is zeroed with probability `rate`, the rest scaled up.
 
@@ -410,6 +426,7 @@ def dropout(rate: int | float) -> Net:
     return Net(init, apply, "dropout", config=(("rate", rate),))
 
 
+@configured
 def max_pool(
     window: Size = 2,
     stride: Size | None = None,
@@ -447,6 +464,7 @@ def max_pool(
     )
 
 
+@configured
 def avg_pool(
     window: Size = 2,
     stride: Size | None = None,
@@ -485,6 +503,7 @@ def _window(
     return window, window if stride is None else _validate.pair(function, "stride", stride)
 
 
+@configured
 def global_avg_pool() -> Net:
     r"""The mean over all pixels, (n, h, w, c) to (n, c): see `layers.global_avg_pool`.
 
@@ -495,6 +514,7 @@ def global_avg_pool() -> Net:
     return _plain("global_avg_pool", layers.global_avg_pool)
 
 
+@configured
 def flatten() -> Net:
     r"""Each example as one row, (n, ...) to (n, d): see `layers.flatten`.
 
@@ -503,3 +523,36 @@ def flatten() -> Net:
     (2, 48)
     """
     return _plain("flatten", layers.flatten)
+
+
+@configured
+def rescale(scale: Sequence[float], shift: Sequence[float]) -> Net:
+    r"""Each channel times a number, and one added, neither of them learnt: $y_c = s_c x_c + t_c$.
+
+    Behind a regression's last layer, with the targets' deviations and means, it lets the net learn
+    numbers of size 1 and answer in the targets' own units: see `rescaled`.
+
+    Args:
+      scale: the factors s, one for each channel.
+      shift: what is added, t.
+
+    Raises:
+      ValueError: they are not two lists of numbers of the same length.
+
+    >>> from funcnet import nets
+    >>> nets.rescale([2.0, 1.0], [0.0, 5.0]).apply((), (), jnp.ones((1, 2)))[0]
+    Array([[2., 6.]], dtype=float64)
+    """
+    factors, added = np.asarray(scale, np.float64), np.asarray(shift, np.float64)
+    if factors.ndim != 1 or factors.shape != added.shape:
+        raise ValueError(
+            f"nets.rescale: scale and shift have shapes {factors.shape} and {added.shape}, "
+            "expected a number each for every channel."
+        )
+
+    def function(x: Array) -> Array:
+        row = (1,) * (x.ndim - 1) + (-1,)
+        s, t = (jnp.asarray(a.reshape(row), x.dtype) for a in (factors, added))
+        return x * s + t
+
+    return _plain("rescale", function)

@@ -10,10 +10,12 @@ import jax
 from jax import Array
 
 from funcnet._validate import example_shape
+from funcnet.nets._config import configured
 from funcnet.nets._fusion import fused
 from funcnet.nets._net import Apply, Net, Part, one_by_one, output_shape, within, without_empty
 
 
+@configured
 def serial(*blocks: Net, fuse: bool = True) -> Net:
     r"""Blocks one after another, $f_k \circ \dots \circ f_1$.
 
@@ -93,6 +95,7 @@ def _in_turn(trained: Sequence[Part], inferred: Sequence[Part]) -> Apply:
     return apply
 
 
+@configured
 def residual(block: Net, shortcut: Net | None = None) -> Net:
     r"""A block with a way around it: $y = s(x) + f(x)$, with s the identity by default.
 
@@ -156,6 +159,7 @@ def _added(parts: Sequence[Part]) -> Apply:
     return apply
 
 
+@configured
 def remat(block: Net) -> Net:
     r"""A block that keeps its input only and computes the rest again in the backward pass.
 

@@ -11,13 +11,22 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from funcnet import _notebook
 from funcnet._validate import float_dtype
 from funcnet.kernels import Pads
 
 Apply = Callable[..., tuple[Any, Any]]
 Size = int | tuple[int, int]
 Padding = int | Literal["SAME", "VALID"] | tuple[int, int] | Pads
+_REPR = 500  # characters of a net's repr
 Scale = int | float | Array | Literal["he"]  # an array where a sweep traces it
+
+
+class Made(NamedTuple):
+    """What made a net: as JSON, and as it would be written."""
+
+    config: str
+    written: str
 
 
 class Net(NamedTuple):
@@ -40,6 +49,8 @@ class Net(NamedTuple):
       config: pairs of option and value that the fusing of neighbours asks for; hashable.
       parts: what `serial` and `residual` run in training, under which names; None for a net that is
         one layer. See `walk`.
+      made: the function of this module that made it, and its arguments; None for anybody's. See
+        `to_config`.
 
     >>> from funcnet import nets
     >>> double = nets.Net(lambda key, shape: ((), ()),
@@ -54,6 +65,15 @@ class Net(NamedTuple):
     children: tuple[Net, ...] = ()
     config: tuple[tuple[str, Any], ...] = ()
     parts: tuple[Part, ...] | None = None
+    made: Made | None = None
+
+    def __repr__(self) -> str:
+        written = f"nets.Net(kind={self.kind!r})" if self.made is None else self.made.written
+        return written if len(written) <= _REPR else f"{written[: _REPR - 3]}..."
+
+    def _repr_html_(self) -> str:
+        parts = [(part.title, " + ".join(map(repr, part.blocks))) for part in self.parts or ()]
+        return _notebook.table(repr(self), parts)
 
     def __eq__(self, other: object) -> bool:
         return (

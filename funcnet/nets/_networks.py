@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from funcnet import _validate
 from funcnet._deprecated import renamed
@@ -17,12 +19,15 @@ from funcnet.nets._blocks import (
     leaky_relu,
     max_pool,
     relu,
+    rescale,
 )
 from funcnet.nets._compose import residual, serial
+from funcnet.nets._config import configured
 from funcnet.nets._net import Net, Scale
 from funcnet.nets._norms import batch_norm, layer_norm
 
 
+@configured
 def softmax_classifier(classes: int, weight_scale: Scale = "he") -> Net:
     r"""The linear classifier: scores $x w + b$.
 
@@ -40,6 +45,7 @@ def softmax_classifier(classes: int, weight_scale: Scale = "he") -> Net:
     return serial(affine(classes, weight_scale))
 
 
+@configured
 def two_layer_net(hidden: int, classes: int, weight_scale: Scale = "he") -> Net:
     r"""Affine - relu - affine.
 
@@ -58,6 +64,7 @@ def two_layer_net(hidden: int, classes: int, weight_scale: Scale = "he") -> Net:
     return fully_connected_net([hidden], classes, weight_scale=weight_scale)
 
 
+@configured
 def fully_connected_net(
     hidden: Sequence[int],
     classes: int,
@@ -117,6 +124,7 @@ def fully_connected_net(
     return serial(*blocks, affine(classes, weight_scale))
 
 
+@configured
 def small_net(hidden: int, classes: int, weight_scale: Scale = "he") -> Net:
     r"""Flatten - affine - leaky_relu(.01) - affine: course 003's small network and its TinyNet.
 
@@ -137,6 +145,7 @@ def small_net(hidden: int, classes: int, weight_scale: Scale = "he") -> Net:
     )
 
 
+@configured
 def two_layer_convnet(
     classes: int, channels: int = 32, size: int = 5, weight_scale: Scale = "he"
 ) -> Net:
@@ -163,6 +172,7 @@ def two_layer_convnet(
     )
 
 
+@configured
 def three_layer_convnet(
     classes: int,
     channels: Sequence[int] = (32, 64, 128),
@@ -189,6 +199,7 @@ def three_layer_convnet(
 
 
 @renamed(widths="channels")
+@configured
 def resnet(classes: int, channels: Sequence[int] = (16, 32, 64), depth: int = 1) -> Net:
     r"""A small residual network for images: a stem, stages of residual blocks, mean, affine.
 
@@ -233,6 +244,27 @@ def resnet(classes: int, channels: Sequence[int] = (16, 32, 64), depth: int = 1)
             around = serial(shortcut, batch_norm()) if first else None
             blocks += [residual(way, around), relu()]
     return serial(*blocks, global_avg_pool(), affine(classes))
+
+
+def rescaled(net: Net, targets: Any) -> Net:
+    r"""A net for regression that answers in the units of its targets: see `rescale`.
+
+    Args:
+      net: a net with one output for each target.
+      targets: those of the training examples, (n,) or (n, k): their means and deviations are taken.
+
+    Returns:
+      The net, and its outputs times the deviation (1 for a constant target), the mean added.
+
+    >>> from funcnet import nets
+    >>> nets.rescaled(nets.affine(1), np.array([1.0, 3.0]))
+    nets.serial(nets.affine(units=1), nets.rescale(scale=[1.0], shift=[2.0]))
+    """
+    targets = np.asarray(targets, np.float64).reshape(len(targets), -1)
+    deviation = targets.std(0)
+    scale = np.where(deviation > 0, deviation, 1.0).tolist()
+    last = rescale(scale, targets.mean(0).tolist())
+    return serial(*(net.children if net.kind == "serial" else (net,)), last)
 
 
 NETWORKS: dict[str, Callable[..., Net]] = {

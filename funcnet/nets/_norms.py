@@ -12,6 +12,7 @@ from jax import Array
 from funcnet import _validate, layers
 from funcnet.layers import BatchStats, NormParams
 from funcnet.nets._blocks import channels_of
+from funcnet.nets._config import configured
 from funcnet.nets._net import Net
 
 
@@ -22,6 +23,7 @@ def running_statistics(running: BatchStats, batch: BatchStats, momentum: int | f
     )
 
 
+@configured
 def batch_norm(
     momentum: int | float = 0.9,
     eps: int | float = 1e-5,
@@ -107,6 +109,7 @@ def _norm(kind: str, function: Callable[[Any, Array], Array], gain: bool, bias: 
     return Net(init, apply, kind)
 
 
+@configured
 def layer_norm(eps: int | float = 1e-5, *, gain: bool = True, bias: bool = True) -> Net:
     r"""Layer normalisation over the last axis: see `layers.layer_norm`.
 
@@ -130,6 +133,7 @@ def layer_norm(eps: int | float = 1e-5, *, gain: bool = True, bias: bool = True)
     return _norm("layer_norm", apply, gain, bias)
 
 
+@configured
 def group_norm(
     groups: int, eps: int | float = 1e-5, *, gain: bool = True, bias: bool = True
 ) -> Net:
@@ -161,6 +165,7 @@ def group_norm(
     return _norm("group_norm", apply, gain, bias)
 
 
+@configured
 def rms_norm(eps: int | float = 1e-6, *, gain: bool = True) -> Net:
     r"""Normalisation by the root mean square over the last axis: see `layers.rms_norm`.
 

@@ -17,6 +17,19 @@ from tests.support.net_parts import EPS, KEY, applied, initialised, lin
 # --- Names, shapes, structure
 
 
+def test_a_notebook_shows_a_net_block_by_block():
+    net = nets.serial(nets.affine(4), nets.relu(), nets.affine(2))
+    shown = net._repr_html_()
+    assert "<tr><th>affine1 + relu1</th><td>nets.affine(units=4) + nets.relu()</td></tr>" in shown
+    assert shown.count("<tr>") == 2
+    assert (
+        "nets.Net(kind=&#x27;&lt;b&gt;&#x27;)"
+        in nets.affine(2)._replace(kind="<b>", made=None)._repr_html_()
+    )
+    deep = nets.serial(*[nets.affine(2)] * 1000)._repr_html_()
+    assert deep.count("<tr>") == 61
+
+
 def test_serial_names_children_by_kind_and_order():
     net = nets.serial(
         nets.affine(4), nets.batch_norm(), nets.relu(), nets.affine(3), nets.relu(), nets.affine(2)
