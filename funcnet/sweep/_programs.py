@@ -121,7 +121,8 @@ class Plan(NamedTuple):
                 x = data.preprocess(preprocessing, images, float_dtype(now.params))
                 output = wide(trial.net.apply(now.params, now.state, x, train=False)[0])
                 found = jnp.stack(engine.answers(output, labels, ignore_index))
-                return (own_rows[None] & found).sum(1, dtype=jnp.int32)
+                own_rows = jnp.expand_dims(own_rows, (0, *range(2, found.ndim)))
+                return (own_rows & found).sum(range(1, found.ndim), dtype=jnp.int32)
 
             return lax.map(of_batch, (rows, own_rows)).sum(0, dtype=jnp.int32)
 
@@ -198,7 +199,8 @@ def trace(plan: Plan, values: Any, split: Any, preprocessing: Any) -> Traced:
     step, _, again = traced(plan.step, training, (values, rows), split, preprocessing)
 
     def output(values: Any, now: train.TrainState) -> Array:
-        x = jnp.zeros((2, *plan.setting.input_shape), float_dtype(now.params))
+        dtype = engine.input_dtype(preprocessing, now.params)
+        x = jnp.zeros((2, *plan.setting.input_shape), dtype)
         return plan.trial(values).net.apply(now.params, now.state, x, train=False)[0]
 
     # Functions are printed with their addresses, which are others in every process.

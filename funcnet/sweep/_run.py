@@ -137,6 +137,11 @@ def run(
         max_nonfinite,
         ignore_index=_ignored_label(make, members.row(0)),
     )
+    if setting.dataset.task != "classification":
+        raise ValueError(
+            f"sweep.run: the data set's task is {setting.dataset.task}, expected classification, "
+            "whose accuracy a sweep compares; for other tasks call train.fit for each member."
+        )
     if members_at_once is not None:
         _validate.count("sweep.run", "members_at_once", members_at_once)
     how = _checked_way(how)

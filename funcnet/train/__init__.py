@@ -17,15 +17,20 @@ True
 """
 
 from funcnet._homes import at_home
+from funcnet.train import metrics
 from funcnet.train._batches import batch_order, decay_per_epoch, steps_per_epoch
 from funcnet.train._diagnosis import Diagnosis, LayerSizes, Sizes, diagnose
 from funcnet.train._evaluation import evaluate
 from funcnet.train._fit import fit
 from funcnet.train._interrupts import ENDINGS, Terminated, terminate
+from funcnet.train._logs import csv_log, tensorboard_log
 from funcnet.train._records import History, Progress, Run
 from funcnet.train._step import TrainState, init_state, make_step
+from funcnet.train._stopping import EARLY_STOPPING, early_stopping
+from funcnet.train._trained import Trained
 
 __all__ = [
+    "EARLY_STOPPING",
     "ENDINGS",
     "Diagnosis",
     "History",
@@ -35,14 +40,19 @@ __all__ = [
     "Sizes",
     "Terminated",
     "TrainState",
+    "Trained",
     "batch_order",
+    "csv_log",
     "decay_per_epoch",
     "diagnose",
+    "early_stopping",
     "evaluate",
     "fit",
     "init_state",
     "make_step",
+    "metrics",
     "steps_per_epoch",
+    "tensorboard_log",
     "terminate",
 ]
 

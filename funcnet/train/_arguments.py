@@ -17,6 +17,7 @@ from funcnet.nets import Net
 from funcnet.train._batches import SAMPLINGS, Sampling, batch_maker, batch_order, steps_per_epoch
 from funcnet.train._records import Run
 from funcnet.train._step import TrainState
+from funcnet.train._tasks import Goal, task_of
 
 EVALUATION_ROWS = 250  # at a time
 
@@ -24,11 +25,12 @@ EVALUATION_ROWS = 250  # at a time
 class Setting(NamedTuple):
     """What a run has of its data and its batches, checked: the same for `fit` and for a sweep.
 
-    `batch_size` counts the rows of a step and `steps` the steps of an epoch, whatever the sampling.
+    `outputs` is the shape of what a net has to tell of an example; `batch_size` counts the rows of
+    a step and `steps` the steps of an epoch, whatever the sampling.
     """
 
     dataset: data.Dataset
-    classes: int
+    outputs: tuple[int, ...]
     sampling: Sampling
     augment: Callable[[Array, Array], Array] | None
     epochs: int
@@ -101,7 +103,8 @@ def checked(
     if sampling not in SAMPLINGS:
         raise ValueError(f"fit: sampling is {sampling!r}, expected one of {', '.join(SAMPLINGS)}.")
     dataset = _checked_data(dataset, ignore_index)
-    n = len(dataset.train.labels)
+    labels = dataset.train.labels
+    n = len(labels)
     if sampling == "full":
         batch_size = n
     elif batch_size > n:
@@ -111,7 +114,7 @@ def checked(
         )
     return Setting(
         dataset,
-        class_count(dataset),
+        (*labels.shape[1:], class_count(dataset)) if is_of_classes(dataset) else labels.shape[1:],
         sampling,
         augment,
         epochs,
@@ -124,26 +127,59 @@ def checked(
     )
 
 
+def as_dataset(dataset: Any) -> Any:
+    """The data set of a pair of arrays, or of two such pairs; whatever else it is, as it is."""
+    if type(dataset) is not tuple or len(dataset) != 2:
+        return dataset
+    pairs = {"dataset": dataset}
+    if all(type(pair) is tuple and len(pair) == 2 for pair in dataset):
+        pairs = {f"dataset[{i}]": pair for i, pair in enumerate(dataset)}
+    splits = [tuple(as_split(data.Split(*pair), name)) for name, pair in pairs.items()]
+    (x, y), *rest = splits
+    val: Any = rest[0] if rest else 0.1
+    try:
+        return data.from_arrays(x, y, val=val, test=0, seed=0)
+    except ValueError as error:
+        mend = str(error).replace("pass task=", "make it by data.from_arrays(x, y, task=...) with ")
+        raise type(error)(f"fit: {mend}") from None
+
+
 def _checked_data(dataset: Any, ignore_index: int | None) -> data.Dataset:
     """The data set, its training and validation splits as arrays."""
+    dataset = as_dataset(dataset)
     if not all(hasattr(dataset, name) for name in ("train", "val", "classes")):
         raise TypeError(
             f"fit: dataset is a {type(dataset).__name__}, expected a data.Dataset with its splits "
-            "train and val, and its classes."
+            "train and val, and its classes, or a pair of arrays (x, y)."
         )
-    classes = class_count(dataset)
-    split = check_split(dataset.train, classes, "dataset.train", ignore_index)
+    task = task_of(dataset)
+    classes = class_count(dataset) or (0 if task == "classification" else None)
+    split = check_split(dataset.train, classes, "dataset.train", ignore_index, task)
     val: Any = None
     if dataset.val is not None:
-        val = labelled(dataset.val, classes, "dataset.val", ignore_index)
+        val = labelled(dataset.val, classes, "dataset.val", ignore_index, task)
     if has_rows(val) and val.images.shape[1:] != split.images.shape[1:]:
         raise ValueError(
             f"fit: examples have shape {split.images.shape[1:]} in dataset.train but "
             f"{val.images.shape[1:]} in dataset.val."
         )
+    if has_rows(val) and val.labels.shape[1:] != split.labels.shape[1:]:
+        raise data.LabelError(
+            f"fit: dataset.train.labels has shape {split.labels.shape} but dataset.val.labels "
+            f"{val.labels.shape}, expected the same but for the rows. One-hot rows become indices "
+            "with labels.argmax(-1)."
+        )
     test: Any = getattr(dataset, "test", None)
     scale = getattr(dataset, "full_scale", 255.0)
-    return data.Dataset(split, val, test, dataset.classes, full_scale=scale)
+    return data.Dataset(
+        split,
+        val,
+        test,
+        dataset.classes,
+        full_scale=scale,
+        task=task,
+        reading=getattr(dataset, "reading", None),
+    )
 
 
 def fitted(
@@ -156,8 +192,8 @@ def fitted(
     return data.fit_preprocessing(dataset.train.images, kind, dataset.full_scale)
 
 
-def check_resumed(resume: Any, state: Any, steps: int) -> None:
-    """Raises TypeError or ValueError where a run is none, or has other epochs than these."""
+def check_resumed(resume: Any, state: Any, steps: int, goal: Goal) -> None:
+    """Raises TypeError or ValueError where a run is none, or has other epochs or metrics."""
     if not isinstance(resume, Run):
         raise TypeError(f"fit: resume is a {type(resume).__name__}, expected a train.Run.")
     if state is not None:
@@ -169,29 +205,58 @@ def check_resumed(resume: Any, state: Any, steps: int) -> None:
                 f"but these data and batches make {steps} steps an epoch; give it the data, "
                 "batch_size and sampling that it began with."
             )
+    lacking = [name for name in goal.metrics if f"val_{name}" not in resume.history[0]]
+    if lacking:
+        raise ValueError(
+            f"fit: the history of the run to resume has no val_{lacking[0]}; give it the metrics "
+            "and best that it began with."
+        )
 
 
-def check_output(net: Net, now: TrainState, setting: Setting) -> None:
-    """Raises ValueError where the net's output is not one number for each class."""
-    x = jax.ShapeDtypeStruct((2, *setting.input_shape), float_dtype(now.params))
+def input_dtype(preprocessing: data.Preprocessing | None, params: Any) -> Any:
+    """The dtype of what a net of these parameters is given."""
+    whole = preprocessing is not None and data.keeps_integers(preprocessing)
+    return jnp.int32 if whole else float_dtype(params)
+
+
+def check_output(
+    net: Net, now: TrainState, setting: Setting, preprocessing: data.Preprocessing
+) -> None:
+    """Raises ValueError where the net's output is not what the labels are compared with."""
+    dtype = input_dtype(preprocessing, now.params)
+    x = jax.ShapeDtypeStruct((2, *setting.input_shape), dtype)
     output = jax.eval_shape(partial(net.apply, train=False), now.params, now.state, x)[0].shape
     require_output("fit", output, setting)
 
 
 def require_output(function: str, output: tuple[int, ...], setting: Setting) -> None:
-    """Raises ValueError where two examples did not become a number for each class."""
-    classes = setting.classes
-    if output != (2, classes):
-        raise ValueError(
-            f"{function}: the net turns 2 examples of shape {setting.input_shape} into {output}, "
-            f"but the data have {classes} classes; expected (2, {classes}). End the net with "
-            f"nets.affine({classes})."
+    """Raises ValueError where two examples did not become what their labels are compared with."""
+    expected, dataset = (2, *setting.outputs), setting.dataset
+    if output == expected:
+        return
+    labels = dataset.train.labels
+    if is_of_classes(dataset) and labels.ndim > 1 and len(output) < len(expected):
+        raise data.LabelError(
+            f"dataset.train.labels has shape {labels.shape}, a class for each of {labels.shape[1]} "
+            f"positions, but the net turns 2 examples into {output}; expected {expected}. One-hot "
+            "rows become indices with labels.argmax(-1)."
         )
+    what = {"regression": "targets", "multilabel": "labels"}.get(dataset.task, "classes")
+    raise ValueError(
+        f"{function}: the net turns 2 examples of shape {setting.input_shape} into {output}, but "
+        f"the data have {expected[-1]} {what}; expected {expected}. End the net with "
+        f"nets.affine({expected[-1]})."
+    )
 
 
 def class_count(dataset: Any) -> int:
     """The number of classes, of which a data set gives the names or the number."""
     return dataset.classes if hasattr(dataset.classes, "__index__") else len(dataset.classes)
+
+
+def is_of_classes(dataset: Any) -> bool:
+    """Whether labels are the indices of classes."""
+    return task_of(dataset) == "classification"
 
 
 def has_rows(split: Any) -> bool:
@@ -228,13 +293,19 @@ def as_split(split: Any, name: str) -> data.Split:
     return data.Split(images, split.labels)
 
 
-def labelled(split: Any, classes: int, name: str, ignore_index: int | None = None) -> data.Split:
-    """The split as arrays, its labels int32; TypeError, ValueError or LabelError where it is none.
+def labelled(
+    split: Any,
+    classes: int | None,
+    name: str,
+    ignore_index: int | None = None,
+    task: data.Task = "classification",
+) -> data.Split:
+    """The split as arrays, with its labels as `data.check_labels` returns them, or an error.
 
     It may be empty.
     """
     images = as_split(split, name).images
-    labels = data.check_labels(split.labels, classes, f"{name}.labels", ignore_index)
+    labels = data.check_labels(split.labels, classes, f"{name}.labels", ignore_index, task)
     if len(images) != len(labels):
         raise ValueError(
             f"{name} has {len(images)} images but {len(labels)} labels; expected one label for "
@@ -243,9 +314,9 @@ def labelled(split: Any, classes: int, name: str, ignore_index: int | None = Non
     return data.Split(images, labels)
 
 
-def check_split(split: Any, classes: int, name: str, ignore_index: int | None = None) -> data.Split:
+def check_split(split: Any, classes: int | None, name: str, *options: Any) -> data.Split:
     """What `labelled` returns, or ValueError where there is not one image."""
-    split = labelled(split, classes, name, ignore_index)
+    split = labelled(split, classes, name, *options)
     if not has_rows(split):
         raise ValueError(f"{name} is empty, expected at least one image.")
     return split

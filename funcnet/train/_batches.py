@@ -13,6 +13,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from funcnet import data
+from funcnet.kernels import wide_dtype
 from funcnet.train._step import AUGMENT, ORDER, TrainState
 
 Sampling = Literal["permutation", "replacement", "full"]
@@ -134,6 +135,8 @@ def batch_maker(
         if augment is not None:
             key = jax.random.fold_in(train_state.key, AUGMENT)
             images = augment(jax.random.fold_in(key, train_state.step), images)
+        if jnp.issubdtype(labels.dtype, jnp.floating):
+            labels = labels.astype(wide_dtype(dtype))
         return data.preprocess(preprocessing, images, dtype), labels
 
     return batch_of

@@ -26,7 +26,8 @@ class Carry(NamedTuple):
     """What one compiled chunk of an epoch hands to the next; all of it is donated.
 
     `position` is the number of this epoch's steps already done, `streak` how many of the last steps
-    were not finite; `losses`, `accuracies` and `finite` have a place for each step of an epoch.
+    were not finite; `losses`, `accuracies` (NaN where labels are no classes) and `finite` have a
+    place for each step of an epoch.
     """
 
     train_state: Any
@@ -65,7 +66,7 @@ def step_of_epoch(
             carry.position + 1,
             jnp.where(metrics["finite"], 0, carry.streak + 1),
             carry.losses.at[carry.position].set(metrics["loss"].astype(carry.losses.dtype)),
-            carry.accuracies.at[carry.position].set(metrics["accuracy"]),
+            carry.accuracies.at[carry.position].set(metrics.get("accuracy", jnp.nan)),
             carry.finite.at[carry.position].set(metrics["finite"]),
         )
 

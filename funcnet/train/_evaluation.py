@@ -1,10 +1,10 @@
-"""Loss and accuracy of a net on a split, each example counted once."""
+"""Loss and metrics of a net on a split, each example counted once."""
 
 from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -13,13 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from funcnet import data, losses
+from funcnet import data
 from funcnet._validate import float_dtype
 from funcnet.kernels import wide
 from funcnet.nets import Net
-from funcnet.train._arguments import EVALUATION_ROWS, Setting, as_split, check_split
+from funcnet.train._arguments import EVALUATION_ROWS, Setting, as_split, check_split, input_dtype
 from funcnet.train._records import Run
 from funcnet.train._step import TrainState, answers, ignored_label
+from funcnet.train._tasks import Goal
+from funcnet.train._tasks import goal as goal_of
+from funcnet.train.metrics import Metric, accuracy
 
 _KEPT_BYTES = 2**26  # of a split's images, so small that their batches are kept from row to row
 
@@ -30,16 +33,18 @@ def evaluate(
     split: data.Split,
     preprocessing: data.Preprocessing | Literal["own"] | None = "own",
     *,
-    loss: Callable[..., Array] = losses.softmax_cross_entropy,
+    loss: Callable[..., Array] | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    task: data.Task | None = None,
     batch_size: int = EVALUATION_ROWS,
 ) -> dict[str, float]:
-    r"""Loss and accuracy of a net on a split, in inference mode, each example counted once.
+    r"""Loss and metrics of a net on a split, in inference mode, each example counted once.
 
-    The net runs batch by batch, the last one filled up and the filling left out; the loss is taken
-    of all its outputs at once, so that what weighs or ignores rows does so over the whole split. A
-    row with a NaN in its output is wrong. `fit` logs the numbers of this function: of a `Run` it
-    measures the best state, with the run's preprocessing, and gives the best accuracy logged,
-    exactly.
+    The net runs batch by batch, the last one filled up and the filling left out; loss and metrics
+    are taken of all its outputs at once, so that what weighs or ignores rows does so over the whole
+    split. A row with a NaN in its output is wrong. `fit` logs the numbers of this function: of a
+    `Run` it measures the best state, with the run's preprocessing, and gives the numbers of the
+    best epoch, exactly.
 
     What is compiled for a net or a loss is kept for the next evaluation, and freed with it.
 
@@ -47,22 +52,26 @@ def evaluate(
       net: the net.
       trained: a `Run`, of which the best state is taken; what `checkpoint.load_params` returns; a
         `TrainState`; or a pair (params, state).
-      split: images (n, ...) and integer labels (n,), raw, as `fit` had them.
+      split: images (n, ...) and the task's labels, raw, as `fit` had them.
       preprocessing: the run's, from `data.fit_preprocessing`; None for none; "own" for what
         `trained` brings along. A pair (params, state) brings nothing, and images of floats stay as
         they are.
       loss: `loss(output, labels)` of the whole split, (n, classes) and (n,); no penalty is added.
         Options come by `functools.partial`: an `ignore_index` given so may be among the labels, and
-        the accuracy does not count its rows.
+        the accuracy does not count its rows. None takes the task's: see `fit`.
+      metrics: name -> `metric(output, labels)`: see `fit`, for the task's own too.
+      task: what is told of an example, as `data.Dataset` has it; None for the run's own, which is
+        classification where `trained` does not say.
       batch_size: rows at a time; another number may round differently.
 
     Returns:
-      "loss" and "accuracy", floats; the accuracy is a fraction of 1, NaN where no row counts.
+      "loss" and each metric by its name, floats: of classification "accuracy", a fraction of 1, NaN
+      where no row counts.
 
     Raises:
-      LabelError: labels are out of range, or not integers.
+      LabelError: labels are none of the task's.
       TypeError: the split does not become arrays, or nothing says what to preprocess it by.
-      ValueError: the split is empty, or has more labels than images.
+      ValueError: the split is empty, or has more labels than images, or a metric is no scalar.
 
     Source: courses.md 2.1 and rows 0-20, 1-35, 2-13.
 
@@ -74,15 +83,27 @@ def evaluate(
     0.6667
     """
     split = as_split(split, "split")
+    if task is None:
+        task = getattr(trained, "task", "classification")
+    goal = goal_of("evaluate", task, loss, metrics)
     best: Any = trained.best if isinstance(trained, Run) else trained
     params, state = (best.params, best.state) if hasattr(best, "params") else best
     shape = (1, *split.images.shape[1:])
-    x = jax.ShapeDtypeStruct(shape, float_dtype(params))
-    classes = jax.eval_shape(partial(net.apply, train=False), params, state, x)[0].shape[-1]
-    split = check_split(split, classes, "split", ignored_label(loss))
+    own = getattr(trained, "preprocessing", None)
+    x = jax.ShapeDtypeStruct(
+        shape, input_dtype(own if isinstance(preprocessing, str) else preprocessing, params)
+    )
+    output = jax.eval_shape(partial(net.apply, train=False), params, state, x)[0].shape
+    split = check_split(split, output[-1], "split", ignored_label(goal.loss), task)
+    if task == "classification" and split.labels.shape[1:] != output[1:-1]:
+        raise data.LabelError(
+            f"split.labels has shape {split.labels.shape}, but the net turns one example into "
+            f"{output[1:]}; expected ({', '.join(['n', *map(str, output[1:-1])])}"
+            f"{',' * (len(output) == 2)})."
+        )
     preprocessing = _preprocessing_of(trained, split, preprocessing)
     batches = Batches(split, np.arange(len(split.labels)), preprocessing, batch_size)
-    return numbers(jax.device_get(evaluate_rows(net, (params, state), batches, loss=loss)))
+    return numbers(jax.device_get(evaluate_rows(net, (params, state), batches, goal)), goal)
 
 
 def _preprocessing_of(trained: Any, split: data.Split, given: Any) -> data.Preprocessing:
@@ -161,31 +182,42 @@ def _gather(arrays: Any, rows: Array) -> Any:
 
 
 def evaluate_rows(
-    net: Net,
-    trained: Any,
-    batches: Batches,
-    *,
-    loss: Callable[..., Array],
-    accuracy_only: bool = False,
+    net: Net, trained: Any, batches: Batches, goal: Goal, *, metrics_only: bool = False
 ) -> dict[str, Any]:
-    """What `numbers` turns into what `evaluate` returns, still on the device."""
-    forward = _compiled(net.apply, _forward, ignored_label(loss))
+    """What `numbers` turns into what `evaluate` returns, still on the device.
+
+    An accuracy is counted batch by batch; for all else the outputs are kept.
+    """
+    counts_answers = accuracy in goal.metrics.values()
+    forward = compiled(net.apply, _forward, ignored_label(goal.loss), counts_answers)
+    functions = goal.metrics if metrics_only else goal.metrics | {"loss": goal.loss}
+    whole = any(function is not accuracy for function in functions.values())
     outputs, counts = [], []
     for batch in batches:
         output, *found = forward(*trained[:2], *batch)
         counts.append(found)
-        if not accuracy_only:
+        if whole:
             outputs.append(output)
-    if accuracy_only:
-        return {"counts": counts}
-    return {"counts": counts, "loss": _compiled(loss, _measure)(outputs, batches.labels)}
+    return {
+        name: counts
+        if function is accuracy
+        else compiled(function, _measure)(outputs, batches.labels)
+        for name, function in functions.items()
+    }
 
 
-def numbers(measured: dict[str, Any]) -> dict[str, float]:
-    """The accuracy, and the loss if there is one, of what `evaluate_rows` found, fetched."""
-    right, counted = np.array(measured["counts"]).sum(0)
-    found = {"accuracy": float(right / counted) if counted else float("nan")}
-    return found | {"loss": float(measured["loss"])} if "loss" in measured else found
+def numbers(measured: dict[str, Any], goal: Goal) -> dict[str, float]:
+    """The floats of what `evaluate_rows` found, fetched, in the goal's order."""
+    found = {}
+    for name in (*goal.metrics, "loss"):
+        if name not in measured:
+            continue
+        value = measured[name]
+        if isinstance(value, list):  # right answers and what counts, batch by batch
+            right, counted = np.array(value).sum(0)
+            value = right / counted if counted else np.nan
+        found[name] = float(value)
+    return found
 
 
 class Measurer:
@@ -194,7 +226,7 @@ class Measurer:
     def __init__(
         self,
         net: Net,
-        loss: Callable[..., Array],
+        goal: Goal,
         setting: Setting,
         held: tuple[Any, Any],
         seed: int,
@@ -202,57 +234,69 @@ class Measurer:
         def batches(held: Any, rows: np.ndarray) -> Batches:
             return Batches(held[0], rows, held[1], setting.evaluation_batch_size)
 
-        self._net, self._loss = net, loss
+        self._net, self._goal = net, goal
         self._train = batches(held[0], setting.accuracy_rows(seed))
         self._val = None
         if setting.val is not None:
             self._val = batches(held[1], np.arange(len(setting.val.labels)))
 
     def __call__(self, trained: Any) -> dict[str, float | None]:
-        """The accuracies of both splits and the loss of the second, by one question."""
-        train = evaluate_rows(self._net, trained, self._train, loss=self._loss, accuracy_only=True)
+        """The metrics of both splits and the loss of the second, by one question."""
+        goal = self._goal
+        train = evaluate_rows(self._net, trained, self._train, goal, metrics_only=True)
         val = None
         if self._val is not None:
-            val = evaluate_rows(self._net, trained, self._val, loss=self._loss)
+            val = evaluate_rows(self._net, trained, self._val, goal)
         train, val = jax.device_get((train, val))
-        on_val = {"accuracy": None, "loss": None} if val is None else numbers(val)
-        return {
-            "train_accuracy": numbers(train)["accuracy"],
-            "val_accuracy": on_val["accuracy"],
-            "val_loss": on_val["loss"],
-        }
+        on_val = dict.fromkeys((*goal.metrics, "loss")) if val is None else numbers(val, goal)
+        found = {f"train_{name}": value for name, value in numbers(train, goal).items()}
+        return found | {f"val_{name}": value for name, value in on_val.items()}
 
 
 def _forward(
     apply: Callable[..., Any],
     ignore_index: int | None,
+    counts_answers: bool,
     params: Any,
     state: Any,
     preprocessing: data.Preprocessing,
     images: Array,
     labels: Array,
     own: Array,
-) -> tuple[Array, Array, Array]:
-    """The net's output, and how many rows of the batch's own are right and how many count."""
+) -> tuple[Array, ...]:
+    """The net's output, and how many of the batch's own answers are right and how many count."""
     x = data.preprocess(preprocessing, images, float_dtype(params))
     output = wide(apply(params, state, x, train=False)[0])
+    if not counts_answers:
+        return (output,)
     right, counted = answers(output, labels, ignore_index)
+    own = jnp.expand_dims(own, range(1, right.ndim))
     return output, (own & right).sum(), (own & counted).sum()
 
 
-def _measure(loss: Callable[..., Array], outputs: list[Array], labels: Array) -> Array:
-    """The loss of all rows at once, which only the loss itself knows how to make of its rows."""
-    return loss(jnp.concatenate(outputs)[: len(labels)], labels)
+def _measure(function: Callable[..., Array], outputs: list[Array], labels: Array) -> Array:
+    """A loss or metric of all rows at once, which only it knows how to make of its rows."""
+    output = jnp.concatenate(outputs)[: len(labels)]
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        labels = labels.astype(output.dtype)
+    value = function(output, labels)
+    if jnp.shape(value):
+        name = getattr(function, "__name__", repr(function))
+        raise ValueError(
+            f"evaluate: {name} gives the shape {jnp.shape(value)} of a split, expected a scalar."
+        )
+    return value
 
 
 _PROGRAMS: dict[Any, Callable[..., Any]] = {}
 
 
-def _compiled(owner: Any, body: Callable[..., Any], *static: Any) -> Callable[..., Any]:
+def compiled(owner: Any, body: Callable[..., Any], *static: Any) -> Callable[..., Any]:
     """`body(owner, *static, ...)` compiled, once while its owner lives, and freed with it."""
     key = id(owner), body, static
     if key not in _PROGRAMS:
-        alive = weakref.ref(owner, lambda _: _PROGRAMS.pop(key, None))
+        forget = partial(_PROGRAMS.pop, key, None)  # when Python ends, the module may go first
+        alive = weakref.ref(owner, lambda _: forget())
         # No program holds its owner: it would keep alive what it is to be freed with.
         _PROGRAMS[key] = jax.jit(lambda *arguments: body(alive(), *static, *arguments))
     return _PROGRAMS[key]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from funcnet import _validate, data, losses
+from funcnet import _validate, data
 from funcnet._validate import float_dtype
 from funcnet.nets import Net
 from funcnet.train._arguments import (
     EVALUATION_ROWS,
+    as_dataset,
     check_output,
     check_resumed,
     checked,
@@ -26,7 +27,7 @@ from funcnet.train._epoch import compile_epoch, first_carry, is_searching, step_
 from funcnet.train._evaluation import Measurer
 from funcnet.train._interrupts import Interrupts
 from funcnet.train._records import Progress, Run
-from funcnet.train._session import Callbacks, Session, where_not_finite
+from funcnet.train._session import Callbacks, OnEpoch, Session, where_not_finite
 from funcnet.train._step import (
     TrainState,
     check_parts,
@@ -36,17 +37,23 @@ from funcnet.train._step import (
     init_state,
     make_step,
 )
+from funcnet.train._tasks import Best, task_of
+from funcnet.train._tasks import goal as goal_of
+from funcnet.train._trained import trained
+from funcnet.train.metrics import Metric
 
 
 def fit(
     net: Net,
-    dataset: data.Dataset,
+    dataset: data.Dataset | tuple[Any, Any],
     optimizer: optax.GradientTransformation,
     epochs: int = 10,
     batch_size: int = 100,
     seed: int = 0,
     *,
-    loss: Callable[..., Array] = losses.softmax_cross_entropy,
+    loss: Callable[..., Array] | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    best: Best | None = None,
     reg: int | float = 0.0,
     label_smoothing: int | float = 0.0,
     sampling: Sampling = "permutation",
@@ -62,8 +69,9 @@ def fit(
     evaluation_batch_size: int = EVALUATION_ROWS,
     evaluation_params: Callable[[Any, Any], Any] | None = None,
     on_progress: Callable[[Progress], Any] | None = None,
-    on_epoch: Callable[[dict[str, Any]], Any] | None = None,
+    on_epoch: OnEpoch | Sequence[OnEpoch] | None = None,
     on_chunk: Callable[[Run], Any] | None = None,
+    progress: bool = False,
 ) -> Run:
     r"""Trains a net on a data set, and returns its history, its best and its final state.
 
@@ -79,7 +87,14 @@ def fit(
     "train_accuracy" (on the same `train_accuracy_rows` random rows every time; the courses' Solver
     draws new ones), "val_accuracy" and "val_loss" (None without a validation split), "seconds"
     since training began (compiling not counted) and "images_per_second" of the epoch's steps. Row 0
-    is the state before training, with the first step's loss.
+    is the state before training, with the first step's loss. Other metrics have columns of their
+    own names in the accuracy's place.
+
+    | task of the data set | output | loss | metrics |
+    |---|---|---|---|
+    | classification | (n, classes), or (n, ..., classes) | `softmax_cross_entropy` | accuracy |
+    | regression | (n, k) | `mean_squared_error` | r2 |
+    | multilabel | (n, k) logits | `binary_cross_entropy` | accuracy, and exact_match of rows |
 
     A step whose loss or gradient is not finite changes nothing but the counter, and a warning names
     it; `run.nonfinite` lists these steps. After `max_nonfinite` in a row the run ends: it warns and
@@ -99,19 +114,31 @@ def fit(
 
     Args:
       net: the net.
-      dataset: `train` and `val` splits, and `classes`; `val` may be None or empty.
+      dataset: `train` and `val` splits, `classes`, and a `task` that is not classification; `val`
+        may be None or empty. Or a pair of arrays (x, y), of which `data.from_arrays` makes one: a
+        tenth of the rows, drawn with seed 0, is for validation, and none for a test; of a pair of
+        pairs ((x, y), (x_val, y_val)) the second is.
       optimizer: any optimizer of `optimizers` or optax: see `make_step` for what it is given.
       epochs: the number of passes; 0 evaluates only.
       batch_size: rows in a step; with sampling "full" it has no meaning.
       seed: all randomness of the run follows from it; an int of 0 to 2^32 - 1.
       loss: `loss(output, labels)`, a mean over rows; options by `functools.partial`, of which an
-        `ignore_index` is also a label that the data may have, and that no accuracy counts.
+        `ignore_index` is also a label that the data may have, and that no accuracy counts. None
+        takes the task's.
+      metrics: name -> `metric(output, labels)`, a scalar of a whole split that JAX can trace, such
+        as those of `train.metrics`; None takes the task's. A name makes the columns "train_name"
+        and "val_name".
+      best: the column that chooses the best epoch, "val_loss" or that of a metric; None for the
+        first metric's. The lowest is the best where the name ends in loss, error, mae, mse or
+        perplexity, else the highest; a pair such as ("val_bias", "min") tells. NaN is never best.
       reg: the strength of the L2 penalty on weights.
       label_smoothing: passed to the loss, where it is not 0.
       sampling: "permutation", "replacement" or "full": see `batch_order`.
-      preprocessing: a kind, fitted on the training split, or a `data.Preprocessing`.
+      preprocessing: a kind, fitted on the training split, or a `data.Preprocessing`; None for
+        "none", which makes floats of the images as they are. "integers" leaves integers what they
+        are, as a table of embeddings needs its ids, whatever `compute_dtype` is.
       augment: `augment(key, images)`, on images as they are stored, before preprocessing.
-      train_accuracy_rows: rows for the training accuracy; None for all of them.
+      train_accuracy_rows: rows for the training metrics; None for all of them.
       dtype: the dtype of parameters and activations.
       compute_dtype: the dtype that the steps run the net in, if not `dtype`: see `make_step`.
         Evaluations run in `dtype`.
@@ -127,9 +154,12 @@ def fit(
         keeps. The history is theirs and `best.params` are they; `final` holds what to go on from.
         None takes the parameters themselves, and those of `optax.contrib.schedule_free` from it.
       on_progress: called with a `Progress` after each chunk.
-      on_epoch: called with each new row of the history.
+      on_epoch: called with each new row of the history, or several in a list; a string that it
+        returns ends the run, and is `run.stopped`. `early_stopping`, `csv_log` and
+        `tensorboard_log` make such functions.
       on_chunk: called after each chunk with the `Run` so far, whose `final` is good until it
         returns: for saving it. Not after a chunk that ends the run as not finite.
+      progress: whether to print a line for each new row of the history.
 
     Returns:
       The `Run`.
@@ -137,10 +167,10 @@ def fit(
     Raises:
       TypeError: an argument is of the wrong kind.
       FloatingPointError: a step is not finite, under `jax_debug_nans` or `jax_debug_infs`.
-      LabelError: labels are out of range, or not integers.
+      LabelError: labels are none of the task's: out of range, not integers, not finite.
       ValueError: the data are empty, `batch_size` is larger than the data or 1 with batch norm, or
-        the net's output is not one number for each class, or `resume` is of other epochs. All
-        before the first step.
+        the net's output is not what the labels are compared with, or `resume` is of other epochs,
+        or `best` is no column. All before the first step.
 
     Source: courses.md 1.6, the three training systems side by side.
 
@@ -152,6 +182,9 @@ def fit(
     (Array(8, dtype=int32), None)
     """
     check_parts("fit", net, optimizer)
+    dataset = as_dataset(dataset)
+    goal = goal_of("fit", task_of(dataset), loss, metrics, best)
+    loss = goal.loss
     seed = _validate.seed("fit", "seed", seed)
     setting = checked(
         dataset,
@@ -168,7 +201,7 @@ def fit(
     if is_searching():
         setting = setting._replace(max_nonfinite=1)
     if resume is not None:
-        check_resumed(resume, state, setting.steps)
+        check_resumed(resume, state, setting.steps, goal)
         preprocessing, state = resume.preprocessing, resume.final
     preprocessing = fitted(preprocessing, setting.dataset)
     held = setting.on_device(preprocessing)
@@ -177,7 +210,7 @@ def fit(
     else:
         now = copied(state)
     deliver = partial(evaluated, evaluation_params=evaluation_params)
-    check_output(net, deliver(now), setting)
+    check_output(net, deliver(now), setting, preprocessing)
 
     # Compiled before anything runs: what does not fit is refused here, and no epoch's time is it.
     options = {"reg": reg, "label_smoothing": label_smoothing, "compute_dtype": compute_dtype}
@@ -198,8 +231,10 @@ def fit(
         resume,
         preprocessing,
         deliver,
-        Measurer(net, loss, setting, held, seed),
+        goal,
+        Measurer(net, goal, setting, held, seed),
         where,
-        Callbacks(on_progress, on_epoch, on_chunk),
+        Callbacks(on_progress, on_epoch, on_chunk, progress),
     )
-    return session.train(program)
+    run = session.train(program)
+    return run._replace(trained=trained(net, run.best, preprocessing, setting, goal))

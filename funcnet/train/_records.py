@@ -6,15 +6,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from funcnet import data
+from funcnet import _notebook, data
 from funcnet.train._step import TrainState
 
 
 class Progress(NamedTuple):
     """Where a run stands; loss and accuracy are means over the steps since the last report.
 
-    `epoch` and `step` count from 1 and are those just done; steps that were not finite are left out
-    of the mean loss; `seconds_left` is for training alone, without the evaluations between epochs.
+    The accuracy is NaN where labels are no classes. `epoch` and `step` count from 1 and are those
+    just done; steps that were not finite are left out of the mean loss; `seconds_left` is for
+    training alone, without the evaluations between epochs.
     """
 
     epoch: int
@@ -44,14 +45,17 @@ class History(list):
 class Run(NamedTuple):
     """A run, ended or not: what `fit` returns, and what `fit` can go on from.
 
-    `best` is the whole `TrainState` of the highest validation accuracy (the first, where several
-    are equal; without a validation split the final one), `final` the last one. `best` is what was
-    evaluated, `final` what to go on from: their parameters differ where `evaluation_params` or
-    schedule_free tells them apart. `losses` holds every
-    step's loss, penalty included. `stopped` is None, "interrupted" (Ctrl-C), "terminated" (SIGTERM,
-    SIGHUP), or says which step was not finite and where that began. `nonfinite` holds the numbers
+    `best` is the whole `TrainState` of the best epoch, as `fit` is told to compare them (the first,
+    where several are equal; without a validation split the final one), `final` the last one. `best`
+    is what was evaluated, `final` what to go on from: their parameters differ where
+    `evaluation_params` or schedule_free tells them apart. `losses` holds every step's loss, penalty
+    included. `stopped` is None, "interrupted" (Ctrl-C), "terminated" (SIGTERM,
+    SIGHUP), what `on_epoch` returned ("early stopping"), or says which step was not finite and
+    where that began. `nonfinite` holds the numbers
     (from 1) of the steps whose loss or gradient was not finite, and which changed nothing.
-    `seconds` is the time since training began, compiling and pauses not counted.
+    `seconds` is the time since training began, compiling and pauses not counted. `task` is that of
+    the data set. `trained` is the net with the best state, ready for use; None in a run that has
+    not ended.
     """
 
     history: History
@@ -63,6 +67,39 @@ class Run(NamedTuple):
     best_epoch: int
     nonfinite: tuple[int, ...] = ()
     seconds: float = 0.0
+    task: data.Task = "classification"
+    trained: Any = None
+
+    def __repr__(self) -> str:
+        said = [
+            f"{name} {value:.4g}"
+            for name, value in self.best_row.items()
+            if name.startswith("val_") and value is not None
+        ]
+        best = f"best epoch {self.best_epoch}" + (f" with {', '.join(said)}" if said else "")
+        ended = f", stopped: {self.stopped[:200]}" if self.stopped else ""
+        return f"Run({int(self.final.step)} steps in {self.seconds:.1f} s, {best}{ended})"
+
+    def _repr_html_(self) -> str:
+        facts: dict[str, Any] = {
+            "steps": f"{int(self.final.step):,} in {self.seconds:.1f} s",
+            "best epoch": self.best_epoch,
+        }
+        for name, value in self.best_row.items():
+            if name.startswith(("train_", "val_")) and value is not None:
+                facts[name.replace("_", " ")] = f"{value:.4g}"
+        if self.nonfinite:
+            facts["steps skipped"] = len(self.nonfinite)
+        if self.stopped:
+            facts["stopped"] = self.stopped
+        if self.trained is not None:
+            facts["trained"] = self.trained
+        return _notebook.table("Run", facts.items())
+
+    @property
+    def best_row(self) -> dict[str, Any]:
+        """The history's row of the best epoch."""
+        return next(row for row in self.history if row["epoch"] == self.best_epoch)
 
     @property
     def streak(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,8 @@ from funcnet.train._epoch import Carry, Pace, first_carry, is_searching, unsearc
 from funcnet.train._interrupts import Interrupts, Terminated
 from funcnet.train._records import Chunk, History, Meter, Progress, Run
 from funcnet.train._step import TrainState, copied
+from funcnet.train._tasks import Goal
+from funcnet.train._words import epoch_line, things
 
 _ENDED = (
     "; training ended there, and run.final holds the parameters from before. A lower learning "
@@ -64,12 +66,16 @@ def chunks(
         carry = carry._replace(position=jax.device_put(np.int32(0)))
 
 
+OnEpoch = Callable[[dict[str, Any]], Any]
+
+
 class Callbacks(NamedTuple):
     """What the caller wants to hear of."""
 
     on_progress: Callable[[Progress], Any] | None
-    on_epoch: Callable[[dict[str, Any]], Any] | None
+    on_epoch: OnEpoch | Sequence[OnEpoch] | None
     on_chunk: Callable[[Run], Any] | None
+    printed: bool = False
 
 
 class Session:
@@ -82,13 +88,15 @@ class Session:
         resume: Run | None,
         preprocessing: data.Preprocessing,
         deliver: Callable[[TrainState], TrainState],
+        goal: Goal,
         measure: Callable[[TrainState], dict[str, Any]],
         where: Callable[[TrainState, Array, int], str],
         say: Callbacks,
     ):
         self.setting, self.now, self.step = setting, now, int(now.step)
         self.preprocessing, self.deliver, self.measure = preprocessing, deliver, measure
-        self.where, self.say = where, say
+        self.goal, self.where, self.say = goal, where, say
+        self.asked_to_stop: str | None = None
         steps, epochs = setting.steps, setting.epochs
         self.meter = Meter(setting.batch_size, steps, epochs, self.step, resume)
         self.began, self.streak = time.perf_counter(), 0
@@ -98,7 +106,7 @@ class Session:
             return
         self.began -= resume.seconds
         self.history, self.best = History(resume.history), copied(resume.best)
-        self.best_row = next(row for row in self.history if row["epoch"] == resume.best_epoch)
+        self.best_row = resume.best_row
         if resume.streak < setting.max_nonfinite:
             self.streak = resume.streak
 
@@ -108,6 +116,7 @@ class Session:
         with Interrupts() as interrupts:
             try:
                 odd = self._train(program, interrupts)
+                stopped = self.asked_to_stop
             except KeyboardInterrupt as press:
                 if len(interrupts.presses) > 1 or self.is_donated():
                     raise  # the second signal, or one in the middle of a chunk
@@ -123,6 +132,8 @@ class Session:
         """Takes chunk after chunk, and says what was not finite where that ended them."""
         if self.step > self.history[-1]["step"] and self.step % self.setting.steps == 0:
             self.end_epoch(interrupts)  # it was stopped between an epoch's last step and its row
+            if self.asked_to_stop is not None:
+                return None
         for chunk in chunks(program, self.setting, self.now, self.streak):
             self.now = chunk.train_state
             progress = self.meter.add(chunk)
@@ -141,6 +152,8 @@ class Session:
             if self.say.on_chunk is not None:
                 self.say.on_chunk(self.so_far())
             interrupts.check()
+            if self.asked_to_stop is not None:
+                break
         return None
 
     def row(self, of_epoch: dict[str, Any]) -> dict[str, Any]:
@@ -161,7 +174,8 @@ class Session:
         with interrupts.at_once():
             row = self.row(self.meter.end_epoch(self.step))
         self.history.append(row)
-        if self.validated and row["val_accuracy"] > self.best_row["val_accuracy"]:
+        best = self.goal.best
+        if self.validated and best.prefers(row[best.name], self.best_row[best.name]):
             self.best, self.best_row = copied(self.deliver(self.now)), row
         self.say_epoch(row)
 
@@ -171,9 +185,14 @@ class Session:
         return self.setting.val is not None
 
     def say_epoch(self, row: dict[str, Any]) -> None:
-        """Hands a row to whoever wants it."""
-        if self.say.on_epoch is not None:
-            self.say.on_epoch(row)
+        """Hands a row to whoever wants it, who may ask for the end by returning the reason."""
+        if self.say.printed:
+            what = things(self.setting.input_shape)
+            print(epoch_line(row, self.setting.epochs, what), flush=True)
+        hear: Any = self.say.on_epoch or ()
+        for function in hear if isinstance(hear, Sequence) else (hear,):
+            answer = function(row)
+            self.asked_to_stop = answer if isinstance(answer, str) else self.asked_to_stop
 
     def so_far(self, stopped: str | None = None) -> Run:
         """The run up to here; its states are good until the next chunk."""
@@ -187,6 +206,7 @@ class Session:
             (self.best_row if self.validated else self.history[-1])["epoch"],
             tuple(self.meter.nonfinite),
             time.perf_counter() - self.began,
+            self.goal.task,
         )
 
     def ended(self, stopped: str | None) -> Run:

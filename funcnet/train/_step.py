@@ -144,8 +144,8 @@ def make_step(
       count, where `functools.partial` has given the loss an `ignore_index`.
 
     Raises:
-      TypeError: `net` is not a net, `optimizer` not an optimizer, or `compute_dtype` not a floating
-        dtype.
+      TypeError: `net` is not a net, `optimizer` not an optimizer, `compute_dtype` not a floating
+        dtype, or `compute_sharding` not a sharding.
       ValueError: the loss takes no label smoothing.
 
     Source: courses.md rows 1-14 (penalty) and 4-20 (the loss is the one before the update);
@@ -316,8 +316,12 @@ def ignored_label(loss: Callable[..., Array]) -> int | None:
 def answers(output: Array, labels: Any, ignore_index: int | None) -> tuple[Array, Array]:
     """Whether a row counts and its largest output is its label's, and whether it counts at all.
 
-    A row with a NaN has no largest output, and is wrong.
+    A row with a NaN has no largest output, and is wrong. Labels of the output's shape are several
+    a row, 0 or 1, each told by the sign of its own output.
     """
+    if jnp.shape(labels) == output.shape:
+        right = ((output > 0) == (jnp.asarray(labels) > 0)) & ~jnp.isnan(output)
+        return right, jnp.ones_like(right)
     rows = losses.rows_of(labels, output.shape[-1], ignore_index)
     found = jnp.argmax(output, -1).astype(jnp.int32)
     right = rows.valid & (found == rows.class_index) & ~jnp.isnan(output).any(-1)
@@ -343,6 +347,11 @@ def make_objective(
         raise TypeError(
             f"{function}: compute_dtype is {compute_dtype!r}, expected a floating dtype, such as "
             "jnp.bfloat16, or None."
+        )
+    if compute_sharding is not None and not isinstance(compute_sharding, Sharding):
+        raise TypeError(
+            f"{function}: compute_sharding is {compute_sharding!r}, expected a "
+            "jax.sharding.Sharding, such as NamedSharding(mesh, P()), or None."
         )
     penalised = not (isinstance(reg, (int, float)) and reg == 0)
 

@@ -5,6 +5,7 @@ from funcnet.train._arguments import (
     Setting,
     checked,
     fitted,
+    input_dtype,
     require_output,
 )
 from funcnet.train._batches import SAMPLINGS, Sampling, batch_maker
@@ -17,23 +18,34 @@ from funcnet.train._epoch import (
     step_of_epoch,
 )
 from funcnet.train._step import answers, evaluated, ignored_label
+from funcnet.train._tasks import Goal, goal
+from funcnet.train._words import SHARES, called, epoch_line, measured, number, things
 
 __all__ = [
     "EVALUATION_ROWS",
     "SAMPLINGS",
+    "SHARES",
     "Carry",
+    "Goal",
     "Pace",
     "Sampling",
     "Setting",
     "answers",
     "batch_maker",
+    "called",
     "checked",
     "compile_epoch",
+    "epoch_line",
     "evaluated",
     "first_carry",
     "fitted",
+    "goal",
     "ignored_label",
+    "input_dtype",
+    "measured",
+    "number",
     "require_output",
     "slow_in_loops",
     "step_of_epoch",
+    "things",
 ]

@@ -1,6 +1,7 @@
 """The compiled epoch, `fit`, evaluation, records, and the rows of the courses."""
 
 import math
+import re
 from itertools import pairwise
 
 import jax
@@ -329,6 +330,22 @@ def test_history_and_progress():
     assert isinstance(run.history[1:], list)
 
 
+def test_progress_prints_a_line_an_epoch(capsys):
+    run = fit(progress=True, epochs=2)
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("epoch 0/2  step 0  loss ")
+    row = run.history[-1]
+    assert last.startswith(f"epoch 2/2  step {row['step']}  loss {row['loss']:.4f}  train ")
+    assert f"  val {100 * row['val_accuracy']:.2f} %  " in last
+    fit(progress=True, epochs=3, resume=run)
+    (only,) = capsys.readouterr().out.splitlines()
+    assert only.startswith("epoch 3/3")
+    fit(epochs=1)
+    assert capsys.readouterr().out == ""
+    fit(progress=True, epochs=0, metrics={})
+    assert re.search(r"^epoch 0/0  step 0  loss -  val loss \d\.\d{4}  ", capsys.readouterr().out)
+
+
 def test_without_a_validation_split_best_is_the_final_state():
     empty = data.Split(DATA.val.images[:0], DATA.val.labels[:0])
     for val in (None, empty):
@@ -429,7 +446,6 @@ def test_overfit_fifty_rows():
 
 @pytest.mark.parametrize("compute_dtype", [None, jnp.bfloat16])
 def test_train_loop_learns_the_digits_quickly(compute_dtype):
-    pytest.importorskip("sklearn")
     dataset = data.load("digits")
     run = fit(
         nets.fully_connected_net([64], 10, norm="batch"), dataset, optimizers.adam(3e-3),

@@ -137,6 +137,54 @@ def test_what_is_no_split_is_said_at_once(split, error, words, usual):
         train.evaluate(LINEAR, usual, split)
 
 
+# --- Pairs of arrays
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_a_pair_of_arrays_is_a_data_set(make):
+    images, labels = DATA.train
+    by_hand = data.from_arrays(images, labels, val=0.1, test=0, seed=0)
+    expected = fit(LINEAR, by_hand)
+    run = fit(LINEAR, (make(images), make(labels)))
+    assert_same(run.best, expected.best)
+    assert run.history["val_loss"] == expected.history["val_loss"]
+    assert run.trained.classes == ("0", "1", "2")
+    assert_same(fit(LINEAR, (make(images), make(labels)), resume=run).final, run.final)
+
+
+def test_a_pair_of_pairs_is_split_already():
+    run = fit(LINEAR, (tuple(DATA.train), tuple(DATA.val)))
+    expected = fit(LINEAR)
+    assert_same(run.final, expected.final)
+    assert run.history["val_loss"] == expected.history["val_loss"]
+    trial = partial(sweep.Trial, LINEAR, optimizers.sgd(0.1))
+    swept = sweep.run(
+        trial, (tuple(DATA.train), tuple(DATA.val)), epochs=2, batch_size=10, how="loop"
+    )
+    np.testing.assert_array_equal(swept.val_accuracy[0], run.history["val_accuracy"])
+
+
+PAIRS: dict[str, tuple[Any, type, str]] = {
+    "numbers": ((1, 2), TypeError, "dataset.images is one number"),
+    "text": (("a", "b"), TypeError, "dataset.images has dtype <U1"),
+    "none of a validation": ((tuple(DATA.train), (3, LABELS)), TypeError, r"dataset\[1\]\.images"),
+    "three": ((IMAGES, LABELS, IMAGES), TypeError, r"dataset is a tuple, .*or a pair of arrays"),
+    "a list": ([IMAGES, LABELS], TypeError, "dataset is a list, expected a data.Dataset"),
+    "too few labels": ((IMAGES, LABELS[1:]), data.LabelError, "^fit: labels: 29 for 30 images"),
+    "other shapes": (((IMAGES, LABELS), (IMAGES[:, 1:], LABELS)), ValueError, "^fit: .*shapes"),
+    "classes or numbers": ((IMAGES, np.arange(30)), data.LabelError,
+                           r"30 distinct .* make it by data.from_arrays\(x, y, task=...\) with"),
+    "a masked array": ((np.ma.masked_equal(IMAGES, IMAGES[3, 1, 1, 0]), LABELS), TypeError,
+                       "dataset.images is a masked array"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("pair", "error", "words"), PAIRS.values(), ids=PAIRS)
+def test_what_is_no_pair_of_arrays_is_said_at_once(pair, error, words):
+    with jax.no_tracing(True), pytest.raises(error, match=words):
+        fit(LINEAR, pair)
+
+
 # --- What evaluation preprocesses by
 
 

@@ -453,3 +453,9 @@ def test_parameters_to_evaluate_that_are_others_are_refused():
 def test_compute_dtype_is_a_floating_dtype():
     with pytest.raises(TypeError, match=r"compute_dtype is .*int8.*expected a floating dtype"):
         train.make_step(nets.affine(3), optimizers.sgd(0.1), compute_dtype=jnp.int8)
+
+
+@pytest.mark.parametrize("wrong", ["data", jax.sharding.PartitionSpec(), 3])
+def test_compute_sharding_is_a_sharding(wrong):
+    with pytest.raises(TypeError, match=r"compute_sharding is .*expected a jax.sharding.Sharding"):
+        train.make_step(nets.affine(3), optimizers.sgd(0.1), compute_sharding=wrong)
