@@ -1,10 +1,11 @@
 r"""What is kept of a run: its checkpoints, to go on from, and a net's parameters, for anybody.
 
-`Checkpoints` saves a whole `train.Run` while it runs and restores it, to the same bits;
-`save_params` and `load_params` write and read a net's parameters and state as one `.npz` or
-`.safetensors`. A leaf's name is its path in the tree: `affine1.w`, or `state.batch_norm1.mean` in
-the state, and `preprocessing.mean`, `preprocessing.scale` where the file says what the net's input
-was made by. Nothing is pickled, and nothing is unpickled.
+`Checkpoints` saves a whole `train.Run` while it runs and restores it, to the same bits.
+`save_trained` and `load_trained` (`funcnet.save` and `funcnet.load`) write and read a trained net
+with all that it takes to use it; `save_params` and `load_params` its parameters and state alone, as
+one `.npz` or `.safetensors`. A leaf's name is its path in the tree: `affine1.w`, or
+`state.batch_norm1.mean` in the state, and `preprocessing.mean`, `preprocessing.scale` where the
+file says what the net's input was made by. Nothing is pickled, and nothing is unpickled.
 
 >>> import tempfile, pathlib
 >>> from funcnet import checkpoint, nets
@@ -25,16 +26,20 @@ from funcnet.checkpoint._arrays import CheckpointError, read_npz
 from funcnet.checkpoint._checkpoints import Checkpoints
 from funcnet.checkpoint._lock import LockedError, locked
 from funcnet.checkpoint._params import Loaded, load_params, save_params
+from funcnet.checkpoint._trained import describe, load_trained, save_trained
 
 __all__ = [
     "CheckpointError",
     "Checkpoints",
     "Loaded",
     "LockedError",
+    "describe",
     "load_params",
+    "load_trained",
     "locked",
     "read_npz",
     "save_params",
+    "save_trained",
 ]
 
 at_home(globals())

@@ -207,7 +207,7 @@ def _array(where: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.nd
         raise CheckpointError(f"{where} is no array: {error}.") from None
 
 
-def to_safetensors(arrays: Mapping[str, Any]) -> bytes:
+def to_safetensors(arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
     """The bytes of a file; its metadata hold a SHA-256, because the format has no checksum."""
     from safetensors.numpy import save
 
@@ -218,7 +218,7 @@ def to_safetensors(arrays: Mapping[str, Any]) -> bytes:
             raise TypeError(
                 f"{name} has dtype {array.dtype}, which .safetensors does not hold; .npz does."
             )
-    return save(solid, {"funcnet.sha256": _digest(solid)})
+    return save(solid, {**metadata, "funcnet.sha256": _digest(solid)})
 
 
 def read_safetensors(path: Path) -> Arrays:

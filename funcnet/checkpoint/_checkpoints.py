@@ -292,6 +292,7 @@ def _rest_of(run: Run, config: Any) -> dict[str, Any]:
         "best_epoch": run.best_epoch,
         "nonfinite": run.nonfinite,
         "seconds": run.seconds,
+        "task": run.task,
         "config": config,
         "versions": versions(),
         "settings": settings(native_status()),
@@ -401,6 +402,7 @@ def _read(folder: Path, template: TrainState, config: dict[str, Any]) -> tuple[R
         rest["best_epoch"],
         tuple(rest["nonfinite"]),
         rest["seconds"],
+        rest.get("task", "classification"),
     )
     # A checkpoint of an earlier version does not say under which settings it was saved.
     return run, changed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ def save_params(
     params: Any,
     state: Any = (),
     preprocessing: Preprocessing | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     r"""Writes a net's parameters and state to a file, whole or not at all.
 
@@ -54,6 +56,7 @@ def save_params(
       params: a pytree of arrays and of Python's numbers.
       state: the net's state; `()` for none.
       preprocessing: the run's, from `data.fit_preprocessing`.
+      metadata: words for the header of a `.safetensors`.
 
     Raises:
       OSError: the file cannot be written.
@@ -70,6 +73,8 @@ def save_params(
     {'w': array([[1., 0.], [0., 1.]]), 'b': array([0., 0.])}
     """
     suffix = _suffix("save_params", path)
+    if metadata and suffix != ".safetensors":
+        raise ValueError(f"save_params: path is {path}, expected .safetensors to hold metadata.")
     arrays: dict[str, np.ndarray] = {}
     trees = {"": params, _STATE: state, _PREPROCESSING: preprocessing}
     try:
@@ -78,7 +83,7 @@ def save_params(
                 if name in arrays:
                     raise ValueError(f"two leaves are named {name}, expected one.")
                 arrays[name] = stored(name, leaf)
-        content = to_safetensors(arrays) if suffix == ".safetensors" else b""
+        content = to_safetensors(arrays, metadata or {}) if suffix == ".safetensors" else b""
     except (TypeError, ValueError) as error:
         raise type(error)(f"save_params: {error}") from None
     with replacing(path) as file:
