@@ -20,6 +20,7 @@ __all__ = [
     "avg_pool",
     "batch_norm",
     "batch_norm_inference",
+    "binary_cross_entropy",
     "conv1d",
     "conv2d",
     "conv2d_transpose",
@@ -260,6 +261,17 @@ def multiclass_hinge(scores, labels, margin=1.0, power=1, class_weights=None, re
     return _reduced(_of_label(class_weights, label) * losses, losses.size, reduction)
 
 
+def binary_cross_entropy(logits, labels, label_smoothing=0.0, pos_weight=None, reduction="mean"):
+    """`losses.binary_cross_entropy`."""
+    target = (1 - label_smoothing) * labels.astype(logits.dtype) + label_smoothing / 2
+    positives = target
+    if pos_weight is not None:
+        axes = range(logits.ndim - jnp.ndim(pos_weight))
+        positives = jnp.expand_dims(pos_weight, axes) * target
+    losses = _times(positives, softplus(-logits)) + _times(1 - target, softplus(logits))
+    return _reduced(losses, losses.size, reduction)
+
+
 def mean_squared_error(prediction, target, reduction="mean"):
     """`losses.mean_squared_error`."""
     return _reduced((prediction - target) ** 2, prediction.size, reduction)
@@ -274,6 +286,11 @@ def _of_label(class_weights, label):
     if class_weights is None:
         return jnp.ones_like(label[..., 0])
     return (jnp.expand_dims(class_weights, range(label.ndim - 1)) * label).sum(-1)
+
+
+def _times(factor, x):
+    """The product, 0 where the factor is 0 and x infinite."""
+    return factor * jnp.where((factor == 0) & jnp.isinf(x), 0, x)
 
 
 def _reduced(losses, total, reduction):

@@ -83,6 +83,9 @@ RULES: dict[str, Callable[..., Any]] = {
     "softmax_cross_entropy": lambda static, x, y: F.cross_entropy(x, y),
     # Torch divides by the number of classes as well.
     "multiclass_hinge": lambda static, x, y: F.multi_margin_loss(x, y) * x.shape[1],
+    "binary_cross_entropy": lambda static, x, y: F.binary_cross_entropy_with_logits(
+        x, y.to(x.dtype)
+    ),
     "mean_squared_error": lambda static, x, y: F.mse_loss(x, y),
 }
 NO_GRADIENT = {"batch_norm_inference": (2, 3)}

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 from funcnet.layers import AffineParams, ConvParams
 
@@ -106,10 +107,18 @@ class Peer(NamedTuple):
     comparable: bool = True
 
 
+OPTAX: dict[str, Callable[..., Any]] = {
+    "softmax_cross_entropy": lambda s, y: optax.softmax_cross_entropy_with_integer_labels(
+        s, y
+    ).mean(),
+    "binary_cross_entropy": lambda z, y: optax.sigmoid_binary_cross_entropy(z, y).mean(),
+    "mean_squared_error": lambda p, t: optax.squared_error(p, t).mean(),
+}
+
+
 def flax(name: str, static: dict[str, Any]) -> Peer | None:
     """The rule by Flax (linen), the losses by optax; None where neither has it."""
     import flax.linen as nn
-    import optax
 
     def dense(p: Any, x: Any) -> Any:
         return nn.Dense(p.w.shape[1]).apply({"params": {"kernel": p.w, "bias": p.b}}, x)
@@ -180,10 +189,7 @@ def flax(name: str, static: dict[str, Any]) -> Peer | None:
         "layer_norm": normed(nn.LayerNorm(epsilon=1e-5)),
         "group_norm": normed(nn.GroupNorm(static.get("groups"), epsilon=1e-5)),
         "rms_norm": lambda g, x: nn.RMSNorm(epsilon=1e-6).apply({"params": {"scale": g}}, x),
-        "softmax_cross_entropy": lambda s, y: optax.softmax_cross_entropy_with_integer_labels(
-            s, y
-        ).mean(),
-        "mean_squared_error": lambda p, t: optax.squared_error(p, t).mean(),
+        **OPTAX,
     }
     if name not in functions:
         return None

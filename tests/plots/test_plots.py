@@ -5,12 +5,14 @@ import math
 import os
 import subprocess
 import sys
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
 import pytest
 
 from funcnet import plots
+from funcnet.plots._figures import BLUE, ORANGE
 from funcnet.train import History
 
 
@@ -67,6 +69,34 @@ def test_curves_show_the_run(history, losses):
     assert [v[0] for v in _data(best)] == [2, 75.0]  # the first of two that are equal
 
 
+def test_curves_show_the_validation_loss_and_any_metric(history, losses):
+    rows = [
+        {**_row(i), "train_mean_absolute_error": 0.5 / (i + 1), "val_mean_absolute_error": v,
+         "train_f1": 0.1, "val_f1": 0.2, "val_loss": 3.0 - i}
+        for i, v in enumerate((0.6, 0.3, 0.4))
+    ]  # fmt: skip
+    loss, metric = plots.curves(rows, losses).axes
+    assert _legend(loss) == ["loss", "mean of 2 steps", "validation"]
+    assert [v.tolist() for v in _data(loss.lines[-1])] == [[0, 20, 40], [3.0, 2.0, 1.0]]
+    assert metric.get_ylabel() == "mean absolute error"
+    assert _data(metric.lines[1])[1].tolist() == [0.6, 0.3, 0.4]
+    assert _legend(metric)[-1] == "best: 0.3 (epoch 1)"
+    _, train, val = plots.compare({"a run": (rows, losses)}).axes
+    assert train.get_title() == "training mean absolute error"
+    assert _data(val.lines[0])[1].tolist() == [0.6, 0.3, 0.4]
+
+
+def test_curves_mark_the_epoch_that_the_run_chose(history, losses, tmp_path):
+    best = plots.curves(history, losses, best_epoch=1).axes[1]
+    assert [v[0] for v in _data(best.lines[-1])] == [1, 45.0]
+    assert _legend(best)[-1] == "best: 45.0 % (epoch 1)"
+    rows = "".join(json.dumps(row) + "\n" for row in history)
+    (tmp_path / "history.jsonl").write_text(rows)
+    (tmp_path / "result.json").write_text('{"best_epoch": 3}')
+    for place in (tmp_path, tmp_path / "history.jsonl"):
+        assert _legend(plots.curves(place).axes[1])[-1] == "best: 70.0 % (epoch 3)"
+
+
 def test_curves_make_room_for_what_was_learned(history, losses):
     low, high = plots.curves(history, losses).axes[1].get_ylim()
     assert 10 < low < 45
@@ -119,7 +149,7 @@ def test_compare_has_the_courses_three_panels(history, losses):
     np.testing.assert_array_equal(second, 50.0)
     np.testing.assert_array_equal(_data(loss.lines[0])[1], losses)
     for panel in (train, val):
-        assert [line.get_color() for line in panel.lines] == [plots._BLUE, plots._ORANGE]
+        assert [line.get_color() for line in panel.lines] == [BLUE, ORANGE]
     with pytest.raises(ValueError, match="no run"):
         plots.compare({})
 
@@ -230,6 +260,40 @@ def test_one_channel_is_grey_and_a_constant_image_is_dark():
 def test_other_weights_are_refused(w, options, said):
     with pytest.raises(ValueError, match=said):
         plots.weight_grid(w, **options)
+
+
+# --- Sweeps
+
+
+class Swept(NamedTuple):
+    """What a figure takes of a sweep's result."""
+
+    val_accuracy: np.ndarray
+    stopped_at: np.ndarray
+
+    @property
+    def best_val_accuracy(self):
+        return np.array([np.nan if np.isnan(row).all() else np.nanmax(row) for row in self[0]])
+
+
+def test_sweeps_lie_side_by_side():
+    nan = np.nan
+    results = {
+        "sgd": Swept(np.array([[0.1, 0.5, 0.4], [0.1, 0.6, 0.7]]), np.array([0, 0])),
+        "adam": Swept(np.array([[0.2, 0.9, 0.8], [0.3, nan, nan]]), np.array([0, 7])),
+        "muon": Swept(np.array([[nan, nan, nan]]), np.array([1])),
+    }
+    figure = plots.sweeps(results, title="rules")
+    left, right = figure.axes
+    np.testing.assert_allclose(_data(left.lines[0])[1], [10, 60, 70])
+    np.testing.assert_allclose(_data(left.lines[1])[1], [20, 90, 80])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["sgd", "adam"]
+    np.testing.assert_allclose([bar.get_width() for bar in right.patches], [70, 90])
+    points = {line.get_marker(): line for line in right.lines[2:4]}
+    assert (points["o"].get_xdata(), points["x"].get_xdata()) == ([90], [30])
+    assert [label.get_text() for label in right.get_yticklabels()] == list(results)
+    with pytest.raises(ValueError, match="no member has a validation accuracy"):
+        plots.sweeps({"muon": results["muon"]})
 
 
 # --- Manners
