@@ -144,14 +144,15 @@ def choice(names: Iterable[str]) -> Any:
     )
 
 
-def option(default: str | None = None, name: str | None = None) -> Any:
+def option(default: str | None = None, name: str | None = None, metavar: str | None = None) -> Any:
     """Says what an option is where it has not been given, and how it is called on a command line.
 
     Args:
       default: for the help, where the field's own default does not say it.
       name: where the field has another.
+      metavar: what stands for its value in the help, where the type does not say it.
     """
     import tyro
 
     hint = None if default is None else f"(default: {default})"
-    return tyro.conf.arg(name=name, help_behavior_hint=hint)
+    return tyro.conf.arg(name=name, metavar=metavar, help_behavior_hint=hint)

@@ -6,14 +6,16 @@ import dataclasses
 import os
 import platform
 import re
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 from rich.table import Table
 
 from funcnet import _machine, data, kernels
+from funcnet.cli import _compiled
 from funcnet.cli._command import CommandError, console, option
 
 
@@ -88,15 +90,29 @@ def machine() -> dict[str, str]:
     vectors = _machine.cpu_vectors()
     kind = "" if vectors is None else f", {vectors or 'neither AVX2 nor more'}"
     settings = jax.config.values
-    cache = settings["jax_compilation_cache_dir"]
     return {
         "devices": f"{found['count']} × {found['platform']} ({found['kind']})",
         "CPU": f"{found['cpu']}, {found['cpu_cores']} cores{kind}",
         "kernels": kernels.native_status(),
         "system": platform.platform(),
         "float64": "on" if settings["jax_enable_x64"] else "off (JAX_ENABLE_X64=1 turns it on)",
-        "programs": f"kept in {cache}" if cache else "not kept (JAX_COMPILATION_CACHE_DIR keeps)",
+        "programs": _programs(settings),
     }
+
+
+def _programs(settings: Mapping[str, Any]) -> str:
+    """Where compiled programs are kept."""
+    if not settings["jax_enable_compilation_cache"]:
+        return "not kept (JAX_ENABLE_COMPILATION_CACHE)"
+    if jaxs := settings["jax_compilation_cache_dir"]:
+        return f"kept in {jaxs} (JAX_COMPILATION_CACHE_DIR)"
+    if (ours := _compiled.folder()) is None:
+        return f"not kept ({_compiled.VARIABLE})"
+    mib, most = _compiled.size_bytes(ours) / 2**20, _compiled.MOST_BYTES // 2**20
+    return (
+        f"train and sweep keep theirs in {ours}: {mib:.1f} of at most {most} MiB "
+        f"({_compiled.VARIABLE} names another folder, or is 0 for none)"
+    )
 
 
 def _data(data_dir: str | None) -> dict[str, str]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
 import json
-import operator
+import math
 import shlex
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import GenericAlias
-from typing import Annotated, Any, ClassVar, NamedTuple, get_args, get_type_hints
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from rich import progress as bars
@@ -22,106 +20,22 @@ from rich.table import Table
 from funcnet import checkpoint, plots, sweep, train
 from funcnet._files import replacing
 from funcnet._machine import device, versions
-from funcnet.cli import _stdout
+from funcnet.cli import _compiled, _stdout
 from funcnet.cli import _train_options as settings
-from funcnet.cli._command import (
-    CommandError,
-    choice,
-    console,
-    drawing,
-    expected_errors,
-    option,
-    print_whole,
+from funcnet.cli._command import CommandError, console, drawing, expected_errors, print_whole
+from funcnet.cli._jobs import Job, resolved_with_data, warnings_said, with_numbers
+from funcnet.cli._sweep_options import (
+    Said,
+    SearchOptions,
+    SweepOutput,
+    SweptNet,
+    SweptOptimizer,
+    SweptTraining,
 )
-from funcnet.cli._jobs import Job, loaded, with_numbers
-from funcnet.cli._train_options import (
-    DataOptions,
-    NetOptions,
-    OptimizerOptions,
-    Options,
-    TrainingOptions,
-    flag,
-)
-from funcnet.sweep import HOWS
+from funcnet.cli._train_options import DataOptions
 
 _TABLE_ROWS = 30
-
-
-def _traced(group: type) -> set[str]:
-    """The numbers among the options of a group that may be traced, and so swept."""
-    numbers = {name for name, kind in get_type_hints(group).items() if float in get_args(kind)}
-    return numbers - {"lr_decay", "dropout", "label_smoothing"}  # which shape the program
-
-
-def _several(group: type) -> type:
-    """Lets each number that may be traced be several, with the help of `funcnet train`."""
-    parent: Any = group.__base__
-    hints = get_type_hints(parent, include_extras=True)
-    for name in _traced(parent):
-        kinds, *said = get_args(hints[name])
-        one = functools.reduce(operator.or_, (k for k in get_args(kinds) if k is not type(None)))
-        several: Any = GenericAlias(tuple, (one, ...))
-        group.__annotations__[name] = Annotated[(several | None, *said)]
-        setattr(group, name, None)
-    return group
-
-
-@dataclasses.dataclass(frozen=True)
-@_several
-class SweptNet(NetOptions):
-    """The function, the same for all but for the scale of its weights: numbers, or he alone."""
-
-
-@dataclasses.dataclass(frozen=True)
-@_several
-class SweptOptimizer(OptimizerOptions):
-    """The rule of the update: where an option takes several numbers, they are swept."""
-
-
-@dataclasses.dataclass(frozen=True)
-@_several
-class SweptTraining(TrainingOptions):
-    """How each member is trained; several numbers are swept."""
-
-    seed: Annotated[int | None, option("0")] = None
-    """First of the members' seeds, 0 to 2^32 - 1."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchOptions:
-    """Which members there are, and how they are run."""
-
-    seeds: int = 1
-    """Seeds for each row of values."""
-    random: Annotated[int | None, option("every combination")] = None
-    """Rows of values drawn at random: from the ranges, and from what takes several numbers."""
-    learning_rate_range: Annotated[tuple[float, float] | None, option("none")] = None
-    """Lowest and highest learning rate of --random, as many in each decade."""
-    reg_range: Annotated[tuple[float, float] | None, option("none")] = None
-    """The same for the L2 penalty."""
-    weight_scale_range: Annotated[tuple[float, float] | None, option("none")] = None
-    """The same for the standard deviation of the initial weights."""
-    weight_decay_range: Annotated[tuple[float, float] | None, option("none")] = None
-    """The same for the decoupled weight decay."""
-    random_seed: int = 0
-    """Seed of the draws of --random."""
-    how: Annotated[str, choice(("measure", *HOWS))] = "measure"
-    """One program for all members, by jax.vmap, jax.lax.map or a loop; measure asks the machine."""
-    members_at_once: Annotated[int | None, option("all")] = None
-    """Members that vmap and map hold in memory, and finish, together."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SweepOutput:
-    """What is left behind."""
-
-    out: Annotated[str | None, option("runs/sweep-DATA-NET-TIME")] = None
-    """Folder for members, ranking and figure. Where it holds the same sweep, begun, the members
-    that are missing are run."""
-    quiet: bool = False
-    """Print errors only."""
-    traceback: bool = False
-    """Show where an error came from; FUNCNET_TRACEBACK=1 does the same."""
+_SUMMARY, _RANKING, _FIGURE = "sweep.json", "sweep.jsonl", "sweep.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,16 +43,18 @@ class SweepCommand:
     """Train a net with many hyper-parameters and seeds, compiled once, and rank them.
 
     The options are those of `funcnet train`, and a member is that run; where an option takes
-    several numbers, each combination is a member. They are ranked by their best validation
-    accuracy; the test images are asked once, about the best member.
+    several numbers or names, each combination is a member. They are ranked by their best validation
+    accuracy; the test examples are asked once, about the best member. The best epoch of a member is
+    that of its highest accuracy; on data of one's own `funcnet train` goes by val_loss, where it is
+    not told --best val_accuracy.
     """
 
     data: DataOptions = dataclasses.field(default_factory=DataOptions)
+    search: SearchOptions = dataclasses.field(default_factory=SearchOptions)
+    training: SweptTraining = dataclasses.field(default_factory=SweptTraining)
+    output: SweepOutput = dataclasses.field(default_factory=SweepOutput)
     net: SweptNet = dataclasses.field(default_factory=SweptNet)
     optimizer: SweptOptimizer = dataclasses.field(default_factory=SweptOptimizer)
-    training: SweptTraining = dataclasses.field(default_factory=SweptTraining)
-    search: SearchOptions = dataclasses.field(default_factory=SearchOptions)
-    output: SweepOutput = dataclasses.field(default_factory=SweepOutput)
 
     EPILOG: ClassVar[str] = """
 Examples:
@@ -146,7 +62,12 @@ Examples:
   funcnet sweep --learning-rate 1e-4 1e-3 1e-2 --seeds 3
   funcnet sweep --data cifar10 --random 25 --learning-rate-range 1e-4 1e-2 --reg-range 1e-5 1e-2
   funcnet sweep --optimizer sgd --learning-rate 0.01 0.1 1 --momentum 0.5 0.9 --out runs/momentum
+  funcnet sweep --optimizer sgd adam muon --net two_layer fully_connected --seeds 2
 
+Each combination of names (of --net, --norm, --activation, --optimizer, --loss) is compiled once and
+has a folder of its own in --out, which more names may be added to. An option that a net, optimizer
+or loss does not have is left out there, and refused where none of those named has it. Without
+--learning-rate each optimizer has its own.
 What is left unsaid is the data set's recipe: see funcnet train --help.
 Ctrl-C ends a sweep with the members that are done; the same command with --out runs the rest.
 A closed stdout, as of `funcnet sweep | head`, ends it as Ctrl-C does.
@@ -156,43 +77,41 @@ stdout.
 
     def run(self) -> int:
         """Trains, prints and writes; returns the exit code."""
-        out = console(self.output.quiet)
-        with expected_errors():
-            options, columns = self._options(), self._columns()
-            job = Job(options, loaded(options.data, out.print))
-            count = max(map(len, columns.values()), default=1)
-            for index in range(count):
-                # What `funcnet train` would refuse: traced, the numbers have no value.
-                row = {name: column[index].item() for name, column in columns.items()}
-                settings.resolved(with_numbers(options, row))
-                job.member(**row)
-        first = options.training.seed or 0
+        with _compiled.kept("funcnet sweep"):
+            return self._run(console(self.output.quiet))
+
+    def _run(self, out: Console) -> int:
+        with expected_errors(), warnings_said("funcnet sweep"):
+            sweeps = self._sweeps(out)
+        job = sweeps[0].job
+        first = job.options.training.seed or 0
         seeds = range(first, first + self.search.seeds)
+        nets = "-".join(dict.fromkeys(str(one.job.options.net.name) for one in sweeps))
         folder = Path(
             self.output.out
-            or f"runs/sweep-{options.data.name}-{options.net.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+            or f"runs/sweep-{job.dataset.name}-{nets}-{time.strftime('%Y%m%d-%H%M%S')}"
         )
-        done = 0
+        total = sum(one.rows for one in sweeps) * len(seeds)
+        done, results = 0, []
         try:
-            shown = _shown(out, count * len(seeds))
-            with job.at_precision(), shown as (on_progress, on_member):
+            with contextlib.ExitStack() as stack:
+                if sweeps[0].label:
+                    stack.enter_context(_shared(folder, [one.label for one in sweeps]))
+                shown = stack.enter_context(_shown(out, total))
 
-                def asked(now: sweep.Progress) -> None:
-                    on_progress(now)
-                    if _stdout.lost():
-                        raise KeyboardInterrupt  # as Ctrl-C
-
-                def counted(index: int, member: sweep.Member) -> None:
+                def counted(*about: Any) -> None:
                     nonlocal done
                     done += 1
-                    on_member(index, member)
+                    shown[1](*about)
 
-                result = _swept(
-                    job, columns, seeds, self.search, folder, on_progress=asked, on_member=counted
-                )
+                before = 0
+                for one in sweeps:
+                    say = _among(shown[0], before, total)
+                    results.append(_swept(one, seeds, self.search, folder, say, counted))
+                    before += one.rows * len(seeds)
         except KeyboardInterrupt:
             there = (
-                f"{done} of {count * len(seeds)} members are in {folder}; the same command with "
+                f"{done} of {total} members are in {folder}; the same command with "
                 f"--out {shlex.quote(str(folder))} runs the rest."
             )
             if lost := _stdout.lost():
@@ -200,179 +119,177 @@ stdout.
                 return _stdout.exit_code(lost)
             out.print(f"Interrupted: {there}", soft_wrap=True)
             return 130
-        print_whole(out, _table(result, self.search.seeds > 1))
-        if (result.stopped_at > 0).all():
+        swept = list(zip(sweeps, results, strict=True))
+        print_whole(out, _table(swept, self.search.seeds > 1))
+        if all((result.stopped_at > 0).all() for result in results):
             raise CommandError(
                 "no member reached its end: all stopped at steps that were not finite. What they "
                 f"have is in {folder}. Lower learning rates or other preprocessing may help.",
                 code=1,
             )
         try:
-            self._write(result, job, folder, out)
+            self._write(swept, folder, out)
         except OSError as error:
             raise CommandError(f"{error}. The members are in {folder}.", code=1) from error
         return 0
 
-    def _options(self) -> Options:
-        """The options of one member, those that are swept with their first value."""
+    def _sweeps(self, out: Console) -> list[_Sweep]:
+        """The sweeps that there are to run, or CommandError where `funcnet train` would refuse."""
+        each = self._said.each()
+        for _, said in each:
+            said.columns()
+        options, dataset = resolved_with_data(each[0][1].options(), out.print)
+        own = dataset if settings.is_own(options.data) else None
+        sweeps = []
+        for names, said in each:
+            resolved = settings.resolved(said.options()._replace(data=options.data), own)
+            job, columns = Job(resolved, dataset), said.columns()
+            shown: dict[str, Any] = dict(names)
+            if "optimizer" in names and "learning_rate" not in columns:
+                shown["learning_rate"] = resolved.optimizer.learning_rate
+            label = "-".join(name for name in names.values() if name is not None)
+            sweeps.append(one := _Sweep(label, shown, job, columns))
+            for index in range(one.rows):
+                # What `funcnet train` would refuse: traced, the numbers have no value.
+                row = {name: column[index].item() for name, column in columns.items()}
+                settings.resolved(with_numbers(resolved, row), own)
+                job.member(**row)
+        return sweeps
 
-        def first(value: Any, name: str) -> Any:
-            if name not in _SWEPT or not isinstance(value, tuple):
-                return value
-            if not value:
-                raise CommandError(f"{flag(name)} has no value, expected one or more.")
-            return value[0]
+    @property
+    def _said(self) -> Said:
+        return Said(self.data, self.net, self.optimizer, self.training, self.search)
 
-        parents: Any = (DataOptions, NetOptions, OptimizerOptions, TrainingOptions)
-        groups: Any = (self.data, self.net, self.optimizer, self.training)
-        plain = [
-            parent(**{name: first(value, name) for name, value in vars(group).items()})
-            for parent, group in zip(parents, groups, strict=True)
-        ]
-        ranges = {name: low for name, (low, _) in self._ranges().items()}
-        for index, group in enumerate(plain):
-            own = {name: low for name, low in ranges.items() if hasattr(group, name)}
-            plain[index] = dataclasses.replace(group, **own)
-        return settings.resolved(Options(*plain))
-
-    def _ranges(self) -> dict[str, tuple[float, float]]:
-        suffix = "_range"
-        named = {k.removesuffix(suffix): v for k, v in vars(self.search).items() if suffix in k}
-        return {name: value for name, value in named.items() if value is not None}
-
-    def _columns(self) -> dict[str, np.ndarray]:
-        """The values that are swept, a row for each combination or draw."""
-        search, ranges = self.search, self._ranges()
-        if search.seeds < 1:
-            raise CommandError(f"--seeds is {search.seeds}, expected a number of at least 1.")
-        if (self.training.seed or 0) + search.seeds > 2**32:
-            raise CommandError(
-                f"--seed is {self.training.seed} and --seeds {search.seeds}: the last member's "
-                "seed would be above 2^32 - 1."
-            )
-        if not 0 <= search.random_seed < 2**32:
-            raise CommandError(
-                f"--random-seed is {search.random_seed}, expected a number from 0 to 2^32 - 1."
-            )
-        lists: dict[str, Any] = {}
-        for group in (self.net, self.optimizer, self.training):
-            for name in _SWEPT & vars(group).keys():
-                value = getattr(group, name) or ()
-                if len(value) > 1 and "he" in value:
-                    raise CommandError(f"{flag(name)} is he beside numbers, expected it alone.")
-                if value and name in ranges:
-                    raise CommandError(f"{flag(name)} and {flag(name)}-range are both given.")
-                if len(value) > 1:
-                    lists[name] = value
-        lists = {name: lists[name] for name in sorted(lists)}
-        if search.random is None:
-            if ranges:
-                name = flag(next(iter(ranges)))
-                raise CommandError(f"{name}-range is an option of --random alone.")
-            return sweep.grid(**lists)
-        if search.random < 1 or not (lists or ranges):
-            raise CommandError(
-                f"--random is {search.random}, expected at least 1 row, and a range to draw from, "
-                "such as --learning-rate-range 1e-4 1e-2."
-            )
-        rng = np.random.default_rng(search.random_seed)
-        drawn = {name: rng.choice(value, search.random) for name, value in lists.items()}
-        for name, (low, high) in ranges.items():
-            try:
-                drawn[name] = sweep.log_uniform(rng, low, high, search.random)
-            except (ValueError, OverflowError):
-                raise CommandError(
-                    f"{flag(name)}-range is {low} {high}, expected two numbers above 0, the lower "
-                    "one first."
-                ) from None
-        return drawn
-
-    def _write(self, result: sweep.Result, job: Job, folder: Path, out: Console) -> None:
-        ranking = result.ranking()
-        best = result.member(ranking[0]["member"])
-        trial = job.member(**best.values)
+    def _write(self, swept: _Swept, folder: Path, out: Console) -> None:
+        ranking = _ranking(swept)
+        (one, result), row = ranking[0]
+        best = result.member(row["member"])
+        trial = one.job.member(**best.values)
         test = train.evaluate(
-            trial.net, best.best, job.dataset.test, result.preprocessing, loss=trial.loss
+            trial.net, best.best, one.job.dataset.test, result.preprocessing, loss=trial.loss
         )
-        said: Any = _Said(self.data, self.net, self.optimizer, self.training, self.search)
+        said: Any = self._said
         words = ["sweep", *settings.command_line(said)[1:]]
+        hows: Any = {one.label: result.how for one, result in swept}
+        steps: Any = {one.label: result.step_seconds for one, result in swept}
         summary = {
             "command": shlex.join(["funcnet", *words]),
-            "how": result.how,
-            "step_seconds": result.step_seconds,
-            "seconds": result.seconds,
-            "best": ranking[0],
+            "how": hows if one.label else result.how,
+            "step_seconds": steps if one.label else result.step_seconds,
+            "seconds": sum(result.seconds for _, result in swept),
+            "best": row,
             "test_accuracy": test["accuracy"],
             "test_loss": test["loss"],
             "versions": versions(),
             "device": device(),
         }
-        with replacing(folder / "sweep.json") as file:
+        with replacing(folder / _SUMMARY) as file:
             file.write((json.dumps(summary, indent=2) + "\n").encode())
-        with replacing(folder / "sweep.jsonl") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in ranking).encode())
-        measured = "".join(
-            f", {way} {1e3 * seconds:.3g} ms" for way, seconds in result.step_seconds.items()
-        )
+        with replacing(folder / _RANKING) as file:
+            file.write("".join(json.dumps(row) + "\n" for _, row in ranking).encode())
+        of = one.label and f" of {one.label}"
         out.print(
-            f"best: member {ranking[0]['member']}, test accuracy {100 * test['accuracy']:.2f} %\n"
-            f"by {result.how}{measured and f' (a step{measured[1:]})'}, {result.seconds:.1f} s\n"
-            f"folder: {folder}"
+            f"best: member {row['member']}{of}, test accuracy {100 * test['accuracy']:.2f} %",
+            soft_wrap=True,
         )
-        with drawing("funcnet sweep", folder / "sweep.png", self.output.traceback):
-            title = f"{job.dataset.name}, {job.options.net.name}: {len(ranking)} members"
-            plots.sweep(result, folder / "sweep.png", title)
+        for other, found in swept:
+            measured = "".join(
+                f", {way} {1e3 * seconds:.3g} ms" for way, seconds in found.step_seconds.items()
+            )
+            of, step = other.label and f"{other.label} ", measured and f" (a step{measured[1:]})"
+            out.print(f"{of}by {found.how}{step}, {found.seconds:.1f} s", soft_wrap=True)
+        out.print(f"folder: {folder}", soft_wrap=True)
+        with drawing("funcnet sweep", folder / _FIGURE, self.output.traceback):
+            job, count = one.job, f"{len(ranking)} members"
+            if one.label:
+                results = {other.label: found for other, found in swept}
+                plots.sweeps(results, folder / _FIGURE, f"{job.dataset.name}: {count}")
+            else:
+                title = f"{job.dataset.name}, {job.options.net.name}: {count}"
+                plots.sweep(result, folder / _FIGURE, title)
 
 
-class _Said(NamedTuple):
-    """All options that a sweep's numbers depend on, as they were given."""
+class _Sweep(NamedTuple):
+    """One combination of names: a sweep of its own.
 
-    data: DataOptions
-    net: SweptNet
-    optimizer: SweptOptimizer
-    training: SweptTraining
-    search: SearchOptions
+    `label` is its folder, empty where there is one sweep alone; `shown` are its names as columns of
+    the table, and its learning rate where each optimizer has its own.
+    """
+
+    label: str
+    shown: dict[str, Any]
+    job: Job
+    columns: dict[str, np.ndarray]
+
+    @property
+    def rows(self) -> int:
+        """How many rows of values it has, each of them run with each seed."""
+        return max(map(len, self.columns.values()), default=1)
 
 
-_SWEPT = _traced(NetOptions) | _traced(OptimizerOptions) | _traced(TrainingOptions)
+_Swept = list[tuple[_Sweep, sweep.Result]]
+
+
+@contextlib.contextmanager
+def _shared(folder: Path, labels: list[str]) -> Iterator[None]:
+    """The folder of several sweeps, kept for this process; there may be some of them."""
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            known = {*labels, "lock", _SUMMARY, _RANKING, _FIGURE}
+            if others := sorted({path.name for path in folder.iterdir()} - known):
+                raise CommandError(
+                    f"--out: {folder} holds {others[0]}, which is none of these sweeps "
+                    f"({', '.join(labels)}): name another folder, or ask for what is there too."
+                )
+            stack.enter_context(checkpoint.locked(folder))
+        except checkpoint.LockedError as error:
+            raise CommandError(f"--out: {error}") from None
+        except OSError as error:
+            what = error.strerror or error
+            raise CommandError(f"--out: cannot write into {folder}: {what}.") from error
+        yield
 
 
 def _swept(
-    job: Job,
-    columns: dict[str, np.ndarray],
+    one: _Sweep,
     seeds: range,
     search: SearchOptions,
     folder: Path,
-    **callbacks: Any,
+    on_progress: Callable[[sweep.Progress], Any],
+    on_member: Callable[..., Any],
 ) -> sweep.Result:
-    """Runs the sweep; what is refused before its first step is the user's to mend."""
-    training: Any = job.options.training
+    """Runs a sweep; what is refused before its first step is the user's to mend."""
+    training: Any = one.job.options.training
     begun = False
 
-    def on_progress(now: sweep.Progress) -> None:
+    def progressed(now: sweep.Progress) -> None:
         nonlocal begun
         begun = True
-        callbacks["on_progress"](now)
+        on_progress(now)
+        if _stdout.lost():
+            raise KeyboardInterrupt  # as Ctrl-C
 
     how: Any = search.how
     try:
-        return sweep.run(
-            job.member,
-            job.dataset,
-            columns,
-            seeds,
-            training.epochs,
-            training.batch_size,
-            how=how,
-            folder=folder,
-            keep=("best",),
-            members_at_once=search.members_at_once,
-            sampling=training.sampling,
-            preprocessing=training.preprocessing,
-            augment=job.augment(),
-            on_progress=on_progress,
-            on_member=callbacks["on_member"],
-        )
+        with one.job.at_precision():
+            return sweep.run(
+                one.job.member,
+                one.job.dataset,
+                one.columns,
+                seeds,
+                training.epochs,
+                training.batch_size,
+                how=how,
+                folder=folder / one.label,
+                keep=("best",),
+                members_at_once=search.members_at_once,
+                sampling=training.sampling,
+                preprocessing=training.preprocessing,
+                augment=one.job.augment(),
+                on_progress=progressed,
+                on_member=lambda index, member: on_member(index, member, one.label),
+            )
     except checkpoint.LockedError as error:
         raise CommandError(f"--out: {error}") from None
     except OSError as error:
@@ -386,10 +303,40 @@ def _swept(
         raise CommandError(str(error)) from error
 
 
+def _ranking(swept: _Swept, over_seeds: bool = False) -> list[tuple[Any, dict[str, Any]]]:
+    """The members of all sweeps as rows of a table, each with its sweep, the best one first."""
+    values = dict.fromkeys(name for _, result in swept for name in result.values)
+    rows = []
+    for found in swept:
+        one, result = found
+        for row in result.ranking(over_seeds):
+            first = {"member": row.pop("member")} if "member" in row else {}
+            own = {name: row.pop(name, one.shown.get(name)) for name in values}
+            rows.append((found, first | one.shown | own | row))
+    best = [row["best_val_accuracy"] for _, row in rows]
+    order = sorted(range(len(rows)), key=lambda i: math.inf if math.isnan(best[i]) else -best[i])
+    return [rows[index] for index in order]
+
+
 # --- What is printed
 
 
-@contextmanager
+def _among(
+    on_progress: Callable[[sweep.Progress], Any], before: int, members: int
+) -> Callable[[sweep.Progress], Any]:
+    """Says where all members stand, of whom `before` are of earlier sweeps than this one."""
+
+    def progressed(now: sweep.Progress) -> None:
+        each = now.steps // now.members
+        step, steps = now.step + before * each, members * each
+        on_progress(
+            now._replace(finished=now.finished + before, members=members, step=step, steps=steps)
+        )
+
+    return progressed
+
+
+@contextlib.contextmanager
 def _shown(out: Console, members: int) -> Iterator[tuple[Any, Any]]:
     """Callbacks for a bar on a terminal; elsewhere for a line a member."""
     bar = bars.Progress(
@@ -406,22 +353,25 @@ def _shown(out: Console, members: int) -> Iterator[tuple[Any, Any]]:
         words = f"{now.finished}/{now.members} members  epoch {now.epoch}/{now.epochs}"
         bar.update(task, description=words, completed=now.step, total=now.steps)
 
-    def on_member(index: int, member: sweep.Member) -> None:
+    def on_member(index: int, member: sweep.Member, label: str = "") -> None:
         nonlocal done
         done += 1
         if not out.is_terminal:
             values = "".join(f"  {name} {value:.4g}" for name, value in member.values.items())
             end = f"  not finite at step {member.stopped_at}" if member.stopped_at else ""
             accuracy = f"val {100 * member.best_val_accuracy:.2f} %"
-            line = f"{done}/{members}  member {index}{values}  seed {member.seed}  {accuracy}{end}"
+            of = label and f"{label}  "
+            line = (
+                f"{done}/{members}  {of}member {index}{values}  seed {member.seed}  {accuracy}{end}"
+            )
             out.print(line, soft_wrap=True)
 
     with bar:
         yield on_progress, on_member
 
 
-def _table(result: sweep.Result, over_seeds: bool) -> Table:
-    rows = result.ranking(over_seeds)
+def _table(swept: _Swept, over_seeds: bool) -> Table:
+    rows = [row for _, row in _ranking(swept, over_seeds)]
     title = "members by their best validation accuracy" + ", mean over seeds" * over_seeds
     if len(rows) > _TABLE_ROWS:
         title += f": the first {_TABLE_ROWS} of {len(rows)}"
@@ -434,6 +384,8 @@ def _table(result: sweep.Result, over_seeds: bool) -> Table:
 
 
 def _cell(name: str, value: Any) -> str:
+    if value is None:  # what the net or optimizer does not have
+        return "-"
     if name.endswith("accuracy") or name == "spread":
         return f"{100 * value:.2f} %"
     if name in ("stopped_at", "stopped"):

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -16,24 +17,24 @@ from typing import Any
 import numpy as np
 
 from funcnet import checkpoint, data
-from funcnet._files import replacing
+from funcnet._files import read_object, replacing
 from funcnet._machine import changed, device, settings, versions
 from funcnet.cli import _train_options
 from funcnet.cli._command import CommandError
 from funcnet.cli._train_options import Options
 from funcnet.kernels import native_status
 
-CONFIG, HISTORY = "config.json", "history.jsonl"
+CONFIG, HISTORY, RESULT = "config.json", "history.jsonl", "result.json"
 
 
-def claimed(out: str | None, options: Options, stack: contextlib.ExitStack) -> Path:
+def claimed(out: str | None, options: Options, data_name: str, stack: contextlib.ExitStack) -> Path:
     """Makes the folder of a new run, takes its lock for as long as `stack` is open.
 
     Two runs never share a folder: raises CommandError where there is something in it, or somebody.
     """
     if out is not None:
         return _claim(Path(out), stack)
-    stem = f"runs/{options.data.name}-{options.net.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = f"runs/{data_name}-{options.net.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     for suffix in ("", *(f"-{i}" for i in range(2, 100))):
         if not Path(stem + suffix).exists():
             with contextlib.suppress(_TakenError):
@@ -89,24 +90,55 @@ def unless_begun(folder: Path) -> Iterator[None]:
 
 def reopened(out: str | None, stack: contextlib.ExitStack) -> tuple[Path, dict[str, Any]]:
     """The folder of a run to go on with, locked while `stack` is open, and its configuration."""
-    folder = Path(out) if out is not None else _latest()
-    if not (folder / CONFIG).is_file():
-        raise CommandError(f"--resume: {folder} holds no run: there is no {CONFIG}.")
+    folder = Path(out) if out is not None else latest("--resume: ", "; name its folder by --out")
+    _require_run(folder, "--resume: ")
     stack.enter_context(checkpoint.locked(folder))
+    return folder, configured(folder, "--resume: ")
+
+
+def configured(folder: Path, what: str = "") -> dict[str, Any]:
+    """The configuration of the run in a folder, or CommandError, which begins with `what`."""
+    _require_run(folder, what)
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         _train_options.from_config(config["options"])
     except (ValueError, TypeError, KeyError) as error:
         raise CommandError(
-            f"--resume: {folder / CONFIG} is damaged, or of another version of funcnet: {error!r}."
+            f"{what}{folder / CONFIG} is damaged, or of another version of funcnet: {error!r}."
         ) from None
-    return folder, config
+    return config
 
 
-def _latest() -> Path:
-    runs = [path.parent for path in Path("runs").glob(f"*/{CONFIG}")]
+def require_no_sweep(folder: Path, what: str = "") -> None:
+    """Raises CommandError where a folder is that of a sweep."""
+    if is_sweep(folder):
+        raise CommandError(
+            f"{what}{folder} is the folder of a sweep, expected that of a run of funcnet train; a "
+            "member is trained as one by funcnet train with its options."
+        )
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder is that of `funcnet sweep`, or of one of its combinations."""
+    if (folder / "sweep.json").is_file():
+        return True
+    with contextlib.suppress(OSError, ValueError):
+        return {"values", "seeds"} <= read_object(folder / CONFIG).keys()
+    return False
+
+
+def _require_run(folder: Path, what: str) -> None:
+    require_no_sweep(folder, what)
+    if not (folder / CONFIG).is_file():
+        raise CommandError(f"{what}{folder} holds no run: there is no {CONFIG}.")
+
+
+def latest(what: str = "", hint: str = "") -> Path:
+    """The folder of the run that was begun last, or CommandError, which begins with `what`."""
+    found = (path.parent for path in Path("runs").glob(f"*/{CONFIG}"))
+    runs = [folder for folder in found if not is_sweep(folder)]
     if not runs:
-        raise CommandError("--resume: there is no run in runs; name its folder by --out.")
+        raise CommandError(f"{what}there is no run in runs{hint}.")
     return max(runs, key=lambda folder: (folder / CONFIG).stat().st_mtime_ns)
 
 
@@ -116,7 +148,7 @@ def configuration(options: Options, dataset: data.Dataset) -> dict[str, Any]:
         "command": shlex.join(["funcnet", *_train_options.command_line(options)]),
         "options": {name: dataclasses.asdict(group) for name, group in options._asdict().items()},
         "seed": options.training.seed,
-        "data_sha256": _digest(dataset),
+        "data_sha256": digest(dataset),
         "versions": versions(),
         "device": device(),
         "settings": settings(native_status()),
@@ -124,7 +156,7 @@ def configuration(options: Options, dataset: data.Dataset) -> dict[str, Any]:
     }
 
 
-def _digest(dataset: data.Dataset) -> str:
+def digest(dataset: data.Dataset) -> str:
     """A SHA-256 of what a run learns from and is measured on."""
     digest = hashlib.sha256()
     for split in (dataset.train, dataset.val, dataset.test):
@@ -152,6 +184,23 @@ def gone_on(
     resumed = {key: now[key] for key in ("versions", "device", "settings", "started")}
     kept = {key: now[key] for key in ("command", "options")}
     return config | kept | {"resumed": [*config.get("resumed", []), resumed]}, differences
+
+
+def saving(text: str, steps_per_epoch: int) -> dict[str, Any] | None:
+    """What --checkpoint-every means for `Checkpoints`; None for never."""
+    if text == "never":
+        return None
+    found = re.fullmatch(r"([1-9]\d*) ?(s|steps?|epochs?)", text)
+    if not found:
+        raise CommandError(
+            f"--checkpoint-every is {text}, expected a number with its unit, as 60s, 500steps or "
+            "2epochs, or never."
+        )
+    number, unit = int(found[1]), found[2]
+    if unit == "s":
+        return {"every_seconds": float(number)}
+    steps = number * (steps_per_epoch if unit.startswith("epoch") else 1)
+    return {"every_seconds": None, "every_steps": steps}
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

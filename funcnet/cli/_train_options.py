@@ -6,9 +6,9 @@ import dataclasses
 import functools
 import inspect
 import math
-import re
+import os
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import optax
@@ -21,7 +21,18 @@ from funcnet.nets import ACTIVATIONS, NETWORKS
 from funcnet.optimizers import OPTIMIZERS
 from funcnet.train.engine import SAMPLINGS
 
-LOSSES = {"softmax": losses.softmax_cross_entropy, "hinge": losses.multiclass_hinge}
+LOSSES = {
+    "softmax": losses.softmax_cross_entropy,
+    "hinge": losses.multiclass_hinge,
+    "mse": losses.mean_squared_error,
+    "binary": losses.binary_cross_entropy,
+}
+# The losses of each task, its own first.
+LOSSES_OF: dict[str, tuple[str, ...]] = {
+    "classification": ("softmax", "hinge"),
+    "regression": ("mse",),
+    "multilabel": ("binary",),
+}
 PREPROCESSINGS = ("none", "mean_image", "scaled", "scaled_mean_image", "standardised")
 AUGMENTATIONS = (
     *("none", "crop", "flip", "cutout"),
@@ -31,6 +42,7 @@ COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 PRECISIONS = ("default", "high", "highest")
 # Parameters of the nets' functions whose options have another name.
 _OPTION_OF = {"size": "filter_size"}
+_OF_ALL_OPTIMIZERS = ("learning_rate", "lr_decay")
 _DATA_SETS = "the data set's, see below"
 _THE_DATA_SETS = option(_DATA_SETS)
 
@@ -62,8 +74,28 @@ def _own(name: str) -> Any:
 class DataOptions:
     """What is learned."""
 
-    name: Annotated[str | None, choice(SETS), option("digits", "data")] = None
-    """Data set. digits needs no file; synthetic is made, not read."""
+    name: Annotated[str | None, option("digits", "data", f"{{{','.join(SETS)}}}|PATH")] = None
+    """Data set; digits needs no file, synthetic is made, not read. Or the path of your own: a
+    folder of pictures in folders named as their classes, a .csv, .tsv or .parquet table, pictures
+    in .parquet, or arrays in .npz."""
+    target: Annotated[tuple[str, ...] | None, option("target, label, class or y")] = None
+    """Column of your table that is to be told, or several."""
+    features: Annotated[tuple[str, ...] | None, option("all others that have a name")] = None
+    """Columns of your table that it is told from."""
+    without: Annotated[tuple[str, ...] | None, option("none")] = None
+    """Columns of your table to leave out, in the place of --features."""
+    task: Annotated[str | None, choice(get_args(data.Task)), option("as the targets are")] = None
+    """What is to be told of a row of your table or arrays: a class, numbers, or several labels."""
+    missing: Annotated[str | None, choice(get_args(data.Missing)), option("error")] = None
+    """Where your table has no value: error names the place, drop leaves the row out, mean puts the
+    mean of the training rows."""
+    size: Annotated[tuple[int, ...] | None, option("their own, or the median's")] = None
+    """Size of your pictures in pixels: one number, or height and width. Others are scaled until
+    they cover it, and their middle is taken."""
+    val: Annotated[int | float | None, option("0.1, unless there is one")] = None
+    """Your own data's validation split: a number of rows, or a share below 1."""
+    test: Annotated[int | float | None, option("0.1, unless there is one")] = None
+    """Your own data's test split, likewise."""
     data_dir: Annotated[str | None, option("$FUNCNET_DATA_DIR, else ~/.cache/funcnet")] = None
     """Folder of the data sets. What is missing there is downloaded, unless FUNCNET_DOWNLOAD=0."""
     allow_unverified: bool = False
@@ -138,8 +170,9 @@ class TrainingOptions:
     """Passes over the training data; 0 only evaluates the initial net."""
     batch_size: Annotated[int | None, _THE_DATA_SETS] = None
     """Images in a step."""
-    loss: Annotated[str | None, choice(LOSSES), option("softmax")] = None
-    """softmax: cross-entropy; hinge: the multiclass support vector machine's."""
+    loss: Annotated[str | None, choice(LOSSES), option("the task's")] = None
+    """softmax: cross-entropy; hinge: the multiclass support vector machine's; mse: the mean squared
+    error of numbers; binary: cross-entropy of each of several labels."""
     label_smoothing: Annotated[float | None, option("0")] = None
     """Share of the target spread over all classes, 0 to below 1; softmax only."""
     reg: Annotated[float | None, option("0")] = None
@@ -160,6 +193,18 @@ class TrainingOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class StoppingOptions:
+    """When it ends, and which epoch was the best."""
+
+    patience: Annotated[int | None, option("the run has all its epochs")] = None
+    """Epochs in a row without a better one than the best, by --best, after which the run ends."""
+    best: Annotated[
+        str | None, option("val_accuracy, of numbers val_r2; of your own data val_loss")
+    ] = None
+    """Column of the history that chooses the best epoch, such as val_loss, whose lowest is best."""
+
+
+@dataclasses.dataclass(frozen=True)
 class OutputOptions:
     """What is left behind."""
 
@@ -167,14 +212,23 @@ class OutputOptions:
     """Folder for the configuration, history, best parameters and curves: a new or empty one."""
     resume: bool = False
     """Go on with the run in the folder --out, or with the latest in runs. Its options are read from
-    there; what is said again must not contradict them, but that --epochs may be more."""
+    there; what is said again must not contradict them, but that --epochs may be more, and --data
+    where your own data lie now."""
     checkpoint_every: str = "60s"
     """How often the whole run is saved: 90s, 500steps, 2epochs, or never. It is saved in the end
     too, after Ctrl-C and SIGTERM as well."""
+    log: Annotated[tuple[Literal["csv", "tensorboard"], ...], option("none")] = ()
+    """Write the history as history.csv too, or for TensorBoard into the folder tensorboard."""
+    report: bool = False
+    """Write the page of funcnet report too."""
     quiet: bool = False
     """Print errors only."""
     traceback: bool = False
     """Show where an error came from; FUNCNET_TRACEBACK=1 does the same."""
+
+
+# The options of one's own data.
+OWN = ("target", "features", "without", "task", "missing", "size", "val", "test")
 
 
 class Options(NamedTuple):
@@ -184,6 +238,7 @@ class Options(NamedTuple):
     net: NetOptions
     optimizer: OptimizerOptions
     training: TrainingOptions
+    stopping: StoppingOptions = StoppingOptions()
 
 
 _GROUPS: dict[str, Any] = {
@@ -191,6 +246,7 @@ _GROUPS: dict[str, Any] = {
     "net": NetOptions,
     "optimizer": OptimizerOptions,
     "training": TrainingOptions,
+    "stopping": StoppingOptions,
 }
 
 
@@ -224,6 +280,23 @@ def recipe_of(data_set: str) -> Recipe:
     return _RECIPES.get(data_set) or _recipe((500, 500), epochs=10, batch_size=100)
 
 
+def recipe_for(dataset: data.Dataset) -> Recipe:
+    """The recipe for somebody's own data: pictures that are large enough get convolutions."""
+    shape, rows = dataset.input_shape, len(dataset.train.labels)
+    batch_size = min(100, max(10, rows // 20), rows)
+    epochs = max(10, min(100, 100_000 // rows))
+    net = NetOptions("fully_connected", (100, 100), norm="none")
+    if len(shape) == 3 and min(shape[:2]) >= _CONVOLVED:
+        net, epochs = NetOptions("three_layer_convnet"), min(epochs, 20)
+    return Recipe(
+        net,
+        OptimizerOptions("adam", learning_rate=1e-3, lr_decay=1.0),
+        TrainingOptions(epochs, batch_size, preprocessing="standardised"),
+    )
+
+
+_CONVOLVED = 16  # pixels of a side, so that three poolings leave some
+
 # The hidden layers of nets that must have some, where no recipe says.
 _HIDDEN = {"two_layer": (100,), "small": (512,)}
 
@@ -231,7 +304,6 @@ _HIDDEN = {"two_layer": (100,), "small": (512,)}
 _UNSAID: dict[str, dict[str, Any]] = {
     "data": {"name": "digits"},
     "training": {
-        "loss": "softmax",
         "label_smoothing": 0.0,
         "reg": 0.0,
         "augment": "none",
@@ -250,18 +322,53 @@ _LIMITS: dict[str, tuple[float, float, str]] = {
     "reg": (0.0, math.inf, "a number of at least 0"),
     "epochs": (0, math.inf, "a number of at least 0"),
     "batch_size": (1, math.inf, "a number of at least 1"),
+    "patience": (1, math.inf, "a number of at least 1"),
     "seed": (0, 2**32, "a number from 0 to 2^32 - 1"),
 }
 
 
-def resolved(options: Options) -> Options:
-    """Returns the options with nothing left unsaid, or raises CommandError."""
+def is_own(options: DataOptions) -> bool:
+    """Whether the data are somebody's own, by their path."""
+    return options.name is not None and options.name not in SETS
+
+
+def reader_options(options: DataOptions) -> dict[str, Any]:
+    """What is said of how one's own data are read, for `data.read`."""
+    said = {name: getattr(options, name) for name in OWN if getattr(options, name) is not None}
+    if "target" in said and len(said["target"]) == 1:
+        said["target"] = said["target"][0]
+    if "size" in said and len(said["size"]) == 1:
+        said["size"] = said["size"][0]
+    return said | {name: list(said[name]) for name in ("features", "without") if name in said}
+
+
+def resolved(options: Options, own: data.Dataset | None = None) -> Options:
+    """Returns the options with nothing left unsaid, or raises CommandError.
+
+    Args:
+      options: what is said.
+      own: the data, where they are somebody's own.
+    """
     for group in options:
         _check_limits(group)
+    if own is None and (said := reader_options(options.data)):
+        raise CommandError(
+            f"{flag(next(iter(said)))} is for data of your own, expected --data PATH with it."
+        )
     options = Options(*(_with_unsaid(kind, group) for kind, group in options._asdict().items()))
-    if options.training.label_smoothing and options.training.loss != "softmax":
+    losses_there = LOSSES_OF["classification" if own is None else own.task]
+    loss = options.training.loss or losses_there[0]
+    if loss not in losses_there:
+        task = "classification" if own is None else own.task
+        raise CommandError(f"--loss is {loss}, expected {' or '.join(losses_there)} for {task}.")
+    options = options._replace(training=dataclasses.replace(options.training, loss=loss))
+    if options.training.label_smoothing and loss != "softmax":
         raise CommandError("--label-smoothing is an option of --loss softmax alone.")
-    recipe = recipe_of(options.data.name or "")
+    recipe = recipe_of(options.data.name or "") if own is None else recipe_for(own)
+    if own is not None and options.stopping.best is None:
+        # A validation split of a few rows has many epochs of the same accuracy, the first of them.
+        stopping = dataclasses.replace(options.stopping, best="val_loss")
+        options = options._replace(stopping=stopping)
     training = _merged(options.training, recipe.training)
     net, optimizer = options.net, options.optimizer
     if net.name in (None, recipe.net.name):
@@ -284,8 +391,9 @@ def resolved(options: Options) -> Options:
     return Options(
         options.data,
         _with_own(net, "net", NETWORKS[net.name or ""]),
-        _with_own(optimizer, "optimizer", rule, ("learning_rate", "lr_decay")),
+        _with_own(optimizer, "optimizer", rule, _OF_ALL_OPTIMIZERS),
         training,
+        options.stopping,
     )
 
 
@@ -329,6 +437,13 @@ def _with_own(group: Any, kind: str, function: Callable[..., Any], ours: Any = (
     return dataclasses.replace(group, **said)
 
 
+def takes(kind: str, name: str, option: str) -> bool:
+    """Whether a net or an optimizer has an option of its group."""
+    if option in _OF_ALL_OPTIMIZERS:
+        return True
+    return option in _parameters(NETWORKS[name] if kind == "net" else OPTIMIZERS[name].make)
+
+
 def flag(name: str) -> str:
     """An option as it is written on the command line."""
     return "--" + name.replace("_", "-")
@@ -359,7 +474,8 @@ def from_config(stored: dict[str, dict[str, Any]]) -> Options:
     """The options of a run's config.json, or raises KeyError or TypeError."""
     groups = {}
     for kind, group in _GROUPS.items():
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored[kind].items()}
+        own = stored.get(kind, {}) if kind == "stopping" else stored[kind]  # which is younger
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in own.items()}
         groups[kind] = group(**values)
     return Options(**groups)
 
@@ -368,7 +484,7 @@ def reconciled(said: Options, begun: Options, folder: Any) -> Options:
     """The options of a run that goes on: as it was begun, where what is said does not contradict.
 
     What may change is the number of epochs, to more (no schedule of these depends on it), and where
-    the data lie.
+    the data lie: whether they are the same, their SHA-256 says.
     """
     groups = begun._asdict()
     for kind, group in said._asdict().items():
@@ -377,7 +493,10 @@ def reconciled(said: Options, begun: Options, folder: Any) -> Options:
             if value in (field.default, old):  # unsaid, or said again
                 continue
             more = field.name == "epochs" and value > old
-            if not more and field.name not in ("data_dir", "allow_unverified"):
+            moved = field.name in ("data_dir", "allow_unverified")
+            if kind == "data" and field.name == "name" and is_own(group) and is_own(begun.data):
+                value, moved = os.path.abspath(value), True
+            if not more and not moved:
                 name = flag(kind if field.name == "name" else field.name)
                 hint = ", or more to train longer" if field.name == "epochs" else ""
                 raise CommandError(
@@ -392,23 +511,6 @@ def _words(value: Any) -> str:
     if value is None:
         return "none of its kind"
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def saving(text: str, steps_per_epoch: int) -> dict[str, Any] | None:
-    """What --checkpoint-every means for `Checkpoints`; None for never."""
-    if text == "never":
-        return None
-    found = re.fullmatch(r"([1-9]\d*) ?(s|steps?|epochs?)", text)
-    if not found:
-        raise CommandError(
-            f"--checkpoint-every is {text}, expected a number with its unit, as 60s, 500steps or "
-            "2epochs, or never."
-        )
-    number, unit = int(found[1]), found[2]
-    if unit == "s":
-        return {"every_seconds": float(number)}
-    steps = number * (steps_per_epoch if unit.startswith("epoch") else 1)
-    return {"every_seconds": None, "every_steps": steps}
 
 
 # --- What the options stand for

@@ -1,8 +1,10 @@
-"""What `funcnet train` prints: tables before and after, a live bar or plain lines between."""
+"""What `funcnet train` prints: tables before and after, a line an epoch and a live bar between."""
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +14,7 @@ from rich.table import Table
 
 from funcnet import nets
 from funcnet.train import Progress
+from funcnet.train.engine import called, epoch_line, measured, number, things
 
 
 class _Bar(bars.Progress):
@@ -24,16 +27,27 @@ class _Bar(bars.Progress):
         yield self.numbers
 
 
+_ALL = 20  # of so many epochs each has a line, where there is no terminal
+_FIRST, _LINES = 5, 10  # of more the first have one, and so many others
+_SILENT_SECONDS = 10.0  # after which an epoch has a line
+
+
 class Report:
     """The progress of one run on a console; a context manager around `fit`.
 
-    On a terminal it is a live bar, which is gone in the end; elsewhere a line an epoch.
+    It has a line an epoch, and on a terminal a live bar below them, which is gone in the end. Where
+    there is no terminal, many short epochs have fewer lines.
     """
 
-    def __init__(self, console: Console, epochs: int):
-        self.console, self.epochs = console, epochs
+    def __init__(self, console: Console, epochs: int, what: str = "images"):
+        self.console, self.epochs, self.what = console, epochs, what
         self.images, self.seconds = 0, 0.0
-        self._val: float | None = None
+        self._every = 1
+        if not console.is_terminal and epochs > _ALL:
+            self._every = math.ceil(epochs / _LINES)
+        self._left_out: dict[str, Any] | None = None
+        self._printed = time.perf_counter()
+        self._val: str | None = None
         self._bar = _Bar(
             bars.TextColumn("{task.description}"),
             bars.BarColumn(),
@@ -46,10 +60,20 @@ class Report:
 
     def __enter__(self) -> Report:
         self._bar.start()
+        if not self.console.is_terminal:
+            if self._every > 1:
+                self.console.print(
+                    f"a line each for epochs 0 to {_FIRST}, then every {self._every} epochs or "
+                    f"{_SILENT_SECONDS:.0f} seconds; history.jsonl has them all",
+                    soft_wrap=True,
+                )
+            self.console.print("compiling ...")
         return self
 
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
+        if self._left_out is not None:
+            self._print(self._left_out)  # the last one
 
     def step(self, now: Progress, images: int) -> None:
         """Takes in what `fit` says after a chunk, of so many images."""
@@ -57,9 +81,13 @@ class Report:
         self.seconds += images / now.images_per_second
         numbers = [
             f"loss {now.loss:.4g}",
-            f"accuracy {_percent(now.accuracy)}",
-            *([] if self._val is None else [f"validation {_percent(self._val)}"]),
-            f"{now.images_per_second:,.0f} images/s",
+            *(
+                []
+                if math.isnan(now.accuracy)
+                else [f"accuracy {measured('accuracy', now.accuracy)}"]
+            ),
+            *([] if self._val is None else [f"validation {self._val}"]),
+            f"{now.images_per_second:,.0f} {self.what}/s",
         ]
         self._bar.numbers = "  ".join(numbers)
         self._bar.update(
@@ -72,20 +100,18 @@ class Report:
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Takes in a row of the history."""
-        self._val = row["val_accuracy"]
-        if self.console.is_terminal:
-            return
-        parts = [
-            f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}",
-            f"step {row['step']}",
-            f"loss {_number(row['loss'])}",
-            f"train {_percent(row['train_accuracy'])}",
-            f"val {_percent(row['val_accuracy'])}",
-            *([f"{row['images_per_second']:,.0f} images/s"] if row["images_per_second"] else []),
-            f"{row['seconds']:.1f} s",
-            *([f"{row['nonfinite']} steps skipped"] if row.get("nonfinite") else []),
-        ]
-        self.console.print("  ".join(parts), soft_wrap=True)
+        metric = next(name for name in row if name.startswith("train_")).removeprefix("train_")
+        found = row[f"val_{metric}"]
+        self._val = None if found is None else measured(metric, found)
+        told = row["epoch"] <= _FIRST or row["epoch"] % self._every == 0
+        if told or time.perf_counter() - self._printed > _SILENT_SECONDS:
+            self._print(row)
+        else:
+            self._left_out = row
+
+    def _print(self, row: dict[str, Any]) -> None:
+        self.console.print(epoch_line(row, self.epochs, self.what), soft_wrap=True)
+        self._left_out, self._printed = None, time.perf_counter()
 
     @property
     def images_per_second(self) -> float | None:
@@ -95,7 +121,8 @@ class Report:
 
 def layers(summary: nets.Summary) -> Table:
     """`nets.summary` as a table."""
-    title = "net (FLOPs and residual bytes of one image)"
+    one = things(summary.input_shape).removesuffix("s")
+    title = f"net (FLOPs and residual bytes of one {one})"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("layer")
     table.add_column("output")
@@ -120,28 +147,27 @@ def facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     return table
 
 
-def result_rows(result: dict[str, Any], folder: str | os.PathLike[str]) -> list[tuple[str, str]]:
+def result_rows(
+    result: dict[str, Any], folder: str | os.PathLike[str], what: str = "images"
+) -> list[tuple[str, str]]:
     """The result of a run, as it is printed."""
     rate = result["images_per_second"]
+    names = [name.removeprefix("test_") for name in result if name.startswith("test_")]
+    metrics = [name for name in names if name != "loss"]
     rows = [
         ("best epoch", f"{result['best_epoch']} of {result['epochs']}"),
-        ("validation accuracy", _percent(result["val_accuracy"])),
-        ("test accuracy", _percent(result["test_accuracy"])),
-        ("test loss", _number(result["test_loss"])),
+        *(
+            (f"{split} {called(name, metrics)}", measured(name, result[f"{key}_{name}"]))
+            for key, split in (("val", "validation"), ("test", "test"))
+            for name in metrics
+        ),
+        ("test loss", number(result["test_loss"])),
         ("steps skipped", str(result["nonfinite"] or "-")),
         ("seconds", f"{result['seconds']:.1f}, compiling and evaluating included"),
-        ("images per second", f"{rate:,.0f} in the steps" if rate else "-"),
+        (f"{what} per second", f"{rate:,.0f} in the steps" if rate else "-"),
         ("folder", os.fspath(folder)),
     ]
     return [row for row in rows if row[1] != "-"]
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f} %"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _clock(seconds: float) -> str:

@@ -4,10 +4,8 @@ Those that say more of one command's options are with that command: test_options
 test_sweep_command.py, test_certificate.py and bench/test_results.py have some sixty more.
 """
 
-import contextlib
 import os
 import re
-import resource
 import shlex
 import subprocess
 import sys
@@ -17,6 +15,7 @@ import pytest
 
 from funcnet import checkpoint, cli, train
 from tests.support.bench_files import reports
+from tests.support.disks import disk_of
 
 RULES = """
 import jax
@@ -57,7 +56,10 @@ FILES = {
     "bytes.py": b"\xff\xfe\x00",
     "notes.txt": "no Python",
     "damaged/config.json": '{"options": {}}',
+    "swept/config.json": '{"values": {}, "seeds": [0]}',
+    "several/sweep.json": "{}",
     "torn/config.json": '{"opt',
+    "broken/model.json": "{}",
     "cifar/cifar-10-python.tar.gz": b"no archive",
     "svhn/train_32x32.mat": b"no file of MATLAB's",
     "svhn/test_32x32.mat": b"no file of MATLAB's",
@@ -82,9 +84,10 @@ def here(tmp_path, monkeypatch):
 # The words after `funcnet`, and what is said of them.
 WRONG = [
     # No command
-    ("trian", r"no command 'trian'; perhaps train\? expected one of train, sweep, check, bench"),
+    ("trian", r"no command 'trian'; perhaps train\? expected one of train, predict, evaluate"),
     ("''", "there is no command '', expected one of"),
-    ("--epochs 3", "--epochs 3"),
+    ("--epochs 3", "there is no command '--epochs', expected one of"),
+    ("--version now", "there is no command '--version', expected one of"),
     # funcnet train
     ("train --résumé", "unrecognized options: --résumé"),
     ("train --seed 1.5", "--seed: expected INT, not '1.5'"),
@@ -119,6 +122,20 @@ WRONG = [
     ("train --resume --out damaged", r"damaged/config\.json is damaged"),
     ("train --resume --out torn", r"torn/config\.json is damaged"),
     ("train --out folder", "folder is not empty, and nothing is overwritten"),
+    # funcnet predict, evaluate, export
+    ("predict", "there are no files, expected one of examples at least"),
+    ("predict file", "there is no run in runs; name the folder of one"),
+    ("predict damaged file", "damaged holds no trained net: there is no model.json. A run writes"),
+    ("predict broken file", r"broken/model\.json is damaged, or of another version"),
+    ("predict file --csv folder", "--csv: folder is a folder, expected a file to write"),
+    ("evaluate", "there is no run in runs; name the folder of one"),
+    ("evaluate nowhere", "there is no folder nowhere, expected that of a run"),
+    ("evaluate folder", "folder holds no trained net: there is no model.json"),
+    ("evaluate broken --split all", "'all'.*'train', 'val', 'test'"),
+    ("evaluate broken --json nowhere/n.json", "--json: nowhere is no folder to write nowhere/n"),
+    ("export --to pickle", "'pickle'.*'onnx', 'stablehlo', 'safetensors'"),
+    ("export broken", r"broken/model\.json is damaged"),
+    ("export", "there is no run in runs; name the folder of one"),
     # funcnet sweep
     ("sweep --learning-rate", "--learning-rate has no value"),
     ("sweep --learning-rate 0.1 fast", "--learning-rate: expected .*FLOAT.*, not '0.1', 'fast'"),
@@ -188,6 +205,23 @@ WRONG = [
     ("bench --only relu --figure figure", "--figure is figure, expected a file in .png"),
     ("bench --seconds inf", "--seconds is inf, expected a number above 0"),
     ("bench --peers none flax", "there is no peer 'none'"),
+    # funcnet report and compare
+    ("report", "there is no run in runs; name its folder"),
+    ("report nowhere", "nowhere holds no run: there is no config.json and no model.json"),
+    ("report damaged", r"damaged/config.json is damaged, or of another version of funcnet: KeyErr"),
+    ("report swept", "swept is the folder of a sweep, expected that of a run of funcnet train"),
+    ("report several", "several is the folder of a sweep"),
+    ("predict swept file", "swept is the folder of a sweep"),
+    ("train --resume --out swept", "--resume: swept is the folder of a sweep"),
+    ("compare swept several", "swept is the folder of a sweep"),
+    ("report torn", r"torn/config.json is damaged, or of another version of funcnet: JSONDecode"),
+    ("report file", "file holds no run"),
+    ("report damaged --out page.pdf", "--out is page.pdf, expected a file in .html, .htm"),
+    ("report damaged --out no/page.html", "--out: no is no folder to write no/page.html to"),
+    ("compare", "RUN names 0 run, expected at least two"),
+    ("compare damaged ./damaged", "RUN names 1 run, expected at least two"),
+    ("compare damaged nowhere", "damaged/config.json is damaged, or of another"),
+    ("compare nowhere damaged --out runs", "--out is runs, expected a file in .png, .svg, .pdf"),
     # funcnet info
     ("info digits", "unrecognized options: digits"),
     ("info --data-dir", "'--data-dir'. Expected one value"),
@@ -285,17 +319,6 @@ def test_a_file_system_that_takes_no_file(here, capsys, words, code):
     found, line = said_of(shlex.split(words), capsys)
     assert found == code
     assert re.search("cannot write (into )?/proc/r", line)
-
-
-@contextlib.contextmanager
-def disk_of(size_bytes):
-    """No file can become larger: write(2) fails as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 
 from funcnet import cli
 from funcnet.cli import _sweep_command
-from funcnet.cli._train_options import flag
+from funcnet.cli._train_options import OWN, flag
+from funcnet.optimizers import OPTIMIZERS
 from tests.support import command_lines
 
 here = command_lines.here
@@ -57,6 +58,97 @@ def test_command_draws_at_random(here, capsys):
     assert all(1e-3 <= row["learning_rate"] < 0.1 for row in rows)
     assert all(0.01 <= row["weight_scale"] < 1 for row in rows)
     assert {row["reg"] for row in rows} <= {0.0, 0.5}
+
+
+NAMES = ["sweep", "--data", "synthetic", "--epochs", "1", "--how", "loop", "--out", "out"]
+NAMES += ["--optimizer", "sgd", "adam", "--net", "softmax", "two_layer", "--hidden", "5"]
+
+
+def _rows(here):
+    return [json.loads(line) for line in (here / "out/sweep.jsonl").read_text().splitlines()]
+
+
+def test_names_are_sweeps_of_their_own_ranked_together(here, capsys):
+    assert cli.main([*NAMES, "--seeds", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "two_layer-adam  member 1" in out
+    assert "8/8" in out
+    ranking = _rows(here)
+    found = {(row["net"], row["optimizer"], row["learning_rate"], row["seed"]) for row in ranking}
+    rates = {rule: OPTIMIZERS[rule].learning_rate for rule in ("sgd", "adam")}
+    nets = ("softmax", "two_layer")
+    assert found == {
+        (net, rule, rates[rule], seed) for net in nets for rule in rates for seed in (0, 1)
+    }
+    accuracies = [row["best_val_accuracy"] for row in ranking]
+    assert accuracies == sorted(accuracies, reverse=True)
+    summary, best = json.loads((here / "out/sweep.json").read_text()), ranking[0]
+    assert summary["best"] == best
+    assert out.count("test accuracy") == 1
+    assert {path.name for path in (here / "out").iterdir() if path.is_dir()} == summary[
+        "how"
+    ].keys()
+    label = f"{best['net']}-{best['optimizer']}"
+    saved = json.loads((here / f"out/{label}/{best['member']:04}.json").read_text())
+    assert saved["best_val_accuracy"] == best["best_val_accuracy"]
+    assert (here / "out/sweep.png").exists()
+
+    member = here / "out/softmax-sgd/0001.json"
+    before = {path: path.stat().st_mtime_ns for path in here.glob("out/*/0*.json")}
+    member.unlink()
+    more = [*summary["command"].split()[1:], "--out", "out", "--quiet"]
+    assert cli.main([*more, "--optimizer", "sgd", "adam", "momentum"]) == 0
+    after = {path: path.stat().st_mtime_ns for path in here.glob("out/*/0*.json")}
+    assert {path for path in before if before[path] != after[path]} == {member}
+    assert len(_rows(here)) == 12
+    assert cli.main([*NAMES, "--optimizer", "sgd", "muon"]) == 2
+    assert "holds softmax-adam, which is none of these sweeps" in capsys.readouterr().err
+
+
+def test_each_name_has_the_numbers_that_are_its_own(here, capsys):
+    words = ["--momentum", "0.5", "0.9", "--weight-decay-range", "1e-3", "1e-1", "--random", "2"]
+    words = [*NAMES, *words, "--optimizer", "sgd", "momentum", "adamw", "--epochs", "0", "--quiet"]
+    assert cli.main([*words, "--net", "fully_connected", "--norm", "none", "layer"]) == 0
+    rows = {rule: [] for rule in ("sgd", "momentum", "adamw")}
+    for row in _rows(here):
+        assert row["norm"] in ("none", "layer")
+        rows[row["optimizer"]].append(row)
+    assert [len(found) for found in rows.values()] == [4, 4, 4]
+    assert {row["momentum"] for row in rows["momentum"]} <= {0.5, 0.9}
+    assert all(row["momentum"] is None and row["weight_decay"] > 0 for row in rows["adamw"])
+
+
+def test_names_that_differ_in_nothing_are_one(here):
+    """A net without norms is trained once, whatever the norms are."""
+    words = ["--net", "softmax", "fully_connected", "--norm", "none", "batch", "--epochs", "0"]
+    assert cli.main([*NAMES, *words, "--optimizer", "sgd", "--quiet"]) == 0
+    found = [(row["net"], row["norm"]) for row in _rows(here)]
+    assert sorted(found, key=str) == [
+        ("fully_connected", "batch"),
+        ("fully_connected", "none"),
+        ("softmax", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--b1", "0.5"], "--b1 is no option of --optimizer sgd momentum, expected one that"),
+        (["--norm", "batch"], "--norm is no option of --net softmax two_layer"),
+        (["--net"], "--net has no value"),
+        (["--net", "softmax", "softmx"], "'softmx'"),
+        (["--hidden", "5", "5"], "--hidden is 5 5, expected one number for --net two_layer"),
+        (["--out", "data"], "data holds mine, which is none of these sweeps (softmax-sgd"),
+        (["--out", "data/mine"], "cannot write into data/mine"),
+    ],
+)
+def test_names_are_refused_in_a_line(here, capsys, words, said):
+    (here / "data").mkdir()
+    (here / "data/mine").write_bytes(b"")
+    assert cli.main([*NAMES, "--optimizer", "sgd", "momentum", *words]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
 
 
 @pytest.mark.parametrize(
@@ -127,7 +219,7 @@ def test_every_option_makes_another_sweep(here, capsys):
     command = _sweep_command.SweepCommand()
     for kind in ("data", "net", "optimizer", "training"):
         there = {field.name for field in dataclasses.fields(getattr(command, kind))}
-        assert OTHERS[kind].keys() == there - {"data_dir", "allow_unverified"}
+        assert OTHERS[kind].keys() == there - {"data_dir", "allow_unverified", *OWN}
     capsys.readouterr()
     for kind, values in OTHERS.items():
         for name, value in values.items():

@@ -166,8 +166,42 @@ def test_a_terminal_gets_a_live_bar():
     for said in ("epoch 2/4", "step 30/100", "loss 0.25", "accuracy 90.00 %", "1,234 images/s"):
         assert said in shown
     assert "1:05 left" in shown
+    assert shown.index("epoch 0/4  step 0  loss 2.3000  train 10.00 %") < shown.index("epoch 2/4")
     assert "validation 12.50 %" in shown
     assert report.images_per_second == pytest.approx(1234.0)
+
+
+def test_many_short_epochs_have_few_lines_off_a_terminal_and_the_last_one():
+    row = {"step": 0, "loss": 2.3, "train_r2": 0.1, "val_r2": 0.125, "seconds": 0.5}
+    printed = io.StringIO()
+    with Report(Console(file=printed, width=80), epochs=100, what="examples") as report:
+        for epoch in range(88):
+            report.epoch(row | {"epoch": epoch, "images_per_second": 9.0})
+    said, compiling, *lines = printed.getvalue().splitlines()
+    assert "every 10 epochs or 10 seconds; history.jsonl has them all" in said
+    assert compiling == "compiling ..."
+    told = [int(re.match(r"epoch +(\d+)/100 .* 9 examples/s", line)[1]) for line in lines]
+    assert told == [*range(6), *range(10, 90, 10), 87]
+
+
+def test_an_epoch_after_a_long_silence_has_a_line(monkeypatch):
+    row = {"step": 0, "loss": 2.3, "train_r2": 0.1, "val_r2": 0.125, "seconds": 0.5}
+    printed, now = io.StringIO(), 0.0
+    monkeypatch.setattr("funcnet.cli._train_report.time.perf_counter", lambda: now)
+    with Report(Console(file=printed, width=80), epochs=100) as report:
+        for epoch, now in ((6, 9.0), (7, 11.0), (8, 12.0), (9, 22.0)):  # noqa: B007
+            report.epoch(row | {"epoch": epoch, "images_per_second": None})
+    lines = [line for line in printed.getvalue().splitlines() if line.startswith("epoch")]
+    assert [int(line.split("/")[0].split()[1]) for line in lines] == [7, 9]
+
+
+def test_the_help_has_the_recipe_of_data_of_ones_own(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "your pictures --net three_layer_convnet --optimizer adam\n" in said
+    tables = said.partition("your tables")[2].split("\n\n")[0]
+    assert "--net fully_connected --hidden 100 100 --norm none" in tables
+    assert "--epochs 100 to 10 --batch-size 10 to 100" in tables
 
 
 def test_quiet_says_nothing(here, capsys):
@@ -295,7 +329,7 @@ def test_default_folders_of_one_second_differ(here, monkeypatch):
     monkeypatch.setattr(time, "strftime", lambda *_: "now")
     options = parsed("funcnet train")
     with contextlib.ExitStack() as stack:
-        names = [_train_folder.claimed(None, options, stack).name for _ in range(3)]
+        names = [_train_folder.claimed(None, options, "digits", stack).name for _ in range(3)]
     stem = "digits-fully_connected-now"
     assert names == [stem, f"{stem}-2", f"{stem}-3"]
     assert list((here / "runs").iterdir()) == []  # nothing was written into them
@@ -303,17 +337,9 @@ def test_default_folders_of_one_second_differ(here, monkeypatch):
 
 def test_a_mistake_of_ours_keeps_its_traceback(here, monkeypatch):
     def broken(*args, on_epoch, **kwargs):
-        on_epoch(
-            {
-                "epoch": 0,
-                "step": 0,
-                "loss": 2.3,
-                "train_accuracy": 0.1,
-                "val_accuracy": 0.1,
-                "images_per_second": None,
-                "seconds": 0.1,
-            }
-        )
+        row = {"epoch": 0, "step": 0, "loss": 2.3, "train_accuracy": 0.1, "val_accuracy": 0.1}
+        for hear in on_epoch:
+            hear(row | {"images_per_second": None, "seconds": 0.1})
         raise ValueError("a bug")
 
     monkeypatch.setattr(train, "fit", broken)

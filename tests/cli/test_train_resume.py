@@ -26,8 +26,10 @@ from tests.support.command_lines import PROCESS
 from tests.support.resuming import stop_at, untimed
 
 QUICK = ["train", "--hidden", "20", "--dropout", "0.2", "--epochs", "3", "--augment", "crop"]
-LEFT = {"checkpoints", "config.json", "history.jsonl", "best.npz", "losses.npy", "curves.png",
-        "result.json"}  # fmt: skip
+LEFT = {
+    *("checkpoints", "config.json", "history.jsonl", "best.npz", "model.json", "losses.npy"),
+    *("curves.png", "result.json"),
+}
 
 
 @pytest.fixture
@@ -133,7 +135,10 @@ def test_train_resume_contradicts_nothing(here, capsys, whole_folder, words, sai
 
 # For each option that a run's numbers depend on, a value that the run below has not.
 OTHER = {
-    "data": {"name": "synthetic"},
+    "data": {
+        **{"name": "synthetic", "target": ("y",), "task": "regression", "missing": "drop"},
+        **{"size": (8, 8), "val": 0.5, "test": 0.5, "features": ("x",), "without": ("x",)},
+    },
     "net": {
         **{"name": "small", "hidden": (30,), "norm": "layer", "activation": "gelu", "dropout": 0.5},
         **{"channels": (8,), "filter_size": 3, "depth": 2, "weight_scale": 0.25},
@@ -148,6 +153,7 @@ OTHER = {
         **{"preprocessing": "none", "augment": "flip", "compute_dtype": "bfloat16"},
         **{"precision": "highest", "sampling": "full", "seed": 5},
     },
+    "stopping": {"patience": 3, "best": "val_loss"},
 }
 RMSPROP = settings.OptimizerOptions("rmsprop", momentum=0.5, eps_in_sqrt=True, centered=True)
 
@@ -252,6 +258,7 @@ def test_the_lock_a_signal_and_two(here, capsys):
         process.kill()
     assert not Path("run/lock").exists()
     assert not Path("run/result.json").exists()
+    assert checkpoint.load_trained("run").task == "classification"
     leave_at_once(started("train", "--resume", "--out", "run"), signal.SIGTERM, 0.02)
 
 
@@ -281,11 +288,11 @@ def leave_at_once(process, signum, pause):
 )
 def test_a_signal_while_the_folder_is_closed(here, monkeypatch, capsys, press, code, said):
     @contextlib.contextmanager
-    def pressed():
+    def pressed(prog):
         yield
         raise press
 
-    monkeypatch.setattr(_train_command, "_warnings_said", pressed)
+    monkeypatch.setattr(_train_command, "warnings_said", pressed)
     words = ["train", "--net", "softmax", "--epochs", "0", "--out", "run", "--quiet"]
     assert cli.main(words) == code
     assert capsys.readouterr().err == f"funcnet train: {said}\n"

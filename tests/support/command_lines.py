@@ -4,16 +4,16 @@ import shlex
 
 import pytest
 
-from funcnet import cli
+from funcnet.cli import _parser
 from funcnet.cli import _train_options as settings
 
 FILES = {
-    *("config.json", "history.jsonl", "best.npz", "losses.npy", "curves.png", "result.json"),
-    "checkpoints",
+    *("config.json", "history.jsonl", "best.npz", "model.json", "losses.npy", "curves.png"),
+    *("result.json", "checkpoints"),
 }
 # The smallest run that is one: a second, most of it compiling.
 QUICK = ["train", "--hidden", "20", "--norm", "none", "--epochs", "2"]
-# What a run in a process of its own trains: without scikit-learn, whose import takes two seconds.
+# What a run in a process of its own trains.
 PROCESS = ["--data", "synthetic", "--net", "softmax"]
 
 
@@ -28,7 +28,7 @@ def here(tmp_path, monkeypatch):
 
 def parsed(command):
     """The options that a command line makes, as they are resolved."""
-    found = cli._parsed(shlex.split(command)[1:], "funcnet train")
+    found = _parser.parsed(shlex.split(command)[1:])
     return settings.resolved(
         settings.Options(found.data, found.net, found.optimizer, found.training)
     )
