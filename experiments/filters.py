@@ -3,9 +3,9 @@
     python -m experiments.filters
 
 Row 4-34. Course 004 shows them on pictures of its own (and loads these by functions that SciPy has
-dropped); here they are china.jpg and flower.jpg, which scikit-learn ships, cut to a square and
-scaled to 200x200. One 3x3 kernel weighs red, green and blue by .3, .6 and .1; the other is
-[[1, 2, 1], [0, 0, 0], [-1, -2, -1]] on blue, with a bias of 128. Seconds.
+dropped); here they are china.jpg and flower.jpg, which scikit-learn ships (of the extra `test`),
+cut to a square and scaled to 200x200. One 3x3 kernel weighs red, green and blue by .3, .6 and .1;
+the other is [[1, 2, 1], [0, 0, 0], [-1, -2, -1]] on blue, with a bias of 128. Seconds.
 
 The outputs are NumPy's grey to 2.4e-5 (of 255, float32) and SciPy's `ndimage.correlate` exactly.
 The figure shows the grey pictures, and roofs and petals as bright and dark edges of the blue

@@ -86,6 +86,16 @@ def test_losses(rng):
         losses.multiclass_hinge(*ours[:2], 0.7, 2, ours[2]) / 4,
         functional.multi_margin_loss(*theirs[:2], 2, 0.7, theirs[2]),
     )
+    several, positives = rng.integers(2, size=(5, 4)), torch.tensor(weights[::-1].copy())
+    entries = losses.binary_cross_entropy(
+        ours[0], jnp.asarray(several), 0.0, jnp.asarray(weights[::-1]), "none"
+    )
+    assert_equal(
+        (ours[2] * entries).mean(),
+        functional.binary_cross_entropy_with_logits(
+            theirs[0], torch.tensor(several, dtype=torch.float64), theirs[2], pos_weight=positives
+        ),
+    )
     assert_equal(layers.softplus(2.5 * ours[0]) / 2.5, functional.softplus(theirs[0], 2.5, 100))
 
 

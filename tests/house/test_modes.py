@@ -65,11 +65,15 @@ try:
 except TypeCheckError:
     count += 1
 os.chdir(tempfile.mkdtemp())
+np.save("images.npy", data.synthetic().test.images)
 small = "--data synthetic --net softmax"
 for line in (
     f"train {small} --epochs 1 --augment crop-flip-cutout --reg 0 --out run",
     "train --resume --epochs 2 --out run",
     f"sweep {small} --epochs 1 --learning-rate 1e-3 1e-2 --weight-scale 1 --how vmap --out swept",
+    "evaluate run",
+    "predict run images.npy --csv -",
+    *(f"export run --to {to}" for to in ("onnx", "safetensors")),
     "info",
 ):
     with contextlib.redirect_stdout(io.StringIO()):

@@ -75,7 +75,10 @@ def keys_have_a_dtype():
 
 
 def settings_can_be_read():
-    assert {"jax_enable_x64", "jax_compilation_cache_dir"} <= set(jax.config.values)
+    assert {
+        *("jax_enable_x64", "jax_compilation_cache_dir", "jax_enable_compilation_cache"),
+        "jax_persistent_cache_min_compile_time_secs",
+    } <= set(jax.config.values)
 
 
 def programs_tell_their_memory():
