@@ -88,6 +88,9 @@ COMMANDS = {
 }
 """The commands, in the order of the help."""
 
+# Those that call programs over and over, in a process that is theirs.
+_COMPUTING = ("train", "sweep", "bench")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line, and returns its exit code.
@@ -121,6 +124,10 @@ def program() -> NoReturn:
     that is still at it while Python takes the process down finds its client gone and crashes, so
     nothing is taken down then: what was to be written is written.
     """
+    if {*sys.argv[1:2]} & {*_COMPUTING}:
+        from funcnet.kernels import keep_memory
+
+        keep_memory()
     code = main()
     if code > 128 or any(thread.daemon for thread in threading.enumerate()):
         for stream in (sys.stdout, sys.stderr):

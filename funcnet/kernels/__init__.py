@@ -12,6 +12,7 @@ from funcnet.kernels._conv_xla import Pads as Pads
 from funcnet.kernels._entries import entries_of, with_entries
 from funcnet.kernels._flops import flops
 from funcnet.kernels._lowering import once, wide, wide_dtype
+from funcnet.kernels._memory import keep_memory
 from funcnet.kernels._native import native_status, use_native
 from funcnet.kernels._products import matmul, matmul_bias, matmul_nt, matmul_tn
 from funcnet.kernels._types import (
@@ -38,6 +39,7 @@ __all__ = [
     "emptied",
     "entries_of",
     "flops",
+    "keep_memory",
     "matmul",
     "matmul_bias",
     "matmul_nt",

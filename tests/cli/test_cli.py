@@ -53,3 +53,25 @@ def test_a_command_is_loaded_without_the_others():
     assert "funcnet.cli._train_command" in loaded
     others = {place.module for name, place in cli.COMMANDS.items() if name != "train"}
     assert not (others | {"funcnet.bench", "funcnet.checks", "matplotlib", "scipy"}) & loaded
+
+
+def test_commands_that_compute_keep_their_memory_and_no_other_does():
+    program = """
+import sys
+from funcnet import cli, kernels
+kernels.keep_memory = lambda: print("kept")
+cli.main = lambda: 0
+for name in (*cli.COMMANDS, "--help"):
+    sys.argv = ["funcnet", name]
+    print(name)
+    try:
+        cli.program()
+    except SystemExit:
+        pass
+"""
+    words = run_python(program).split()
+    assert {words[i - 1] for i, word in enumerate(words) if word == "kept"} == {
+        "train",
+        "sweep",
+        "bench",
+    }
