@@ -178,6 +178,17 @@ def enabled(variable: str, default: bool = True) -> bool:
     return _WORDS[word.lower()]
 
 
+def said(variable: str, words: tuple[str, ...], default: str) -> str:
+    """What a variable of the environment says, one of `words`; `default` if unset or empty."""
+    word = os.environ.get(variable, "").strip() or default
+    if word not in words:
+        raise ValueError(
+            f"the environment variable {variable} is {word!r}, expected one of "
+            f"{', '.join(words)}; unset it for {default}."
+        )
+    return word
+
+
 def example_shape(function: str, value: Any) -> tuple[int, ...]:
     """Returns the shape of one example as a tuple of ints, or raises TypeError or ValueError."""
     if not isinstance(value, (tuple, list)):

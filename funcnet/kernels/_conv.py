@@ -21,6 +21,7 @@ from jax.interpreters import ad, batching
 from jaxtyping import Float
 
 from funcnet.kernels._conv_cpu import (
+    as_native,
     cpu_conv,
     cpu_input_gradient,
     cpu_kernel_gradient,
@@ -292,8 +293,7 @@ def biased(x: Array, w: Array, b: Array, *, relu: bool, total: Any = None, **whe
 
 def _cpu_biased(x: Array, w: Array, b: Array, *, relu: bool, groups: int, **where: Any) -> Array:
     if groups == 1 and (native := native_for_conv(x, w, **where)):
-        stride, pads = where["stride"], where["pads"]
-        return native.conv(wide(x), wide(w), stride=stride, pads=pads, bias=b, relu=relu)
+        return native.conv(wide(x), wide(w), bias=b, relu=relu, **as_native(**where))
     return biased(x, w, b, relu=relu, groups=groups, **where)
 
 

@@ -317,7 +317,7 @@ def cpu_conv(x: Array, w: Array, *, groups: int, **where: Any) -> Array:
             return depthwise_conv(x, w, **where)
         return _group_by_group(functools.partial(cpu_conv, groups=1, **where), groups, x, w)
     if native := native_for_conv(x, w, **where):
-        return native.conv(wide(x), wide(w), stride=where["stride"], pads=where["pads"])
+        return native.conv(wide(x), wide(w), **as_native(**where))
     chunked = w.shape[2] <= FEW_CHANNELS and 1 < math.prod(w.shape[:2]) <= MANY_TAPS and x.size
     chunked = chunked and _conv_bands(x, w, **where).patch_bytes <= PATCH_BYTES
     return (chunked_conv if chunked else xla_conv)(x, w, **where)
@@ -333,9 +333,7 @@ def cpu_kernel_gradient(x: Array, dy: Array, *, size: Pair, groups: int, **where
     kernel = (*size, x.shape[3], dy.shape[3])
     kind = "conv_kernel_gradient"
     if native := _native_for(kind, x.shape, kernel, dy.shape, dtype=x.dtype, **where):
-        return native.conv_kernel_gradient(
-            wide(x), wide(dy), size, stride=where["stride"], pads=where["pads"]
-        )
+        return native.conv_kernel_gradient(wide(x), wide(dy), size, **as_native(**where))
     large = dy.shape[1] > 1 and math.prod(dy.shape[1:3]) > FEW_PIXELS
     chunked = large and math.prod(size) <= MANY_TAPS and x.size
     if chunked:
@@ -356,10 +354,13 @@ def cpu_input_gradient(dy: Array, w: Array, *, size: Pair, groups: int, **where:
     kind = "conv_input_gradient"
     native = _native_for(kind, images, w.shape, dy.shape, dtype=dy.dtype, **where)
     if native and w.shape[2] > FEW_CHANNELS:
-        return native.conv_input_gradient(
-            wide(dy), wide(w), size, stride=where["stride"], pads=where["pads"]
-        )
+        return native.conv_input_gradient(wide(dy), wide(w), size, **as_native(**where))
     return xla_input_gradient(dy, w, size=size, **where)
+
+
+def as_native(*, stride: Pair, pads: Pads, dilation: Pair) -> dict[str, Any]:
+    """A geometry, as the native package asks for it, which knows no dilation."""
+    return {"stride": stride, "pads": pads, "winograd": _native.winograd()}
 
 
 def native_for_conv(x: Array, w: Array, **where: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from funcnet import _validate
 from funcnet.kernels._lowering import wide_dtype
 
 _switched: list[bool] = []  # what `use_native` was last told
+_filtering: list[int] = []  # and of Winograd's filtering
 
 
 class Status(NamedTuple):
@@ -36,13 +37,29 @@ def _loaded() -> Status:
     )
 
 
+def winograd() -> int:
+    """How many outputs a side convolutions may take at once by Winograd's filtering; 0 is none.
+
+    Raises:
+      ValueError: FUNCNET_WINOGRAD says none of 0, 2 and 4.
+    """
+    if _filtering:
+        return _filtering[-1]
+    return int(_validate.said("FUNCNET_WINOGRAD", ("0", "2", "4"), "2"))
+
+
 def status() -> Status:
     """What is in use now; nothing of it is loaded before a program for a CPU is lowered."""
     if _switched and not _switched[-1]:
         return Status(None, "switched off by kernels.use_native(False)")
     if not _switched and not _validate.enabled("FUNCNET_NATIVE"):
         return Status(None, f"switched off by FUNCNET_NATIVE={os.environ['FUNCNET_NATIVE']}")
-    return _loaded()
+    package, reason = _loaded()
+    if package is None:
+        return Status(None, reason)
+    side = winograd()
+    filtering = f"Winograd's filtering {side}x{side}" if side else "no Winograd's filtering"
+    return Status(package, f"{reason}, {filtering}")
 
 
 def package_for(dtype: Any) -> Any:
@@ -54,24 +71,42 @@ def package_for(dtype: Any) -> Any:
     return status().package if wide_dtype(dtype) == jnp.float32 else None
 
 
-def use_native(on: bool) -> str:
-    """Switches the kernels of the package `funcnet-native` on or off, for programs yet to be made.
+def use_native(on: bool, winograd: Literal[0, 2, 4] | None = None) -> str:
+    r"""Switches the kernels of the package `funcnet-native` on or off, for programs yet to be made.
 
     They are on where the package is installed, unless the environment has FUNCNET_NATIVE=0
     (false, no, off). What JAX has compiled and kept is dropped; a compiled program that somebody
     holds stays as it is.
 
+    Of a kernel of 3 by 3 at stride 1, m by m outputs may come at once by Winograd's minimal
+    filtering: $A^\top [(G w G^\top) \odot (B^\top x B)] A$ for a tile x of m + 2 by m + 2 pixels.
+    For m = 2 that is 16 products a pair of channels where the sum has 36, for m = 4 it is 36 for
+    144, with 2 to 4 times the rounding. Where it is not the cheaper way (few channels, small
+    images) it is not taken. An infinity becomes NaN in all outputs of its tile.
+
     Args:
       on: whether native kernels may be used.
+      winograd: m, at most; 0 is no filtering. None leaves it as it is: the environment's
+        FUNCNET_WINOGRAD, else 2.
 
     Returns:
       What is in use from now on, and why: as `native_status`.
+
+    Raises:
+      ValueError: winograd is none of 0, 2, 4 and None.
+
+    Source: Winograd 1980, Arithmetic Complexity of Computations; Lavin and Gray 2016,
+    https://arxiv.org/abs/1509.09308.
 
     >>> use_native(False)
     'XLA: switched off by kernels.use_native(False)'
     >>> _ = use_native(True)
     """
+    if winograd is not None and winograd not in (0, 2, 4):
+        raise ValueError(f"use_native: winograd is {winograd!r}, expected 0, 2, 4 or None.")
     _switched[:] = [bool(on)]
+    if winograd is not None:
+        _filtering[:] = [winograd]
     jax.clear_caches()
     return native_status()
 

@@ -97,6 +97,8 @@ inline void for_each_share(Pool& pool, int64_t threads, int64_t shares,
   if (work->error) std::rethrow_exception(work->error);
 }
 
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // How many threads a piece of work is worth: a thread is woken for some tens of microseconds.
 inline int64_t worthwhile_threads(const Pool& pool, double flops) {
   constexpr double kFlopsPerThread = 4e6;
@@ -127,23 +129,6 @@ class Buffer {
   std::unique_ptr<void, Free> data_;
   size_t size_ = 0;
 };
-
-inline const dnnl::engine& engine() {
-  static const auto* engine = new dnnl::engine(dnnl::engine::kind::cpu, 0);  // outlives threads
-  return *engine;
-}
-
-inline dnnl::stream& stream() {
-  thread_local dnnl::stream stream(engine());
-  return stream;
-}
-
-// The scratchpad that oneDNN works in, one a thread: with the library's own, one primitive on two
-// threads gives wrong numbers.
-inline Buffer& scratchpad() {
-  thread_local Buffer buffer;
-  return buffer;
-}
 
 // The last `capacity` values asked for, made when first asked for. Values are shared, so that one
 // in use survives its eviction.

@@ -2,13 +2,12 @@
 #include <vector>
 
 #include "kernels.h"
+#include "onednn.h"
 
 namespace funcnet {
 namespace {
 
-using dnnl::memory;
 using Dims = memory::dims;
-constexpr auto kFloat = memory::data_type::f32;
 
 // ---- Windows ------------------------------------------------------------------------------------
 
@@ -83,42 +82,6 @@ void from_window(const Geometry& g, const float* window, float* dx) {
 
 // ---- Primitives ---------------------------------------------------------------------------------
 
-memory memory_at(const memory::desc& desc, const void* data) {
-  return memory(desc, engine(), const_cast<void*>(data));
-}
-
-dnnl::primitive_attr own_scratchpad() {
-  dnnl::primitive_attr attributes;
-  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-  return attributes;
-}
-
-void execute(const dnnl::primitive& primitive, const memory::desc& scratch,
-             std::unordered_map<int, memory> arguments) {
-  arguments.insert_or_assign(DNNL_ARG_SCRATCHPAD,
-                             memory_at(scratch, scratchpad().bytes(scratch.get_size())));
-  primitive.execute(stream(), arguments);
-}
-
-// A change of layout of a kernel, or none where the two are the same.
-struct Reorder {
-  memory::desc from, to, scratch;
-  dnnl::reorder primitive;
-
-  Reorder() = default;
-  Reorder(const memory::desc& from, const memory::desc& to) : from(from), to(to) {
-    if (from == to) return;
-    dnnl::reorder::primitive_desc desc(engine(), from, engine(), to, own_scratchpad());
-    scratch = desc.scratchpad_desc();
-    primitive = dnnl::reorder(desc);
-  }
-  bool needed() const { return from != to; }
-  void run(const void* source, void* target) const {
-    execute(primitive, scratch,
-            {{DNNL_ARG_FROM, memory_at(from, source)}, {DNNL_ARG_TO, memory_at(to, target)}});
-  }
-};
-
 // One of the three maps for a fixed number of images: images in plain layout, the kernel in
 // whatever layout oneDNN likes best.
 struct Plan {
@@ -188,8 +151,6 @@ std::shared_ptr<const Plan> plan_for(Kind kind, const Geometry& g, bool bias = f
 
 // ---- Chunks -------------------------------------------------------------------------------------
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 int64_t image_floats(const Geometry& g) { return g.h * g.w * g.cin + g.oh * g.ow * g.cout; }
 
 // Images worked on at once: few enough to stay in a core's cache between one pass and the next,
@@ -249,8 +210,11 @@ void for_each_chunk(Pool& pool, Kind kind, const Geometry& g, const Geometry& in
 }  // namespace
 
 void conv(Pool& pool, const Geometry& g, const float* x, const float* w, const float* bias,
-          bool relu, float* y) {
+          bool relu, float* y, int64_t winograd) {
   if (g.n == 0 || g.oh == 0 || g.ow == 0) return;
+  if (const auto outputs = winograd_outputs(Kind::kForward, g, winograd)) {
+    return winograd_conv(outputs, pool, g, x, w, bias, relu, y);
+  }
   const bool direct = fits(g);
   const Geometry inner = direct ? g : windowed(g);
   for_each_chunk(pool, Kind::kForward, g, inner, bias != nullptr, w,
@@ -270,11 +234,14 @@ void conv(Pool& pool, const Geometry& g, const float* x, const float* w, const f
 }
 
 void conv_input_gradient(Pool& pool, const Geometry& g, const float* dy, const float* w,
-                         float* dx) {
+                         float* dx, int64_t winograd) {
   if (g.n == 0 || g.h == 0 || g.w == 0) return;
   if (g.oh == 0 || g.ow == 0) {
     std::fill_n(dx, g.n * g.h * g.w * g.cin, 0.0f);
     return;
+  }
+  if (const auto outputs = winograd_outputs(Kind::kInputGradient, g, winograd)) {
+    return winograd_input_gradient(outputs, pool, g, dy, w, dx);
   }
   const bool direct = fits(g);
   const Geometry inner = direct ? g : windowed(g);
@@ -293,10 +260,13 @@ void conv_input_gradient(Pool& pool, const Geometry& g, const float* dy, const f
 }
 
 void conv_kernel_gradient(Pool& pool, const Geometry& g, const float* x, const float* dy,
-                          float* dw) {
+                          float* dw, int64_t winograd) {
   if (g.n == 0 || g.oh == 0 || g.ow == 0) {
     std::fill_n(dw, g.kh * g.kw * g.cin * g.cout, 0.0f);
     return;
+  }
+  if (const auto outputs = winograd_outputs(Kind::kKernelGradient, g, winograd)) {
+    return winograd_kernel_gradient(outputs, pool, g, x, dy, dw);
   }
   const bool direct = fits(g);
   const Geometry inner = direct ? g : windowed(g);
@@ -360,7 +330,11 @@ void conv_kernel_gradient(Pool& pool, const Geometry& g, const float* x, const f
   }
 }
 
-std::string conv_implementation(Kind kind, const Geometry& geometry) {
+std::string conv_implementation(Kind kind, const Geometry& geometry, int64_t winograd) {
+  if (const auto outputs = winograd_outputs(kind, geometry, winograd)) {
+    const std::string side = std::to_string(outputs);
+    return "winograd " + side + "x" + side;
+  }
   OneThread one;
   const Geometry one_image = of_images(geometry, 1);
   return make_plan(kind, fits(one_image) ? one_image : windowed(one_image), false,

@@ -59,10 +59,11 @@ ffi::Error guarded(Run run) {
   }
 }
 
-// Attributes of the three convolutions. The gradients do not read pad_bottom and pad_right: how
+// Attributes of the three convolutions. Winograd is how many outputs a side its filtering may take
+// at once. The gradients do not read pad_bottom and pad_right: how
 // far they reach follows from the shape of dy.
 struct Attributes {
-  int64_t stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right;
+  int64_t stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, winograd;
 };
 
 template <typename Binding>
@@ -73,7 +74,8 @@ auto with_attributes(Binding binding) {
       .template Attr<int64_t>("pad_top")
       .template Attr<int64_t>("pad_bottom")
       .template Attr<int64_t>("pad_left")
-      .template Attr<int64_t>("pad_right");
+      .template Attr<int64_t>("pad_right")
+      .template Attr<int64_t>("winograd");
 }
 
 // Sizes beyond what oneDNN counts in 32 bits, and numbers that are no convolution.
@@ -116,6 +118,9 @@ ffi::Error geometry_of(const char* name, X x, W w, Y y, const Attributes& a, Geo
     return invalid(name, ": images ", shape(x), " and kernel ", shape(w), " give (", x[0],
                    ", *, *, ", w[3], "), not ", shape(y));
   }
+  if (a.winograd != 0 && a.winograd != 2 && a.winograd != 4) {
+    return invalid(name, ": winograd must be 0, 2 or 4, got ", a.winograd);
+  }
   const std::string text = complaint(*g);
   return text.empty() ? ffi::Error::Success() : invalid(name, ": ", text);
 }
@@ -144,8 +149,10 @@ ffi::Error optional_bias(const char* name, const ffi::RemainingArgs& rest, int64
 
 ffi::Error Conv(ffi::ThreadPool threads, Tensor x, Tensor w, ffi::RemainingArgs rest,
                 ffi::Result<Tensor> y, bool relu, int64_t stride_h, int64_t stride_w,
-                int64_t pad_top, int64_t pad_bottom, int64_t pad_left, int64_t pad_right) {
-  const Attributes a{stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right};
+                int64_t pad_top, int64_t pad_bottom, int64_t pad_left, int64_t pad_right,
+                int64_t winograd) {
+  const Attributes a{stride_h, stride_w, pad_top,  pad_bottom,
+                     pad_left, pad_right, winograd};
   Geometry g;
   if (auto error = geometry_of("funcnet_conv", x.dimensions(), w.dimensions(), y->dimensions(), a,
                                &g);
@@ -166,14 +173,16 @@ ffi::Error Conv(ffi::ThreadPool threads, Tensor x, Tensor w, ffi::RemainingArgs 
   }
   XlaPool pool(threads);
   return guarded([&] {
-    conv(pool, g, x.typed_data(), w.typed_data(), bias, relu, y->typed_data());
+    conv(pool, g, x.typed_data(), w.typed_data(), bias, relu, y->typed_data(), winograd);
   });
 }
 
 ffi::Error ConvKernelGradient(ffi::ThreadPool threads, Tensor x, Tensor dy, ffi::Result<Tensor> dw,
                               int64_t stride_h, int64_t stride_w, int64_t pad_top,
-                              int64_t pad_bottom, int64_t pad_left, int64_t pad_right) {
-  const Attributes a{stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right};
+                              int64_t pad_bottom, int64_t pad_left, int64_t pad_right,
+                              int64_t winograd) {
+  const Attributes a{stride_h, stride_w, pad_top,  pad_bottom,
+                     pad_left, pad_right, winograd};
   Geometry g;
   if (auto error = geometry_of("funcnet_conv_kernel_gradient", x.dimensions(), dw->dimensions(),
                                dy.dimensions(), a, &g);
@@ -182,14 +191,16 @@ ffi::Error ConvKernelGradient(ffi::ThreadPool threads, Tensor x, Tensor dy, ffi:
   }
   XlaPool pool(threads);
   return guarded([&] {
-    conv_kernel_gradient(pool, g, x.typed_data(), dy.typed_data(), dw->typed_data());
+    conv_kernel_gradient(pool, g, x.typed_data(), dy.typed_data(), dw->typed_data(), winograd);
   });
 }
 
 ffi::Error ConvInputGradient(ffi::ThreadPool threads, Tensor dy, Tensor w, ffi::Result<Tensor> dx,
                              int64_t stride_h, int64_t stride_w, int64_t pad_top,
-                             int64_t pad_bottom, int64_t pad_left, int64_t pad_right) {
-  const Attributes a{stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right};
+                             int64_t pad_bottom, int64_t pad_left, int64_t pad_right,
+                              int64_t winograd) {
+  const Attributes a{stride_h, stride_w, pad_top,  pad_bottom,
+                     pad_left, pad_right, winograd};
   Geometry g;
   if (auto error = geometry_of("funcnet_conv_input_gradient", dx->dimensions(), w.dimensions(),
                                dy.dimensions(), a, &g);
@@ -198,7 +209,7 @@ ffi::Error ConvInputGradient(ffi::ThreadPool threads, Tensor dy, Tensor w, ffi::
   }
   XlaPool pool(threads);
   return guarded([&] {
-    conv_input_gradient(pool, g, dy.typed_data(), w.typed_data(), dx->typed_data());
+    conv_input_gradient(pool, g, dy.typed_data(), w.typed_data(), dx->typed_data(), winograd);
   });
 }
 
@@ -276,16 +287,19 @@ EXPORT void funcnet_native_version(int64_t* numbers) {
   std::copy(std::begin(all), std::end(all), numbers);
 }
 
-// Writes the name of oneDNN's implementation for a Geometry's 13 numbers into `name`, and returns
-// true, or writes what stands against it, and returns false.
-EXPORT bool funcnet_native_implementation(int64_t kind, const int64_t* n, char* name, size_t size) {
+// Writes the name of the implementation for a Geometry's 13 numbers, and for `winograd` outputs a
+// side at most, into `name`, and returns true, or writes what stands against it, and returns false.
+EXPORT bool funcnet_native_implementation(int64_t kind, const int64_t* n, int64_t winograd,
+                                          char* name, size_t size) {
   const funcnet::Geometry g{n[0], n[1], n[2], n[3], n[4], n[5], n[6],
                             n[7], n[8], n[9], n[10], n[11], n[12]};
   std::string text = funcnet::complaint(g);
   bool good = text.empty();
   if (good) {
     try {
-      text = g.oh > 0 && g.ow > 0 ? funcnet::conv_implementation(funcnet::Kind(kind), g) : "none";
+      text = g.oh > 0 && g.ow > 0
+                 ? funcnet::conv_implementation(funcnet::Kind(kind), g, winograd)
+                 : "none";
     } catch (const std::exception& error) {
       text = error.what();
       good = false;

@@ -19,17 +19,30 @@ struct Geometry {
 
 enum class Kind : int64_t { kForward, kKernelGradient, kInputGradient };
 
+// The three maps. Of a kernel of 3 by 3 at stride 1 Winograd's filtering may take up to `winograd` by
+// `winograd` outputs at once, 2 or 4, where that is cheaper; 0 is none of it.
 // y = relu?(conv(x, w) + bias?); bias has cout numbers or is null.
 void conv(Pool& pool, const Geometry& geometry, const float* x, const float* w, const float* bias,
-          bool relu, float* y);
+          bool relu, float* y, int64_t winograd = 0);
 // dw = the gradient of sum(dy conv(x, w)) by w.
 void conv_kernel_gradient(Pool& pool, const Geometry& geometry, const float* x, const float* dy,
-                          float* dw);
+                          float* dw, int64_t winograd = 0);
 // dx = the same by x.
 void conv_input_gradient(Pool& pool, const Geometry& geometry, const float* dy, const float* w,
-                         float* dx);
-// The name of oneDNN's implementation ("brgconv:avx512_core", "ref", ...), for one image.
-std::string conv_implementation(Kind kind, const Geometry& geometry);
+                         float* dx, int64_t winograd = 0);
+// The name of the implementation: Winograd's ("winograd 2x2"), or oneDNN's for one image
+// ("brgconv:avx512_core", "ref", ...).
+std::string conv_implementation(Kind kind, const Geometry& geometry, int64_t winograd);
+
+// The same maps by Winograd's filtering, and how many by how many outputs it had best take at once,
+// up to `most`; 0 where it is no cheaper, or cannot be done.
+int64_t winograd_outputs(Kind kind, const Geometry& geometry, int64_t most);
+void winograd_conv(int64_t outputs, Pool& pool, const Geometry& geometry, const float* x,
+                   const float* w, const float* bias, bool relu, float* y);
+void winograd_kernel_gradient(int64_t outputs, Pool& pool, const Geometry& geometry,
+                              const float* x, const float* dy, float* dw);
+void winograd_input_gradient(int64_t outputs, Pool& pool, const Geometry& geometry,
+                             const float* dy, const float* w, float* dx);
 // Primitives in the cache, and the most that it holds.
 size_t conv_cache_size();
 constexpr size_t kConvCacheCapacity = 256;

@@ -176,9 +176,21 @@ struct Case {
     conv(pool, g, x.data(), w.data(), bias.data(), true, y_got.data());
     conv_kernel_gradient(pool, g, x.data(), dy.data(), dw_got.data());
     conv_input_gradient(pool, g, dy.data(), w.data(), dx_got.data());
-    expect_close("conv", y_got, y, double(g.kh * g.kw * g.cin));
-    expect_close("kernel gradient", dw_got, dw, double(g.n * g.oh * g.ow));
-    expect_close("input gradient", dx_got, dx, double(g.kh * g.kw * g.cout));
+    const auto expect = [&](double factor) {
+      expect_close("conv", y_got, y, factor * g.kh * g.kw * g.cin);
+      expect_close("kernel gradient", dw_got, dw, factor * g.n * g.oh * g.ow);
+      expect_close("input gradient", dx_got, dx, factor * g.kh * g.kw * g.cout);
+    };
+    expect(1);
+    // Winograd's filtering, of whatever shape it can do, cheaper or not.
+    if (g.kh != 3 || g.kw != 3 || g.stride_h != 1 || g.stride_w != 1) return;
+    if (g.cin % 16 || g.cout % 16 || !g.n || !g.h || !g.w || !g.oh || !g.ow) return;
+    for (const int64_t m : {2, 4}) {
+      winograd_conv(m, pool, g, x.data(), w.data(), bias.data(), true, y_got.data());
+      winograd_kernel_gradient(m, pool, g, x.data(), dy.data(), dw_got.data());
+      winograd_input_gradient(m, pool, g, dy.data(), w.data(), dx_got.data());
+      expect(m * m);
+    }
   }
 };
 
@@ -217,6 +229,8 @@ int main() {
       {2, 5, 5, 3, 4, 2, 2, 2, 2, 3, 3, 0, 0},         {1, 1, 1, 3, 4, 1, 1, 1, 1, 1, 1, 0, 0},
       {3, 4, 4, 2, 2, 3, 3, 0, 2, 1, 1, 0, 0},         {0, 8, 8, 3, 4, 3, 3, 8, 8, 1, 1, 1, 1},
       {64, 8, 8, 32, 48, 3, 3, 8, 8, 1, 1, 1, 1},
+      {3, 13, 7, 16, 48, 3, 3, 14, 4, 1, 1, 2, -1},    // tiles that reach beyond on each side
+      {5, 2, 3, 32, 16, 3, 3, 1, 1, 1, 1, 0, 0},
   };
   std::vector<Case> cases(geometries.begin(), geometries.end());
   const auto round = [&](Pool& pool, size_t offset) {
