@@ -77,7 +77,7 @@ def test_the_three_maps(name, m):
 
 @pytest.mark.parametrize("m", [0, 2, 4])
 def test_bias_and_relu_come_with_it(m):
-    x, w, dy, pads = _drawn("31-by-15")
+    x, w, _, pads = _drawn("31-by-15")
     bias = np.random.default_rng(1).standard_normal(w.shape[3]).astype(np.float32)
     plain = native.conv(x, w, stride=(1, 1), pads=pads, winograd=m)
     both = native.conv(x, w, stride=(1, 1), pads=pads, winograd=m, bias=bias, relu=True)
