@@ -165,6 +165,7 @@ def _measure(
         for who, stepper in steppers.items():
             with contexts.get(who, contextlib.nullcontext)():
                 stepper.compile_again()
+        jax.clear_caches()  # of what the last variant traced
     samples = interleaved(steppers, budget.seconds, wait=jax.block_until_ready, least=budget.least)
     contenders = [
         Contender(
