@@ -132,7 +132,7 @@ def of_torch(spec: _cases.Step, images: np.ndarray, labels: np.ndarray) -> dict[
         "optimizer": spec.optimizer,
         "learning_rate": spec.learning_rate,
     }
-    made = _torch_worker.Step(request, arrays, layout, True, "cpu")
+    made = _torch_worker.Step(request, arrays, layout, "cpu")
 
     def go(batches: np.ndarray) -> list[float]:
         losses = []

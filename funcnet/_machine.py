@@ -47,6 +47,12 @@ def cpu_vectors() -> str | None:
     return next((kinds[flag] for flag in kinds if flag in flags), "") if flags else None
 
 
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU says that it has instructions for products in bfloat16."""
+    flags = {*_cpuinfo("flags").split(), *_cpuinfo("Features").split()}
+    return not flags.isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def cores() -> int:
     """The number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)

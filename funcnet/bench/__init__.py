@@ -14,16 +14,18 @@ quartiles.
 """
 
 from funcnet._homes import at_home
-from funcnet.bench._cases import STEPS, Step
+from funcnet.bench._cases import RUNS, STEPS, Step
 from funcnet.bench._programs import Comparison, Variant, compare, environment
 from funcnet.bench._rules import rules
+from funcnet.bench._runs import runs
 from funcnet.bench._settings import ceilings
-from funcnet.bench._steps import runs, steps
+from funcnet.bench._steps import steps
 from funcnet.bench._timing import Timing
 from funcnet.bench.results import Ceilings, Contender, Machine, Report, Result
 from funcnet.bench.tables import Slower, figure, slower, to_markdown
 
 __all__ = [
+    "RUNS",
     "STEPS",
     "Ceilings",
     "Comparison",

@@ -117,3 +117,8 @@ STEPS: dict[str, Step] = {
 """Name -> the whole steps that are measured."""
 
 RUN = STEPS["course_000"]
+
+DIGITS = Step("digits", "64-100×2-10, Adam", _fully_connected((100,) * 2), (64,), "adam", 1e-3)
+
+RUNS = (RUN.name, DIGITS.name)
+"""The runs that are measured."""

@@ -211,8 +211,14 @@ def tolerance() -> float:
     return float(np.sqrt(eps))
 
 
-def disagreement(ours: Sequence[Any], theirs: Sequence[Any]) -> str | None:
-    """Says where results differ by more than `tolerance`, None where they agree.
+# Of torch under bfloat16 autocast, the same of bfloat16's eps.
+BFLOAT16_TOLERANCE = float(jnp.finfo(jnp.bfloat16).eps) ** 0.5
+
+
+def disagreement(
+    ours: Sequence[Any], theirs: Sequence[Any], within: float | None = None
+) -> str | None:
+    """Says where results differ by more than `within` (`tolerance`), None where they agree.
 
     What is 0 in exact arithmetic, as the gradient of a bias before batch norm, is what rounding
     leaves of larger numbers: 64 eps of the largest of all are allowed as well.
@@ -226,6 +232,7 @@ def disagreement(ours: Sequence[Any], theirs: Sequence[Any]) -> str | None:
         return f"{len(ours)} arrays against {len(theirs)}"
     largest_of_all = max((float(np.abs(a).max()) for a in theirs if np.size(a)), default=0.0)
     noise = 64 * tolerance() ** 2 * largest_of_all
+    within = tolerance() if within is None else within
     for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
         one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
         if one.shape != other.shape:
@@ -234,7 +241,7 @@ def disagreement(ours: Sequence[Any], theirs: Sequence[Any]) -> str | None:
             continue
         largest = float(np.abs(other).max())
         error = float(np.abs(one - other).max())
-        if not error <= tolerance() * largest + noise:
+        if not error <= within * largest + noise:
             relative = error / largest if largest else float("inf")
             return f"array {index} differs by {relative:.2g} of its largest entry"
     return None
@@ -303,7 +310,7 @@ def compare(
         if not callable(function):
             raise TypeError(f"compare: {name} is {function!r}, expected a function.")
     jitted = [h if hasattr(h, "lower") else jax.jit(h) for h in (f, g)]
-    results = [jax.tree.leaves(h(*args)) for h in jitted]
+    one, other = (jax.tree.leaves(h(*args)) for h in jitted)
     samples = interleaved(
         {name: partial(h, *args) for name, h in zip("fg", jitted, strict=True)},
         seconds,
@@ -318,5 +325,5 @@ def compare(
         first.seconds / second.seconds,
         float(low),
         float(high),
-        disagreement(*results),
+        disagreement(one, other),
     )

@@ -15,7 +15,7 @@ from funcnet.bench._settings import Budget, Progress, ceilings, selection, silen
 from funcnet.bench._timing import Timing, interleaved
 from funcnet.bench._torch import Torch, TorchError
 from funcnet.bench.peers import JAX_PEERS, Layout, Peer, choose
-from funcnet.bench.results import Ceilings, Contender, Report, Result, report
+from funcnet.bench.results import BFLOAT16, Ceilings, Contender, Report, Result, report
 from funcnet.catalogue import ROWS, BenchCase
 
 
@@ -34,8 +34,9 @@ def rules(
 
     Forward and backward is one compiled program that returns the outputs and, for a fixed random
     cotangent, the gradients of all arguments that are floats. All JAX sides take turns call by call
-    in this process; torch has one of its own, and the better of its two layouts counts. Results are
-    compared before the clock starts; where they differ, the notes of the result say so.
+    in this process; torch has one of its own, in float32 and, for products and convolutions, under
+    bfloat16 autocast, and the better of its two layouts counts for each. Results are compared
+    before the clock starts; where they differ, the notes of the result say so.
 
     Args:
       only: names of rules; all of the catalogue by default.
@@ -63,7 +64,7 @@ def rules(
     if not variants:
         raise ValueError("rules: variants is empty, expected at least one.")
     names = selection("rules", ROWS, only)
-    there, missing = choose(peers)
+    there, missing = choose(peers, ("flax", "equinox", "torch"))
     budget = Budget.of(quick, seconds)
     table = {name: ROWS[name].bench for name in names} | dict(cases or {})
     jobs = [(name, case) for name in names for case in (table[name][:1] if quick else table[name])]
@@ -73,8 +74,9 @@ def rules(
         for number, (name, case) in enumerate(jobs):
             on_progress(number, len(jobs), f"{name} {case.label}")
             results.append(_measure(name, case, variants, there, torch, budget))
+        said = () if torch is None else torch.notes
     on_progress(len(jobs), len(jobs), "")
-    return report(results, limits, missing, _programs.notes())
+    return report(results, limits, missing, _programs.notes() + said)
 
 
 def _measure(
@@ -139,9 +141,9 @@ def _measure(
             notes.append(f"torch failed: {error}")
         else:
             if found_there is not None:
-                contenders.append(found_there[0])
-                if name != "dropout":
-                    notes += _compared("torch", found_there[1], truth, outputs)
+                contenders += found_there[0]
+                for side, answers in found_there[1].items() if name != "dropout" else ():
+                    notes += _compared(side, answers, truth, outputs)
     flops, least_bytes = _programs.work(plain, arguments)
     return Result(
         "rules", name, case.label, tuple(contenders), flops, least_bytes, notes=tuple(notes)
@@ -175,7 +177,8 @@ def _by_peer(
 
 def _compared(who: str, answers: list[Any], truth: list[Any], outputs: int) -> list[str]:
     """A note where a peer's output or a gradient that it has differs."""
+    within = _programs.BFLOAT16_TOLERANCE if who == BFLOAT16 else None
     expected = [truth[0], *truth[outputs:]]
     pairs = [(a, e) for a, e in zip(answers, expected, strict=True) if a is not None]
-    found = _programs.disagreement([a for a, _ in pairs], [e for _, e in pairs])
+    found = _programs.disagreement([a for a, _ in pairs], [e for _, e in pairs], within)
     return [f"{who} disagrees with autodiff: {found}"] if found else []

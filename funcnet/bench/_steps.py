@@ -1,7 +1,8 @@
-"""Whole train steps and whole epochs: funcnet's beside those of the peers."""
+"""Whole train steps: funcnet's beside those of the peers."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -11,16 +12,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcnet import data, nets, optimizers, plain, train
-from funcnet.bench import _programs
-from funcnet.bench._cases import BATCH, RUN, STEPS, Step
-from funcnet.bench._numpy import NumpyNet
+from funcnet import nets, optimizers, plain, train
+from funcnet.bench import _programs, _torch
+from funcnet.bench._cases import BATCH, STEPS, Step
 from funcnet.bench._programs import DEFAULT_VARIANTS, Variant
 from funcnet.bench._settings import Budget, Progress, ceilings, selection, silent, torch_if
 from funcnet.bench._timing import Timing, interleaved
 from funcnet.bench._torch import Torch, TorchError
 from funcnet.bench.peers import choose
-from funcnet.bench.results import Ceilings, Contender, Report, Result, report
+from funcnet.bench.results import (
+    BFLOAT16,
+    COMPILED,
+    Ceilings,
+    Contender,
+    Report,
+    Result,
+    report,
+)
 
 LOSSES = 3  # compared before the clock starts: the first tells of the net, the others of updates
 
@@ -34,6 +42,7 @@ def steps(
     quick: bool = False,
     seconds: int | float | None = None,
     batch_size: int = BATCH,
+    torch_compile: bool = False,
     limits: Ceilings | None = None,
     on_progress: Progress = silent,
 ) -> Report:
@@ -41,9 +50,14 @@ def steps(
 
     All start from the same parameters and see the same batches, random images with random labels;
     their first three losses are compared before the clock starts. Flax's step is value_and_grad and
-    optax, jitted and donated; torch's is eager, in a process of its own, in the better of its
-    layouts and of its optimizers (default and fused). funcnet's step also computes the accuracy and
-    the gradient's norm, and refuses updates that are not finite; the others do not.
+    optax, jitted and donated; torch's is eager, in a process of its own, with a fused optimizer, in
+    float32 and under bfloat16 autocast, each in the better of its layouts. Where a CPU makes
+    bfloat16 more than three times as slow as float32, it is left out, and the notes say so.
+    funcnet's step also computes the accuracy and the gradient's norm, and refuses updates that are
+    not finite; the others do not.
+
+    Compile times are from the function to the program, tracing included, the shorter of two, with
+    JAX's caches cleared: the first also pays for what a process does once.
 
     Args:
       only: names of steps, of `STEPS`; all by default.
@@ -53,6 +67,8 @@ def steps(
       quick: short budgets.
       seconds: how long to time each step; 4 by default, 0.5 with `quick`.
       batch_size: images in a step.
+      torch_compile: whether to time `torch.compile` of torch's step beside the eager one, in a
+        process of its own. It needs a C++ compiler, and may take three minutes a step at most.
       limits: the machine's ceilings; measured by default.
       on_progress: called with (done, total, label) before each step.
 
@@ -72,7 +88,7 @@ def steps(
         raise ValueError("steps: variants is empty, expected at least one.")
     table = STEPS if table is None else table
     names = selection("steps", table, only)
-    there, missing = choose(peers)
+    there, missing = choose(peers, ("flax", "torch"))
     budget = Budget.of(quick, seconds)
     if seconds is None:
         budget = budget._replace(seconds=0.5 if quick else 4.0)
@@ -82,9 +98,14 @@ def steps(
         for number, name in enumerate(names):
             on_progress(number, len(names), f"step {name}")
             batches = table[name].batches(size=batch_size)
-            results.append(_measure(table[name], batches, variants, "flax" in there, torch, budget))
+            results.append(
+                _measure(
+                    table[name], batches, variants, "flax" in there, torch, budget, torch_compile
+                )
+            )
+        said = () if torch is None else torch.notes
     on_progress(len(names), len(names), "")
-    return report(results, limits, missing, _programs.notes())
+    return report(results, limits, missing, _programs.notes() + said)
 
 
 class Stepper:
@@ -92,10 +113,19 @@ class Stepper:
 
     def __init__(self, step: Any, state: Any, batches: Sequence[tuple[Any, Any]]):
         self.batches = [tuple(map(jnp.asarray, batch)) for batch in batches]
+        self.step, self.state, self.count = step, state, 0
+        self.compiled, self.compile_seconds = self._compile()
+
+    def _compile(self) -> tuple[Any, float]:
         began = time.perf_counter()
-        self.compiled = jax.jit(step, donate_argnums=0).lower(state, self.batches[0]).compile()
-        self.compile_seconds = time.perf_counter() - began
-        self.state, self.count = state, 0
+        jitted = jax.jit(self.step, donate_argnums=0)
+        compiled = jitted.lower(self.state, self.batches[0]).compile()
+        return compiled, time.perf_counter() - began
+
+    def compile_again(self) -> None:
+        """Takes the time once more, with nothing left of the first; the shorter counts."""
+        jax.clear_caches()
+        self.compile_seconds = min(self.compile_seconds, self._compile()[1])
 
     def __call__(self) -> Any:
         batch = self.batches[self.count % len(self.batches)]
@@ -115,6 +145,7 @@ def _measure(
     with_flax: bool,
     torch: Torch | None,
     budget: Budget,
+    torch_compile: bool,
 ) -> Result:
     notes: list[str] = []
     steppers: dict[str, Stepper] = {}
@@ -129,6 +160,12 @@ def _measure(
             notes.append(f"flax failed: {type(error).__name__}: {str(error)[:200]}")
     losses = {who: stepper.losses() for who, stepper in steppers.items()}
     truth = losses[variants[0].name]
+    if not _programs.cached_programs():
+        contexts = {variant.name: variant.context for variant in variants}
+        for who, stepper in steppers.items():
+            with contexts.get(who, contextlib.nullcontext)():
+                stepper.compile_again()
+        jax.clear_caches()  # of what the last variant traced
     samples = interleaved(steppers, budget.seconds, wait=jax.block_until_ready, least=budget.least)
     contenders = [
         Contender(
@@ -140,19 +177,9 @@ def _measure(
         for who, stepper in steppers.items()
     ]
     if torch is not None:
-        try:
-            one, losses["torch"] = torch.step(
-                "step",
-                spec,
-                _for_torch(spec, first.params),
-                batches,
-                LOSSES,
-                budget.seconds,
-                budget.least,
-            )
-            contenders.append(one)
-        except TorchError as error:
-            notes.append(f"torch failed: {error}")
+        params = _for_torch(spec, first.params)
+        sides, theirs, said = _by_torch(torch, spec, params, batches, budget, torch_compile)
+        contenders, losses, notes = contenders + sides, losses | theirs, notes + said
     notes += _loss_notes(losses, truth)
     flops, least_bytes = _work(spec, first, batches[0])
     return Result(
@@ -167,10 +194,35 @@ def _measure(
     )
 
 
+def _by_torch(
+    torch: Torch,
+    spec: Step,
+    params: list[np.ndarray],
+    batches: list[tuple[np.ndarray, np.ndarray]],
+    budget: Budget,
+    torch_compile: bool,
+) -> tuple[list[Contender], dict[str, list[float]], list[str]]:
+    """Torch's sides, the first losses of each in each layout, and what went wrong."""
+    asked = (spec, params, batches, LOSSES, budget.seconds, budget.least)
+    try:
+        sides, losses = torch.step("step", *asked)
+    except TorchError as error:
+        return [], {}, [f"torch failed: {error}"]
+    if not torch_compile:
+        return sides, losses, []
+    try:
+        with _torch.torch() as own:
+            one, losses[COMPILED] = own.compiled(*asked, sides[0].detail or "contiguous")
+    except TorchError as error:
+        return sides, losses, [f"torch.compile failed: {error}"]
+    return [*sides, one], losses, []
+
+
 def _loss_notes(losses: dict[str, list[float]], truth: list[float]) -> list[str]:
     notes = []
     for who, theirs in losses.items():
-        if found := _programs.disagreement([np.array(theirs)], [np.array(truth)]):
+        within = _programs.BFLOAT16_TOLERANCE if who.startswith(BFLOAT16) else None
+        if found := _programs.disagreement([np.array(theirs)], [np.array(truth)], within):
             words = ", ".join(f"{loss:.6f}" for loss in theirs)
             ours = ", ".join(f"{loss:.6f}" for loss in truth)
             notes.append(f"{who}'s first losses are {words}, not {ours}: {found}")
@@ -260,6 +312,7 @@ def _flax(spec: Step, first: train.TrainState) -> tuple[Any, Any]:
     makers = {
         "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
         "adam": optax.adam,
+        "adamw": optax.adamw,
     }
     net, optimizer = Net(), makers[spec.optimizer](spec.learning_rate)
     theirs = {"gamma": "scale", "beta": "bias", "w": "kernel", "b": "bias"}
@@ -309,132 +362,3 @@ def _for_torch(spec: Step, params: Any) -> list[np.ndarray]:
         elif kind == "batch_norm":
             turned += [p.gamma, p.beta]
     return [np.ascontiguousarray(p) for p in turned]
-
-
-def runs(
-    only: Iterable[str] | None = None,
-    *,
-    variants: Sequence[Variant] = DEFAULT_VARIANTS,
-    peers: Iterable[str] | None = None,
-    quick: bool = False,
-    rows: int | None = None,
-    epochs: int = 3,
-    seconds: int | float | None = None,
-    limits: Ceilings | None = None,
-    on_progress: Progress = silent,
-) -> Report:
-    r"""Measures whole epochs of course 000's net: `train.fit`, beside NumPy float64 and torch.
-
-    3072-500-500-500-10 with batch norm and Adam on images as CIFAR-10 has them (uint8, random):
-    batches of 100 are gathered, the mean image is taken off, and a step is done. The times are
-    those of a step, funcnet's the mean over an epoch (without the first, and without evaluations).
-    NumPy works as a course does, on images that are float64 already.
-
-    Args:
-      only: "course_000", or nothing for the same.
-      variants: ways to run `fit`; ratios are of the first.
-      peers: "torch" or none; as installed by default. NumPy is always there.
-      quick: 5,000 images in place of 49,000, and short budgets.
-      rows: the number of images.
-      epochs: the number of epochs, at least 2.
-      seconds: how long to time NumPy and torch each; 4 by default, 1 with `quick`.
-      limits: the machine's ceilings; measured by default.
-      on_progress: called with (done, total, label).
-
-    Returns:
-      The `Report`; timings are of "step".
-
-    Raises:
-      ValueError: there is no such run or peer, no variant, or `epochs` is below 2.
-
-    Source: courses.md row 0-19.
-
-    >>> runs(epochs=1)
-    Traceback (most recent call last):
-        ...
-    ValueError: runs: epochs is 1, expected 2 or more: the first is not counted.
-    """
-    if epochs < 2:
-        raise ValueError(f"runs: epochs is {epochs}, expected 2 or more: the first is not counted.")
-    if not variants:
-        raise ValueError("runs: variants is empty, expected at least one.")
-    selection("runs", (RUN.name,), only)
-    there, missing = choose(peers)
-    rows = rows or (5000 if quick else 49000)
-    budget = Budget.of(quick, seconds or (1.0 if quick else 4.0))
-    limits = limits or ceilings(min(budget.seconds, 1.0))
-    on_progress(0, 3, f"fit, {rows} images")
-    dataset = data.synthetic(shape=(32, 32, 3), sizes=(rows, 100, 100))
-    net, optimizer = build(RUN), _optimizer(RUN)
-    contenders = []
-    for variant in variants:
-        with _programs.traced_as(variant, alone=len(variants) == 1):
-            fitted = train.fit(net, dataset, optimizer, epochs, BATCH, preprocessing="mean_image")
-        rates = [row["images_per_second"] for row in fitted.history[2:]]
-        timing = Timing.of([BATCH / rate for rate in rates])
-        contenders.append(Contender(variant.name, {"step": timing}))
-    on_progress(1, 3, "numpy")
-    step, state = _ours(RUN)
-    first = _on_host(state)
-    batches = RUN.batches()
-    losses = {variants[0].name: Stepper(step, state, batches).losses()}
-    timing, losses["numpy"] = _numpy_steps(first.params, batches, dataset.train, budget)
-    contenders.append(Contender("numpy", {"step": timing}, detail="float64"))
-    notes: list[str] = []
-    on_progress(2, 3, "torch")
-    with torch_if("torch" in there) as torch:
-        if torch is not None:
-            images, labels = (np.asarray(a) for a in dataset.train)
-            try:
-                one, losses["torch"] = torch.step(
-                    "run",
-                    RUN,
-                    _for_torch(RUN, first.params),
-                    batches,
-                    LOSSES,
-                    budget.seconds,
-                    budget.least,
-                    images=images.reshape(len(images), -1),
-                    labels=labels,
-                )
-                contenders.append(one)
-            except TorchError as error:
-                notes.append(f"torch failed: {error}")
-    on_progress(3, 3, "")
-    flops, least_bytes = _work(RUN, first, batches[0])
-    notes += _loss_notes(losses, losses[variants[0].name])
-    words = f"{RUN.words}; epochs of {rows} images"
-    result = Result(
-        "runs",
-        RUN.name,
-        words,
-        tuple(contenders),
-        {"step": flops},
-        {"step": least_bytes},
-        BATCH,
-        tuple(notes),
-    )
-    return report([result], limits, missing, _programs.notes())
-
-
-def _numpy_steps(
-    params: Any, batches: list[tuple[np.ndarray, np.ndarray]], split: Any, budget: Budget
-) -> tuple[Timing, list[float]]:
-    """Times of NumPy's step with its gathering of the batch, and the first losses."""
-    named: dict[str, np.ndarray] = {}
-    for name, p in params.items():
-        kind, number = name.rstrip("0123456789"), name[-1]
-        fields = {"w": "W", "b": "b"} if kind == "affine" else {"gamma": "gamma", "beta": "beta"}
-        named |= {f"{theirs}{number}": getattr(p, ours) for ours, theirs in fields.items()}
-    peer = NumpyNet(named, RUN.learning_rate)
-    losses = [peer.step(x.astype(np.float64), y) for x, y in batches[:LOSSES]]
-    images = np.asarray(split.images[:5000], np.float64).reshape(-1, RUN.input_shape[0])
-    images -= images.mean(0)
-    labels, rng = np.asarray(split.labels[:5000]), np.random.default_rng(0)
-
-    def step() -> float:
-        rows = rng.choice(len(images), BATCH)
-        return peer.step(images[rows], labels[rows])
-
-    samples = interleaved({"numpy": step}, budget.seconds, least=budget.least)
-    return Timing.of(samples["numpy"]), losses

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -92,29 +94,61 @@ NO_GRADIENT = {"batch_norm_inference": (2, 3)}
 
 
 def rule(request: dict[str, Any], device: str, wait: Callable[[Any], Any]) -> dict[str, Any]:
-    """Times a rule in each layout; leaves its output and gradients in request["answers"]."""
+    """Times a rule, each side in each layout; its answers go to request["answers"].
+
+    These are the output and gradients of the side that is not under autocast, and the output of the
+    other: where rounding to bfloat16 moves a number across a kink, its gradient is another one.
+    """
     function = partial(RULES[request["name"]], request["static"])
     with np.load(request["file"]) as arrays:
         leaves = [arrays[f"leaf{i}"] for i in range(request["leaves"])]
         cotangent = arrays["cotangent"]
     skipped = NO_GRADIENT.get(request["name"], ())
     calls: dict[str, Callable[[], Any]] = {}
-    for layout in LAYOUTS if request["images"] else ("contiguous",):
+    answers: dict[str, Any] = {}
+    layouts = tuple(LAYOUTS) if request["images"] else ("contiguous",)
+    for (side, autocast), layout in product(request["sides"].items(), layouts):
+        call = _narrowed(function, device) if autocast else function
         tensors = [_tensor(leaf, layout, device) for leaf in leaves]
-        ct = _tensor(cotangent, layout, device)
         diff = [i for i, t in enumerate(tensors) if t.is_floating_point() and i not in skipped]
         for i in diff:
             tensors[i].requires_grad_()
-        calls[f"{layout}|forward"] = partial(_forward, function, tensors)
-        calls[f"{layout}|forward_backward"] = partial(_both, function, tensors, diff, ct)
-        y, gradients = calls[f"{layout}|forward_backward"]()
-    found = {f"gradient{i}": g for i, g in zip(diff, gradients, strict=True)}
-    np.savez(
-        request["answers"],
-        output=y.detach().cpu().numpy(),
-        **{name: g.cpu().numpy() for name, g in found.items()},
-    )
+        ct = _tensor(cotangent, layout, device).to(_forward(call, tensors).dtype)
+        calls[f"{side}|{layout}|forward"] = partial(_forward, call, tensors)
+        both = partial(_both, call, tensors, diff, ct)
+        calls[f"{side}|{layout}|forward_backward"] = both
+        y, gradients = both()
+        answers[f"{side}|output"] = y
+        if not autocast:
+            answers |= {f"{side}|{i}": g for i, g in zip(diff, gradients, strict=True)}
+    arrays = {name: found.detach().float().cpu().numpy() for name, found in answers.items()}
+    np.savez(request["answers"], **arrays)
     return _samples(calls, request, wait)
+
+
+def _narrowed(function: Any, device: str) -> Callable[..., Any]:
+    """The function as bfloat16 autocast has it; its backward pass follows from the forward one."""
+
+    def call(*tensors: Any) -> Any:
+        with torch.autocast(device, torch.bfloat16):
+            return function(*tensors)
+
+    return call
+
+
+def probe(request: dict[str, Any], device: str, wait: Callable[[Any], Any]) -> dict[str, Any]:
+    """How many times as long a small convolution takes under bfloat16 autocast: its "slowdown"."""
+    x, w = (
+        torch.randn(shape).to(device, memory_format=torch.channels_last).requires_grad_()
+        for shape in ((16, 64, 16, 16), (64, 64, 3, 3))
+    )
+    plain = partial(F.conv2d, padding=1)
+    calls = {}
+    for name, call in (("float32", plain), ("bfloat16", _narrowed(plain, device))):
+        y = call(x, w)
+        calls[name] = partial(_both, call, (x, w), (0, 1), torch.ones_like(y))
+    samples = interleaved(calls, 0.0, wait=wait, least=5)
+    return {"slowdown": float(np.median(samples["bfloat16"]) / np.median(samples["float32"]))}
 
 
 def _forward(function: Any, tensors: Any) -> Any:
@@ -162,11 +196,33 @@ def build(layers: list[list[Any]], channels: int) -> torch.nn.Sequential:
     return torch.nn.Sequential(*modules)
 
 
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "momentum": partial(torch.optim.SGD, momentum=0.9, fused=True),
+    "adam": partial(torch.optim.Adam, fused=True),
+    "adamw": partial(torch.optim.AdamW, weight_decay=1e-4, fused=True),  # as optax and funcnet
+}
+
+
 class Step:
-    """A net in training: a call is one step on the next batch, and returns the loss before it."""
+    """A net in training: a call is one step on the next batch, and returns the loss before it.
+
+    Args:
+      request: what to build, and the number of batches.
+      arrays: the parameters p0, p1, ... and the batches x0, y0, x1, ...
+      layout: of images and kernels, one of `LAYOUTS`.
+      device: "cpu" or "cuda".
+      autocast: whether net and loss go by bfloat16 autocast.
+      compiled: whether they go through `torch.compile`, in the first call.
+    """
 
     def __init__(
-        self, request: dict[str, Any], arrays: Any, layout: str, fused: bool, device: str
+        self,
+        request: dict[str, Any],
+        arrays: Any,
+        layout: str,
+        device: str,
+        autocast: bool = False,
+        compiled: bool = False,
     ) -> None:
         self.batches = [
             (
@@ -182,12 +238,13 @@ class Step:
                 p.copy_(_tensor(arrays[f"p{i}"], layout, device))
         net: Any = self.net  # of a keyword that torch's annotations of `to` lack
         net.to(memory_format=LAYOUTS[layout])
-        self.optimizer: torch.optim.Optimizer
-        rate = request["learning_rate"]
-        if request["optimizer"] == "adam":
-            self.optimizer = torch.optim.Adam(self.net.parameters(), rate, fused=fused)
-        else:
-            self.optimizer = torch.optim.SGD(self.net.parameters(), rate, 0.9, fused=fused)
+        make = OPTIMIZERS[request["optimizer"]]
+        self.optimizer = make(self.net.parameters(), request["learning_rate"])
+        self.loss: Any = lambda x, y: F.cross_entropy(self.net(x), y)
+        if autocast:
+            self.loss = _narrowed(self.loss, device)
+        if compiled:
+            self.loss = torch.compile(self.loss)
         self.count = 0
 
     def __call__(self) -> Any:
@@ -198,25 +255,38 @@ class Step:
         """One step on a batch."""
         self.count += 1
         self.optimizer.zero_grad()
-        loss = F.cross_entropy(self.net(x), y)
+        loss = self.loss(x, y)
         loss.backward()
         self.optimizer.step()
         return loss.detach()
 
 
 def step(request: dict[str, Any], device: str, wait: Callable[[Any], Any]) -> dict[str, Any]:
-    """Times a whole step in each layout, with the optimizer's loop and its fused kernel."""
+    """Times a whole step, each side in each layout."""
     with np.load(request["file"]) as loaded:
         arrays = dict(loaded)
     calls: dict[str, Callable[[], Any]] = {}
-    losses: list[float] = []
-    for layout in LAYOUTS if arrays["x0"].ndim == 4 else ("contiguous",):
-        for fused in (False, True):
-            made = Step(request, arrays, layout, fused, device)
-            losses = [float(made()) for _ in range(request["losses"])]
-            word = "fused optimizer" if fused else "default optimizer"
-            calls[f"{layout}, {word}|step"] = made
+    losses: dict[str, list[float]] = {}
+    layouts = tuple(LAYOUTS) if arrays["x0"].ndim == 4 else ("contiguous",)
+    for (side, autocast), layout in product(request["sides"].items(), layouts):
+        made = Step(request, arrays, layout, device, autocast)
+        losses[f"{side}|{layout}"] = [float(made()) for _ in range(request["losses"])]
+        calls[f"{side}|{layout}|step"] = made
     return {**_samples(calls, request, wait), "losses": losses}
+
+
+def compiled(request: dict[str, Any], device: str, wait: Callable[[Any], Any]) -> dict[str, Any]:
+    """Times `torch.compile` of a step and, in turns, the eager one, in request["layout"]."""
+    with np.load(request["file"]) as loaded:
+        arrays = dict(loaded)
+    layout = request["layout"]
+    made = Step(request, arrays, layout, device, compiled=True)
+    began = time.perf_counter()
+    losses = [float(made()) for _ in range(request["losses"])]
+    seconds = time.perf_counter() - began
+    eager = Step(request, arrays, layout, device)
+    calls = {f"compiled|{layout}|step": made, f"compiled|{layout}|eager": eager}
+    return {**_samples(calls, request, wait), "losses": losses, "compile_seconds": seconds}
 
 
 def run(request: dict[str, Any], device: str, wait: Callable[[Any], Any]) -> dict[str, Any]:
@@ -227,13 +297,12 @@ def run(request: dict[str, Any], device: str, wait: Callable[[Any], Any]) -> dic
     labels = torch.from_numpy(arrays["labels"]).long().to(device)
     mean = images.float().mean(0)
     calls: dict[str, Callable[[], Any]] = {}
-    losses: list[float] = []
-    for fused in (False, True):
-        made = Step(request, arrays, "contiguous", fused, device)
-        losses = [float(made()) for _ in range(request["losses"])]
+    losses: dict[str, list[float]] = {}
+    for side, autocast in request["sides"].items():
+        made = Step(request, arrays, "contiguous", device, autocast)
+        losses[f"{side}|contiguous"] = [float(made()) for _ in range(request["losses"])]
         order = _orders(len(images), len(arrays["x0"]), device)
-        word = "fused optimizer" if fused else "default optimizer"
-        calls[f"{word}|step"] = partial(_epoch_step, made, images, labels, mean, order)
+        calls[f"{side}|contiguous|step"] = partial(_epoch_step, made, images, labels, mean, order)
     return {**_samples(calls, request, wait), "losses": losses}
 
 
@@ -259,7 +328,7 @@ def main(threads: int, device: str) -> None:
         # As XLA multiplies by default.
         torch.backends.cuda.matmul.allow_tf32 = True
         wait = lambda value: torch.cuda.synchronize()  # noqa: E731
-    kinds = {"rule": rule, "step": step, "run": run}
+    kinds = {"rule": rule, "step": step, "run": run, "probe": probe, "compiled": compiled}
     for line in sys.stdin:
         request = json.loads(line)
         try:

@@ -12,7 +12,7 @@ import optax
 
 from funcnet.layers import AffineParams, ConvParams
 
-NAMES = ("flax", "equinox", "torch")
+NAMES = ("flax", "equinox", "torch", "sklearn")
 
 # Rules of images and of sequences, whose channels a peer may have in front; the rest are of rows of
 # features, which all lay out alike.
@@ -31,10 +31,23 @@ OF_IMAGES = frozenset(
         "group_norm",
     ]
 )
+# Rules with a product or a convolution, which torch's autocast narrows.
+UNDER_AUTOCAST = frozenset(
+    [
+        "affine",
+        "affine_relu",
+        "affine_batch_norm_relu",
+        "conv2d",
+        "conv1d",
+        "conv2d_transpose",
+        "conv_relu",
+        "conv_relu_pool",
+    ]
+)
 
 
-def choose(peers: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The wanted peers that are installed, and those that are not.
+def choose(peers: Any, among: Any = NAMES) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The wanted peers `among` those that can take part, as far as installed, and the missing.
 
     Raises:
       ValueError: there is no such peer.
@@ -46,7 +59,7 @@ def choose(peers: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     for name in wanted:
         if name not in NAMES:
             raise ValueError(f"there is no peer {name!r}; expected some of {', '.join(NAMES)}.")
-    there = {name: importlib.util.find_spec(name) is not None for name in wanted}
+    there = {n: importlib.util.find_spec(n) is not None for n in wanted if n in among}
     return tuple(n for n in there if there[n]), tuple(n for n in there if not there[n])
 
 

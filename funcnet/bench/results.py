@@ -16,6 +16,7 @@ from funcnet.bench._timing import Timing
 Section = Literal["rules", "steps", "runs"]
 SECTIONS: tuple[Section, ...] = ("rules", "steps", "runs")
 FORMAT = 1  # of the JSON
+BFLOAT16, COMPILED = "torch bf16", "torch compiled"  # names of contenders beside "torch"
 
 
 class Ceilings(NamedTuple):
@@ -29,13 +30,17 @@ class Contender(NamedTuple):
     """One side of a comparison.
 
     Attributes:
-      name: "funcnet" or a variant's name, "autodiff", "flax", "equinox", "torch", "numpy".
-      timings: of "forward" and "forward_backward" for a rule, of "step" for a step or a run.
+      name: "funcnet" or a variant's name, "autodiff", "flax", "equinox", "torch", "numpy",
+        "sklearn", "torch bf16" (under bfloat16 autocast), "torch compiled" (`torch.compile`).
+      timings: of "forward" and "forward_backward" for a rule, of "step" for a step or a run, of
+        "epoch" for a run whose accuracy counts; "torch compiled" has, beside "step", the "eager"
+        step that took turns with it.
       compile_seconds: for the program of the last of these; None where nothing is compiled, or a
         cache of programs would answer.
       residual_bytes: kept between the passes beside the arguments, as `checks` counts them.
       temporary_bytes: the program's scratch memory, as XLA plans it.
       detail: the layout or option that was fastest, where several were tried.
+      accuracy: of the test images after a run.
     """
 
     name: str
@@ -44,6 +49,7 @@ class Contender(NamedTuple):
     residual_bytes: int | None = None
     temporary_bytes: int | None = None
     detail: str = ""
+    accuracy: float | None = None
 
 
 class Result(NamedTuple):
@@ -56,7 +62,7 @@ class Result(NamedTuple):
       contenders: who did it; the first is the one that ratios are of.
       flops: of the products of each pass; 0 where it has none.
       least_bytes: each pass has to read and write at least: its inputs and outputs once.
-      images: the number of images that a step takes.
+      images: the number of images that a step takes, or an epoch where it is timed.
       notes: what disagreed, and who could not take part.
     """
 
@@ -71,12 +77,21 @@ class Result(NamedTuple):
 
     @property
     def last(self) -> str:
-        """The pass that counts: "forward_backward" or "step"."""
-        return "forward_backward" if self.section == "rules" else "step"
+        """The pass that counts: "forward_backward", "step" or "epoch"."""
+        if self.section == "rules":
+            return "forward_backward"
+        return "epoch" if "epoch" in self.contenders[0].timings else "step"
 
     def contender(self, name: str) -> Contender | None:
         """The contender of this name, None where there is none."""
         return next((c for c in self.contenders if c.name == name), None)
+
+    def bound(self, ceilings: Ceilings) -> float:
+        """The least seconds of the pass that counts: its products or its traffic at the ceiling."""
+        return max(
+            self.flops[self.last] / ceilings.flops_per_second,
+            self.least_bytes[self.last] / ceilings.bytes_per_second,
+        )
 
     def ratio(self, against: str, of: str | None = None, timing: str | None = None) -> float | None:
         """The time of one contender (the first) in units of another's; None where one is missing.
@@ -200,7 +215,7 @@ class Report(NamedTuple):
 
 def report(results: Any, ceilings: Ceilings, missing: Any = (), notes: Any = ()) -> Report:
     """A report of this machine, now."""
-    packages = ("jax", "jaxlib", "optax", "numpy", "flax", "equinox", "torch")
+    packages = ("jax", "jaxlib", "optax", "numpy", "flax", "equinox", "torch", "scikit-learn")
     versions = _machine.versions(*packages)
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return Report(

@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from funcnet import _matplotlib
-from funcnet.bench.results import SECTIONS, Contender, Report, Result
+from funcnet.bench.results import BFLOAT16, COMPILED, SECTIONS, Contender, Report, Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 else:
     Figure = Any  # annotations that are executed find a name
 
-OTHERS = ("autodiff", "flax", "equinox", "torch", "numpy")  # who is not funcnet
-_COLOURS = {"autodiff": "#E69F00", "flax": "#CC79A7", "equinox": "#009E73", "torch": "#D55E00"}
+# Who is not funcnet.
+OTHERS = ("autodiff", "flax", "equinox", "torch", BFLOAT16, COMPILED, "numpy", "sklearn")
+_COLOURS = {
+    "autodiff": "#E69F00",
+    "flax": "#CC79A7",
+    "equinox": "#009E73",
+    "torch": "#D55E00",
+    BFLOAT16: "#F0B48A",
+}
+_PEERS = ("flax", "equinox", "torch", BFLOAT16)  # of rules
 _OURS, _VARIANT = "#0072B2", "#8CC5E8"
 
 
 class Sheet(NamedTuple):
-    """A table: a title, the names of columns, and rows of cells; the first two are words."""
+    """A table: a title, the names of columns, rows of cells (the first two are words), a foot."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    foot: tuple[str, ...] = ()
 
     def without(self, column: str) -> Sheet:
         """The table without a column."""
         gone = self.columns.index(column)
         cut = [line[:gone] + line[gone + 1 :] for line in (self.columns, *self.rows)]
-        return Sheet(self.title, cut[0], tuple(cut[1:]))
+        return self._replace(columns=cut[0], rows=tuple(cut[1:]))
 
 
 class Slower(NamedTuple):
@@ -95,15 +105,50 @@ def sheets(report: Report) -> list[Sheet]:
     made: list[Sheet] = []
     for section in SECTIONS:
         results = report.section(section)
-        if results:
-            made += _rules(results, report) if section == "rules" else _steps(results, report)
+        wholes = tuple(r for r in results if r.last != "epoch")
+        epochs = tuple(r for r in results if r.last == "epoch")
+        if wholes:
+            made += _rules(wholes, report) if section == "rules" else _steps(wholes, report)
+        if epochs:
+            made.append(_epochs(epochs))
     return made
 
 
 def _others(results: tuple[Result, ...]) -> list[str]:
-    """Who stands beside the first contenders, in the order of `OTHERS`, variants before them."""
-    names = dict.fromkeys(c.name for r in results for c in r.contenders[1:])
+    """Who has columns beside the first contenders, in the order of `OTHERS`, variants first."""
+    names = dict.fromkeys(c.name for r in results for c in r.contenders[1:] if c.name != COMPILED)
     return sorted(names, key=lambda n: OTHERS.index(n) if n in OTHERS else -1)
+
+
+def _summary(results: tuple[Result, ...], others: list[str]) -> tuple[str, ...]:
+    """The geometric mean of the ratios to each of the others, and how many are above 1."""
+    found = []
+    for who in others:
+        ratios = [ratio for r in results if (ratio := r.ratio(who)) is not None]
+        if len(results) > 1 and ratios:
+            above = sum(ratio > 1 for ratio in ratios)
+            found.append(
+                f"/{who} {statistics.geometric_mean(ratios):.2f} ({above} of {len(ratios)})"
+            )
+    return (f"Geometric means (rows above 1.00): {', '.join(found)}.",) if found else ()
+
+
+def _misses(results: tuple[Result, ...], report: Report) -> list[Sheet]:
+    """The rows in which torch is faster, the worst first; none for none."""
+    rows = []
+    for r in sorted(results, key=lambda r: -(r.ratio("torch") or 0)):
+        ratio, bound = r.ratio("torch"), r.bound(report.ceilings)
+        if ratio is None or ratio <= 1:
+            break
+        ours = r.contenders[0].timings[r.last].seconds
+        times = (ours, ours / ratio)
+        cells = [*map(milliseconds, (*times, bound)), *(_share(bound / t) for t in times)]
+        rows.append((r.name, r.case, _ratio(ratio), *cells))
+    name = results[0].contenders[0].name
+    columns = ("ms", "torch ms", "bound ms", f"{name} at", "torch at")
+    title = f"Where torch is faster than {name}, and how near each is to the bound"
+    first = ("rule", "shapes") if results[0].section == "rules" else ("net", "layers")
+    return [Sheet(title, (*first, "/torch", *columns), tuple(rows))] if rows else []
 
 
 def _rules(results: tuple[Result, ...], report: Report) -> list[Sheet]:
@@ -122,6 +167,7 @@ def _rules(results: tuple[Result, ...], report: Report) -> list[Sheet]:
                 _spread(ours, r.last),
                 _ratio(r.ratio("autodiff", timing="forward")),
                 *(_ratio(r.ratio(who)) for who in others),
+                milliseconds(r.bound(report.ceilings)),
                 _share(r.flops[r.last] / both.seconds / report.ceilings.flops_per_second),
                 _share(r.least_bytes[r.last] / both.seconds / report.ceilings.bytes_per_second),
             )
@@ -148,11 +194,14 @@ def _rules(results: tuple[Result, ...], report: Report) -> list[Sheet]:
                 "spread",
                 "fwd/autodiff",
                 *(f"/{who}" for who in others),
+                "bound ms",
                 "FLOP/s",
                 "bytes/s",
             ),
             tuple(times),
+            _summary(results, others),
         ),
+        *_misses(results, report),
         Sheet(
             "Memory and compile time of the rules, beside autodiff of the plain function",
             ("rule", "shapes", "kept", "autodiff", "scratch", "autodiff", "compile s", "autodiff"),
@@ -178,6 +227,7 @@ def _steps(results: tuple[Result, ...], report: Report) -> list[Sheet]:
                 f"{r.images / seconds:,.0f}",
                 *("-" if c is None else milliseconds(c.timings["step"].seconds) for c in found),
                 *(_ratio(r.ratio(who)) for who in others),
+                milliseconds(r.bound(report.ceilings)),
                 _share(r.flops["step"] / seconds / report.ceilings.flops_per_second),
             )
         )
@@ -194,13 +244,42 @@ def _steps(results: tuple[Result, ...], report: Report) -> list[Sheet]:
     ms, ratios = [f"{who} ms" for who in others], [f"/{who}" for who in others]
     sheet = Sheet(
         f"{'Whole train steps' if whole else 'A step within whole epochs'} ({name})",
-        ("net", "layers", "ms", "spread", "images/s", *ms, *ratios, "FLOP/s"),
+        ("net", "layers", "ms", "spread", "images/s", *ms, *ratios, "bound ms", "FLOP/s"),
         tuple(times),
+        (*_summary(results, others), *_compiled(results)),
     )
     if not whole:
         return [sheet]
     columns = ("net", "layers", "scratch", "flax", "compile s", "flax")
-    return [sheet, Sheet("Memory and compile time of whole train steps", columns, tuple(costs))]
+    cost = Sheet("Memory and compile time of whole train steps", columns, tuple(costs))
+    return [sheet, *_misses(results, report), cost]
+
+
+def _compiled(results: tuple[Result, ...]) -> tuple[str, ...]:
+    """One line of `torch.compile`, in units of the eager step that took turns with it."""
+    found = [
+        f"{r.name} {c.timings['step'].seconds / c.timings['eager'].seconds:.2f} "
+        f"(compiled in {c.compile_seconds or 0:.0f} s)"
+        for r in results
+        if (c := r.contender(COMPILED)) is not None
+    ]
+    return (f"torch.compile in units of eager torch: {', '.join(found)}.",) if found else ()
+
+
+def _epochs(results: tuple[Result, ...]) -> Sheet:
+    others = _others(results)
+    rows = []
+    for r in results:
+        ours = r.contenders[0]
+        sides = [ours, *(r.contender(who) for who in others)]
+        ms = ["-" if c is None else milliseconds(c.timings["epoch"].seconds) for c in sides]
+        right = ["-" if c is None or c.accuracy is None else f"{c.accuracy:.1%}" for c in sides]
+        ratios = [_ratio(r.ratio(who)) for who in others]
+        rows.append((r.name, r.case, ms[0], _spread(ours, "epoch"), *ms[1:], *ratios, *right))
+    name = results[0].contenders[0].name
+    ms, ratios = [f"{who} ms" for who in others], [f"/{who}" for who in others]
+    columns = ("net", "settings", "ms", "spread", *ms, *ratios, "accuracy", *others)
+    return Sheet(f"An epoch, and the accuracy after the last ({name})", columns, tuple(rows))
 
 
 def remarks(report: Report) -> list[str]:
@@ -247,6 +326,7 @@ def to_markdown(report: Report) -> str:
             "|---|---|" + "---:|" * numbers,
             *("| " + " | ".join(row) + " |" for row in sheet.rows),
             "",
+            *(line for words in sheet.foot for line in (words, "")),
         ]
     found = remarks(report)
     parts += [f"- {line}" for line in found]
@@ -314,10 +394,10 @@ def _draw_times(axes: Any, rules: tuple[Result, ...]) -> None:
             spread = [ratio * s / ours.seconds for s in (ours.low_seconds, ours.high_seconds)]
             axes.barh(y, ratio, 0.6, color=_OURS)
             axes.plot(spread, (y, y), color="black", linewidth=1)
-        for who in ("flax", "equinox", "torch"):
+        for who in _PEERS:
             if (peer := r.ratio("autodiff", of=who)) is not None:
                 axes.plot(peer, y, "o", color=_COLOURS[who], markersize=4)
-    for who in ("flax", "equinox", "torch"):
+    for who in _PEERS:
         if any(r.contender(who) for r in rules):
             axes.plot([], [], "o", color=_COLOURS[who], markersize=4, label=who)
     axes.plot([], [], color=_OURS, linewidth=6, label=rules[0].contenders[0].name)
@@ -343,14 +423,14 @@ def _draw_bytes(axes: Any, rules: tuple[Result, ...]) -> None:
 
 
 def _draw_wholes(axes: Any, wholes: tuple[Result, ...]) -> None:
-    shades = {**_COLOURS, "numpy": "#999999"}
+    shades = {**_COLOURS, COMPILED: "#8C3D00", "numpy": "#999999", "sklearn": "#F0E442"}
     seen: set[str] = set()
     for y, r in enumerate(wholes):
         for i, c in enumerate(r.contenders):
             height = 0.8 / len(r.contenders)
             axes.barh(
                 y - 0.4 + (i + 0.5) * height,
-                r.images / c.timings["step"].seconds,
+                r.images / c.timings[r.last].seconds,
                 height,
                 color=shades.get(c.name, _OURS if i == 0 else _VARIANT),
                 label=None if c.name in seen else c.name,

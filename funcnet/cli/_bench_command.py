@@ -27,9 +27,11 @@ from funcnet.cli._command import (
     written,
 )
 
-RUNS = ("course_000",)
 # What a table does without, in this order, where a terminal is narrow.
-LEAST_WANTED = ("layers", "bytes/s", "FLOP/s", "spread", "forward ms", "fwd/autodiff")
+LEAST_WANTED = (
+    *("layers", "settings", "bytes/s", "FLOP/s", "spread", "forward ms", "fwd/autodiff"),
+    "bound ms",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,26 +39,28 @@ class BenchCommand:
     """Measure time and memory of every rule and of whole train steps, beside other libraries.
 
     Rules are compared with autodiff of their plain twins and with Flax, Equinox and torch; train
-    steps with Flax and torch; whole epochs with NumPy and torch. All take turns call by call, torch
-    in a process of its own; times are medians.
+    steps with Flax and torch; whole epochs with NumPy, torch and scikit-learn. All take turns call
+    by call, torch in a process of its own, in float32 and bfloat16; times are medians.
     """
 
     only: Annotated[tuple[str, ...], option("all")] = ()
-    """Names of rules (max_pool), steps (three_conv) or runs (course_000)."""
+    """Names of rules (max_pool), steps (three_conv) or runs (digits)."""
     rules: Annotated[bool, option("rules and steps, where no section is named")] = False
     """Measure the rules of the catalogue."""
     steps: Annotated[bool, option("rules and steps, where no section is named")] = False
     """Measure whole train steps."""
     runs: Annotated[bool, option("rules and steps, where no section is named")] = False
-    """Measure whole epochs of course 000's net."""
+    """Measure whole epochs: of course 000's net, and of one on the digits with its accuracy."""
     quick: bool = False
     """One shape a rule and short budgets: under two minutes on two cores."""
     seconds: Annotated[float | None, option("1 a pass of a rule, 4 a step; less with --quick")] = (
         None
     )
     """How long to time each side of each comparison."""
-    peers: Annotated[tuple[str, ...], option("flax equinox torch")] = other_libraries.NAMES
+    peers: Annotated[tuple[str, ...], option("flax equinox torch sklearn")] = other_libraries.NAMES
     """Libraries to compare with; none for none."""
+    torch_compile: bool = False
+    """Time torch.compile of the train steps too: up to three minutes each, with a C++ compiler."""
     variants: Annotated[tuple[str, ...], option("funcnet")] = ()
     """Ways to run funcnet, each NAME or NAME:VARIABLE=VALUE[,VARIABLE=VALUE] with environment
     variables that hold while its programs are traced; ratios are of the first."""
@@ -108,6 +112,8 @@ slower.
         for sheet in tables.sheets(report):
             shown, left_out = _fitting(sheet, out.width)
             out.print(_drawn(shown))
+            for line in sheet.foot:
+                out.print(line)
             if left_out:
                 out.print(f"(--markdown has room for {', '.join(left_out)} as well)")
             out.print()
@@ -126,7 +132,7 @@ slower.
         return code
 
     def _measured(self, out: Console) -> bench.Report:
-        known = {"rules": tuple(ROWS), "steps": tuple(bench.STEPS), "runs": RUNS}
+        known = {"rules": tuple(ROWS), "steps": tuple(bench.STEPS), "runs": bench.RUNS}
         sections = [s for s in known if getattr(self, s)] or ["rules", "steps"]
         names = {s: tuple(n for n in known[s] if not self.only or n in self.only) for s in sections}
         for name in self.only:
@@ -154,7 +160,8 @@ slower.
             for section in filter(names.get, sections):
                 measure: Callable[..., bench.Report] = getattr(bench, section)
                 show = _shown(status, section)
-                reports.append(measure(names[section], **options, on_progress=show))
+                more = {"torch_compile": self.torch_compile} if section == "steps" else {}
+                reports.append(measure(names[section], **options, **more, on_progress=show))
         merged = reports[0]
         for other in reports[1:]:
             merged = merged.merged(other)

@@ -5,6 +5,7 @@ No time is ever asserted; the shapes here are so small that their times mean not
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import re
 import subprocess
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from funcnet import bench, catalogue, layers, plain
-from funcnet.bench import _cases, _programs, _steps, _torch, peers
+from funcnet.bench import _cases, _programs, _runs, _settings, _steps, _torch, peers
 from funcnet.bench._timing import interleaved
 from tests.support import bench_cases
 from tests.support.bench_cases import BLINK, WITH_OPTIONS, measured, small
@@ -187,13 +188,14 @@ def test_jax_peers_compute_the_same(peer):
 def torch():
     pytest.importorskip("torch", reason='torch is not installed: "funcnet[bench]"')
     with _torch.torch() as peer:
+        peer.sides = {"torch": False, "torch bf16": True}  # whatever this CPU makes of bfloat16
         yield peer
 
 
 @pytest.fixture
 def same_torch(torch, monkeypatch):
     """Sections use the process that runs already: one starts in a second or two."""
-    for section in ("_rules", "_steps"):
+    for section in ("_rules", "_steps", "_runs"):
         monkeypatch.setattr(
             f"funcnet.bench.{section}.torch_if", lambda wanted: contextlib.nullcontext(torch)
         )
@@ -210,8 +212,9 @@ def test_torch_that_disagrees_is_said(torch, same_torch, monkeypatch):
     right = torch.rule
 
     def wrong(*args):
-        contender, answers = right(*args)
-        return contender, [answers[0], answers[1] + 0.1]
+        contenders, answers = right(*args)
+        output, gradient = answers["torch"]
+        return contenders, {"torch": [output, gradient + 0.1]}
 
     monkeypatch.setattr(torch, "rule", wrong)
     assert (
@@ -236,17 +239,115 @@ def test_torch_computes_the_same(torch, name, case):
     if found is None:
         assert name in ("flatten", "l2_penalty")
         return
-    contender, answers = found
-    assert set(contender.timings) == {"forward", "forward_backward"}
+    contenders, (answers, *narrow) = found[0], found[1].values()
+    sides = ["torch", *["torch bf16"] * (name in peers.UNDER_AUTOCAST)]
+    assert [contender.name for contender in contenders] == sides == list(found[1])
     in_layouts = name in peers.OF_IMAGES and name != "conv1d" and case.arguments()[-1].ndim == 4
-    assert (contender.detail in ("contiguous", "channels_last")) == in_layouts
+    for contender in contenders:
+        assert set(contender.timings) == {"forward", "forward_backward"}
+        assert (contender.detail in ("contiguous", "channels_last")) == in_layouts
     if name == "dropout":
         return  # other random numbers
+    for output, *gradients in narrow:
+        assert set(gradients) == {None}
+        assert _programs.disagreement([output], y[:1], _programs.BFLOAT16_TOLERANCE) is None
+        assert _programs.disagreement([output], y[:1])  # it is rounded
     gradients = pullback([jnp.asarray(c) for c in cotangent])[0]
     pairs = zip(answers[1:], gradients, strict=True)
     pairs = [(answers[0], y[0]), *(pair for pair in pairs if pair[0] is not None)]
     assert len(pairs) == len(answers) - 2 * (name == "batch_norm_inference")
     assert _programs.disagreement(*zip(*pairs, strict=True)) is None
+
+
+def test_a_probe_decides_whether_bfloat16_is_measured(torch, tmp_path, monkeypatch):
+    assert torch._ask({"kind": "probe"}, {}, 0.0, 1)["slowdown"] > 0
+    for slowdown, instructions, words in (
+        (9.0, False, "left out: a small convolution takes more than 3 times as long"),
+        (2.0, False, "torch bf16: this CPU has no instructions for bfloat16"),
+        (0.6, True, None),
+    ):
+        monkeypatch.setattr(_torch.Torch, "_ask", lambda *_, s=slowdown: {"slowdown": s})
+        monkeypatch.setattr("funcnet._machine.cpu_has_bfloat16", lambda i=instructions: i)
+        made = _torch.Torch(None, tmp_path)
+        assert made.notes == ()
+        assert list(made.sides) == ["torch", "torch bf16"][: 1 + (slowdown < 3)]
+        assert words in made.notes[0] if words else made.notes == ()
+
+
+def test_fused_optimizers_give_the_numbers_of_the_others():
+    torch = pytest.importorskip("torch", reason='torch is not installed: "funcnet[bench]"')
+    from funcnet.bench._torch_worker import OPTIMIZERS
+
+    rng, eps, steps = np.random.default_rng(0), np.finfo(np.float32).eps, 5
+    start, *grads = (torch.tensor(rng.normal(size=40).astype("f")) for _ in range(1 + steps))
+    for name, make in OPTIMIZERS.items():
+        assert make.keywords["fused"], name
+        found = []
+        for fused in (True, False):
+            leaf = torch.nn.Parameter(start.clone())
+            optimizer = make.func([leaf], 1e-2, **{**make.keywords, "fused": fused})
+            for grad in grads:
+                leaf.grad = grad.clone()
+                optimizer.step()
+            found.append(leaf.detach().numpy())
+        # A few roundings a step, of the parameters and of the update.
+        np.testing.assert_allclose(*found, rtol=0, atol=4 * steps * eps * start.abs().max())
+
+
+def test_compiling_takes_too_long_or_has_no_compiler(tmp_path, monkeypatch):
+    asked = (TINY["rows"], [], [], 3, 0.0, 1, "contiguous")
+    monkeypatch.setattr(_torch, "COMPILE_SECONDS", 0.2)
+    monkeypatch.setattr(_torch.shutil, "which", lambda name: name)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], **pipes) as slow:
+        with pytest.raises(_torch.TorchError, match="it took longer than 0 s"):
+            _torch.Torch(slow, tmp_path).compiled(*asked)
+        with contextlib.suppress(BrokenPipeError):
+            slow.stdin.close()
+    monkeypatch.setattr(_torch.shutil, "which", lambda name: None)
+    with pytest.raises(_torch.TorchError, match=r"no C\+\+ compiler"):
+        _torch.Torch(None, tmp_path).compiled(*asked)
+
+
+def test_a_compiled_step_is_a_contender(monkeypatch):
+    timing = bench.Timing(2.0, 1.0, 3.0, 5)
+    eager = bench.Contender("torch", {"step": timing}, detail="channels_last")
+    one = bench.Contender("torch compiled", {"step": timing, "eager": timing}, 12.0)
+    asked = []
+
+    class Fake:
+        def step(self, *args):
+            return [eager], {"torch, channels_last": [1.0]}
+
+        def compiled(self, *args):
+            asked.append(args[-1])
+            if len(asked) > 1:
+                raise _torch.TorchError("no such luck")
+            return one, [1.0]
+
+    monkeypatch.setattr(_torch, "torch", lambda: contextlib.nullcontext(Fake()))
+    call = functools.partial(
+        _steps._by_torch, Fake(), TINY["rows"], [], [], _settings.Budget(1.0, 1)
+    )
+    losses = {"torch, channels_last": [1.0]}
+    assert call(torch_compile=False) == ([eager], losses, [])
+    assert call(torch_compile=True) == ([eager, one], losses | {"torch compiled": [1.0]}, [])
+    failed = ([eager], losses, ["torch.compile failed: no such luck"])
+    assert call(torch_compile=True) == failed
+    assert asked == ["channels_last"] * 2
+
+
+@pytest.mark.slow
+def test_torch_compiles_a_step(torch):
+    spec = TINY["images"]
+    batches, params = spec.batches(size=8), _steps._on_host(_steps._ours(spec)[1]).params
+    params = _steps._for_torch(spec, params)
+    with _torch.torch() as own:
+        one, losses = own.compiled(spec, params, batches, 3, 1e-3, 3, "channels_last")
+    assert set(one.timings) == {"step", "eager"}
+    assert one.compile_seconds > 0
+    eager = torch.step("step", spec, params, batches, 3, 1e-3, 3)[1]["torch, channels_last"]
+    assert _programs.disagreement([np.array(losses)], [np.array(eager)]) is None
 
 
 def test_torch_in_trouble_is_said(torch):
@@ -284,7 +385,7 @@ def test_a_peer_that_fails_is_no_reason_to_stop(monkeypatch):
         return peers.Peer(lambda x: x.no_such_thing)
 
     monkeypatch.setitem(peers.JAX_PEERS, "flax", broken)
-    monkeypatch.setattr("funcnet.bench._rules.choose", lambda peers: (("flax",), ()))
+    monkeypatch.setattr("funcnet.bench._rules.choose", lambda *_: (("flax",), ()))
     (result,) = measured(["relu"]).results
     assert len(result.contenders) == 2
     assert "flax failed: AttributeError" in result.notes[0]
@@ -298,7 +399,7 @@ TINY = {
         "12-6-10",
         (("affine", 6), ("batch_norm",), ("relu",), ("affine", 10)),
         (12,),
-        "adam",
+        "adamw",
         1e-3,
     ),
     "images": bench.Step(
@@ -312,13 +413,17 @@ TINY = {
 }
 
 
-def test_steps_of_all_sides_have_the_same_losses():
+def test_steps_of_all_sides_have_the_same_losses(request):
     peers = [p for p in ("flax", "torch") if importlib.util.find_spec(p)]
-    rows, images = bench.steps(table=TINY, peers=peers, batch_size=8, **BLINK).results
-    for result in (rows, images):
+    if "torch" in peers:
+        request.getfixturevalue("same_torch")
+    found = bench.steps(table=TINY, peers=peers, batch_size=8, **BLINK).results
+    for result in found:
         assert result.notes == ()
-        assert [c.name for c in result.contenders] == ["funcnet", *peers]
+        narrow = ["torch bf16"] * ("torch" in peers)
+        assert [c.name for c in result.contenders] == ["funcnet", *peers, *narrow]
         assert result.images == 8
+    rows, images = found
     # Three products a layer, without the gradient of the input.
     assert rows.flops["step"] == 2 * 8 * (2 * 12 * 6 + 3 * 6 * 10)
     assert images.flops["step"] == 2 * 8 * (2 * 36 * 27 * 4 + 3 * 36 * 10)
@@ -338,10 +443,25 @@ def test_other_losses_are_said(monkeypatch):
 
 def test_runs_of_all_sides_have_the_same_losses(same_torch, monkeypatch):
     layers = (("affine", 8), ("batch_norm",), ("relu",)) * 2 + (("affine", 10),)
-    monkeypatch.setattr(_steps, "RUN", _cases.RUN._replace(layers=layers))
-    (result,) = bench.runs(rows=100, epochs=2, peers=["torch"], **BLINK).results
-    assert [c.name for c in result.contenders] == ["funcnet", "numpy", "torch"]
+    monkeypatch.setattr(_runs, "RUN", _cases.RUN._replace(layers=layers))
+    options = {"rows": 100, "epochs": 2, "peers": ["torch"], **BLINK}
+    (result,) = bench.runs(["course_000"], **options).results
+    assert [c.name for c in result.contenders] == ["funcnet", "numpy", "torch", "torch bf16"]
     assert result.notes == ()
+
+
+def test_the_run_on_digits(monkeypatch):
+    pytest.importorskip("sklearn", reason='scikit-learn is not installed: "funcnet[sklearn]"')
+    monkeypatch.setattr(_runs, "DIGITS_EPOCHS", 3)
+    (result,) = bench.runs(["digits"], peers=["sklearn"], **BLINK).results
+    assert [c.name for c in result.contenders] == ["funcnet", "sklearn"]
+    assert result.ratio("sklearn") > 0
+    for contender in result.contenders:
+        assert list(contender.timings) == ["epoch"]
+        # Of ten classes; either net has more than 80% after two epochs.
+        assert 0.5 < contender.accuracy <= 1
+    # Three products a layer, without the gradient of the input, for each image.
+    assert result.flops["epoch"] == 1297 * 2 * (2 * 64 * 100 + 3 * (100 * 100 + 100 * 10))
 
 
 # --- compare and timing

@@ -106,6 +106,72 @@ def test_shares_of_the_ceilings(report):
     assert first[-2:] == (f"{30 / 1e-3 / 1e11:.0%}", f"{30 / 1e-3 / 1e10:.0%}")
 
 
+@pytest.mark.parametrize(("work", "bound"), [((2e11, 1e9), 2.0), ((1e10, 3e10), 3.0)])
+def test_the_bound_is_the_slower_of_products_and_traffic(report, work, bound):
+    flops, least = ({"forward": 0, "forward_backward": amount} for amount in work)
+    result = report.results[0]._replace(flops=flops, least_bytes=least)
+    assert result.bound(LIMITS) == bound
+    (first, *_) = tables.sheets(report._replace(results=(result,)))
+    assert dict(zip(first.columns, first.rows[0], strict=True))["bound ms"] == f"{1e3 * bound:.0f}"
+
+
+def with_torch(result, *ms, work=int(1e8)):
+    """The result with torch's sides beside funcnet, whose time is 1 ms."""
+    sides = [result.contenders[0]]
+    for who, value in zip(("torch", "torch bf16"), ms, strict=False):
+        timings = {name: bench.Timing(*3 * (1e-3 * value,), 5) for name in sides[0].timings}
+        sides.append(bench.Contender(who, timings))
+    work = dict.fromkeys(sides[0].timings, work)
+    return result._replace(contenders=tuple(sides), flops=work, least_bytes=dict.fromkeys(work, 0))
+
+
+def test_means_and_misses(report):
+    relu = report.results[0]
+    results = [relu._replace(name=name) for name in ("a", "b", "c", "d")]
+    results = [
+        with_torch(r, *ms) for r, ms in zip(results, [(2, 1), (0.25,), (0.5,), ()], strict=True)
+    ]
+    times, misses, _ = tables.sheets(report._replace(results=tuple(results)))
+    # The ratios are 1/2, 4 and 2; the bound is 1e8 / 1e11 s, a millisecond.
+    assert times.foot == (
+        "Geometric means (rows above 1.00): /torch 1.59 (2 of 3), /torch bf16 1.00 (0 of 1).",
+    )
+    assert misses.columns[2:] == (
+        *("/torch", "ms", "torch ms", "bound ms", "funcnet at", "torch at"),
+    )
+    assert [row[0] for row in misses.rows] == ["b", "c"]
+    assert misses.rows[0][2:] == ("4.00", "1", "0.25", "1", "100%", "400%")
+    assert "rows above 1.00" in bench.to_markdown(report._replace(results=tuple(results)))
+
+
+def test_torch_compile_has_a_line_and_no_column(report):
+    step = report.results[2]
+    timing = step.contenders[0].timings["step"]
+    slow = timing._replace(seconds=1.5 * timing.seconds)
+    compiled = bench.Contender("torch compiled", {"step": slow, "eager": timing}, 33.3)
+    step = step._replace(contenders=(*step.contenders, compiled))
+    times, _ = tables.sheets(report._replace(results=(step,)))
+    assert not [column for column in times.columns if "compiled" in column]
+    assert times.foot[1] == ("torch.compile in units of eager torch: fc 1.50 (compiled in 33 s).")
+    assert bench.slower(report._replace(results=(step,)), report) == ()
+
+
+def test_runs_with_an_accuracy_have_a_table(report, tmp_path):
+    epoch = bench.Timing(0.004, 0.003, 0.005, 9)
+    sides = (
+        bench.Contender("funcnet", {"epoch": epoch}, accuracy=0.981),
+        bench.Contender("sklearn", {"epoch": epoch._replace(seconds=0.016)}, accuracy=0.975),
+    )
+    run = bench.Result("runs", "digits", "words", sides, {"epoch": 1}, {"epoch": 1}, 1297)
+    one = report._replace(results=(run,))
+    (sheet,) = tables.sheets(one)
+    assert sheet.columns[-2:] == ("accuracy", "sklearn")
+    assert sheet.rows[0][2:] == ("4", "±25% of 9", "16", "0.25", "98.1%", "97.5%")
+    one.save(tmp_path / "r.json")
+    assert bench.Report.load(tmp_path / "r.json") == one
+    assert len(bench.figure(one).axes) == 1
+
+
 def test_what_became_slower(report):
     def with_relu(factor):
         relu = report.results[0]
