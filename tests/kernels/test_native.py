@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import subprocess
 import sys
 
@@ -63,6 +65,31 @@ def test_it_can_be_switched_off(monkeypatch):
         assert kernels.native_status() == f"XLA: switched off by FUNCNET_NATIVE={word}"
     monkeypatch.setenv("FUNCNET_NATIVE", "maybe")
     with pytest.raises(ValueError, match="FUNCNET_NATIVE is 'maybe', expected one of 1, true"):
+        kernels.native_status()
+
+
+def test_how_many_outputs_winograd_takes_at_once(monkeypatch):
+    pytest.importorskip("funcnet_native")
+    monkeypatch.setattr(_native, "_filtering", [])
+    assert "Winograd's filtering 2x2" in kernels.use_native(True)
+    monkeypatch.setenv("FUNCNET_WINOGRAD", "4")
+    assert "Winograd's filtering 4x4" in kernels.native_status()
+    x, w = jnp.ones((8, 16, 16, 64), jnp.float32), jnp.ones((3, 3, 64, 64), jnp.float32)
+    conv = jax.jit(functools.partial(kernels.conv, stride=(1, 1), pads=((1, 1), (1, 1))))
+
+    def asked():
+        return re.findall("winograd = (.)", conv.lower(x, w).as_text())
+
+    assert asked() == ["4"]
+    for m in (0, 2):
+        kernels.use_native(True, winograd=m)
+        assert asked() == [str(m)]
+    assert "no Winograd's filtering" in kernels.use_native(True, winograd=0)
+    with pytest.raises(ValueError, match="winograd is 3, expected 0, 2, 4 or None"):
+        kernels.use_native(True, winograd=3)
+    _native._filtering.clear()
+    monkeypatch.setenv("FUNCNET_WINOGRAD", "6")
+    with pytest.raises(ValueError, match="FUNCNET_WINOGRAD is '6', expected one of 0, 2, 4"):
         kernels.native_status()
 
 
