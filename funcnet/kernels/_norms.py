@@ -74,6 +74,7 @@ def normalise_gradient(
     kind: Kind,
     *,
     groups: int = 1,
+    fixed: bool = False,
     relu: bool = False,
     axis_name: AxisName = None,
 ) -> tuple[tuple[Float[Array, " c"], Float[Array, " c"]], Float[Array, "*batch c"]]:
@@ -91,6 +92,7 @@ def normalise_gradient(
       dy: the cotangent, (..., c).
       kind: "batch", "layer" or "group".
       groups: of channels.
+      fixed: whether the statistics were given, and do not depend on x: both means of g are 0.
       relu: whether there is one.
       axis_name: axes of a `shard_map` that a batch is cut over.
 
@@ -104,7 +106,7 @@ def normalise_gradient(
     Array([1., 3.], dtype=float64)
     """
     there, how = _call(params, x, kind, groups, relu)
-    operands = (wide(dy), x, *centre, inv_std, *there)
+    operands, how = (wide(dy), x, *centre, inv_std, *there), {**how, "fixed": fixed}
     if axis_name is None:
         dx, dgamma, dbeta = gradient_k(*operands, **how)
     else:
@@ -156,6 +158,7 @@ def _gradient(
     *parameters: Array,
     kind: Kind,
     groups: int,
+    fixed: bool,
     relu: bool,
     which: tuple[bool, bool],
     axis_name: AxisName = None,
@@ -168,6 +171,8 @@ def _gradient(
     rows = tuple(range(x.ndim - 1))
     dbeta = dy.sum(rows, keepdims=True)
     dgamma = (dy * x_hat).sum(rows, keepdims=True)
+    if fixed:
+        return dy * scaled(gamma, inv_std), dgamma, dbeta
     if kind == "batch":  # a channel's gamma comes out of its means
         count = x.size // x.shape[-1] * devices_along(axis_name)
         mean, slope = total((dbeta / count, dgamma / count), axis_name)
@@ -282,7 +287,7 @@ def _cpu_gradient(
     statistics = (a.reshape(view[0], view[2]) for a in (mean, left, inv_std))
     pair = _filled(view, parameters, how["which"])
     found = native.norm_gradient(
-        dy.reshape(view), x.reshape(view), *statistics, *pair, relu=how["relu"]
+        dy.reshape(view), x.reshape(view), *statistics, *pair, fixed=how["fixed"], relu=how["relu"]
     )
     row = (1,) * (x.ndim - 1) + x.shape[-1:]
     return tuple(a.reshape(b) for a, b in zip(found, (x.shape, row, row), strict=True))

@@ -142,15 +142,15 @@ def _batch_norm_inference(params, stats, x, eps):
         _validate.shape(
             "batch_norm_inference", name, value, x.shape[-1:], f"x has {x.shape[-1]} channels"
         )
-    x_hat, _ = _inference_standardise(stats, x, eps)
-    return scale_and_shift(params, x_hat).astype(dtype)
-
-
-def _inference_standardise(stats, x, eps):
     x = wide(x)
+    mean, inv_std = _inference_statistics(stats, x, eps)
+    return scale_and_shift(params, (x - mean) * inv_std).astype(dtype)
+
+
+def _inference_statistics(stats, x, eps):
+    """Mean and inverse root of the variance, to broadcast against x."""
     mean, var = (per_channel(s, x) for s in stats)
-    inv_std = lax.rsqrt(var + jnp.asarray(eps, var.dtype))
-    return (x - mean) * inv_std, inv_std
+    return mean, lax.rsqrt(var + jnp.asarray(eps, var.dtype))
 
 
 def _batch_norm_inference_fwd(params, stats, x, eps):
@@ -159,21 +159,14 @@ def _batch_norm_inference_fwd(params, stats, x, eps):
 
 def _batch_norm_inference_bwd(eps, residuals, dy):
     params, stats, x = residuals  # (c,) and (c,), (c,) and (c,), (..., c)
-    axes = tuple(range(x.ndim - 1))
-    x_hat, inv_std = _inference_standardise(stats, x, eps)
-    dy = wide(dy)
-    dbeta = dy.sum(axes)
-    dgamma = (dy * x_hat).sum(axes)
-    gamma_inv_std = scaled(params.gamma, inv_std)
-    slope = gamma_inv_std.reshape(-1)
-    dmean = -slope * dbeta
-    dvar = -0.5 * slope * inv_std.reshape(-1) * dgamma
-    cotangents = (
-        parameter_cotangents(params, dgamma, dbeta),
-        BatchStats(dmean, dvar),
-        dy * gamma_inv_std,
-    )
-    return as_cotangent(cotangents, (params, stats, x))
+    mean, inv_std = _inference_statistics(stats, wide(x), eps)
+    centre = mean, jnp.zeros_like(mean)
+    (dgamma, dbeta), dx = normalise_gradient(params, x, centre, inv_std, dy, "batch", fixed=True)
+    inv_std = inv_std.reshape(-1)
+    slope = scaled(params.gamma, inv_std)
+    dstats = BatchStats(-slope * dbeta, -0.5 * slope * inv_std * dgamma)
+    dparams = parameter_cotangents(params, dgamma, dbeta)
+    return as_cotangent((dparams, dstats, dx), (params, stats, x))
 
 
 batch_norm_inference.defvjp(_batch_norm_inference_fwd, _batch_norm_inference_bwd)

@@ -303,7 +303,7 @@ def matmul(
 
 
 def norm(
-    x: Array, gamma: Array, beta: Array, *, eps: float, relu: bool = False
+    x: Array, gamma: Array, beta: Array, *, eps: float, centred: bool = True, relu: bool = False
 ) -> tuple[Array, Array, Array, Array, Array]:
     r"""Groups of numbers, each standardised by its own mean and variance, scaled and shifted.
 
@@ -316,6 +316,7 @@ def norm(
       gamma: (groups, channels).
       beta: (groups, channels).
       eps: added to the variance.
+      centred: whether the mean is taken off; else it is 0, and v the mean square.
       relu: whether negative outputs become 0; not-a-number stays.
 
     Returns:
@@ -326,7 +327,7 @@ def norm(
     results = (jax.ShapeDtypeStruct(x.shape, x.dtype), *(numbers,) * 4)
     return tuple(
         jax.ffi.ffi_call("funcnet_norm", results)(
-            x, gamma, beta, eps=np.float64(eps), relu=bool(relu)
+            x, gamma, beta, eps=np.float64(eps), centred=bool(centred), relu=bool(relu)
         )
     )
 
@@ -340,6 +341,8 @@ def norm_gradient(
     gamma: Array,
     beta: Array,
     *,
+    centred: bool = True,
+    fixed: bool = False,
     relu: bool = False,
 ) -> tuple[Array, Array, Array]:
     r"""The gradients of $\langle dy, y \rangle$ by x, gamma and beta, with y as `norm` gives it.
@@ -355,6 +358,8 @@ def norm_gradient(
       inv_std: the same.
       gamma: (groups, channels).
       beta: (groups, channels), read where there is a ReLU.
+      centred: whether `norm` has taken the mean off; else $\overline{g}$ is 0.
+      fixed: whether the statistics were given, and do not depend on x: both means of g are 0.
       relu: whether `norm` had one: what it has cut off gets no gradient.
 
     Returns:
@@ -362,4 +367,5 @@ def norm_gradient(
     """
     results = tuple(jax.ShapeDtypeStruct(a.shape, x.dtype) for a in (x, gamma, beta))
     operands = dy, x, mean, left, inv_std, gamma, beta
-    return tuple(jax.ffi.ffi_call("funcnet_norm_gradient", results)(*operands, relu=bool(relu)))
+    options = {"centred": bool(centred), "fixed": bool(fixed), "relu": bool(relu)}
+    return tuple(jax.ffi.ffi_call("funcnet_norm_gradient", results)(*operands, **options))

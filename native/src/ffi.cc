@@ -222,7 +222,7 @@ ffi::Error Matmul(ffi::ThreadPool threads, Matrix a, Matrix b, ffi::RemainingArg
 }
 
 // The shape of numbers (examples, rows, groups, channels), or what does not fit to it: each of
-// `same` has it, each of `parameters` is (groups, channels), each of `statistics` (examples, groups).
+// `same` has it, `parameters` are (groups, channels), `statistics` (examples, groups).
 using Dimensions = ffi::Span<const int64_t>;
 ffi::Error norm_shape(const char* name, Dimensions x, std::initializer_list<Dimensions> same,
                       std::initializer_list<Dimensions> parameters,
@@ -256,7 +256,7 @@ ffi::Error norm_shape(const char* name, Dimensions x, std::initializer_list<Dime
 using Numbers = ffi::Result<Matrix>;
 ffi::Error Norm(ffi::ThreadPool threads, Tensor x, Matrix gamma, Matrix beta,
                 ffi::Result<Tensor> y, Numbers mean, Numbers left, Numbers var, Numbers inv_std,
-                double eps, bool relu) {
+                double eps, bool centred, bool relu) {
   NormShape s;
   if (auto error = norm_shape("funcnet_norm", x.dimensions(), {y->dimensions()},
                               {gamma.dimensions(), beta.dimensions()},
@@ -268,14 +268,15 @@ ffi::Error Norm(ffi::ThreadPool threads, Tensor x, Matrix gamma, Matrix beta,
   }
   XlaPool pool(threads);
   return guarded([&] {
-    norm(pool, s, eps, relu, x.typed_data(), gamma.typed_data(), beta.typed_data(), y->typed_data(),
+    norm(pool, s, {centred, false, relu}, eps, x.typed_data(), gamma.typed_data(),
+         beta.typed_data(), y->typed_data(),
          {mean->typed_data(), left->typed_data(), var->typed_data(), inv_std->typed_data()});
   });
 }
 
 ffi::Error NormGradient(ffi::ThreadPool threads, Tensor dy, Tensor x, Matrix mean, Matrix left,
                         Matrix inv_std, Matrix gamma, Matrix beta, ffi::Result<Tensor> dx,
-                        Numbers dgamma, Numbers dbeta, bool relu) {
+                        Numbers dgamma, Numbers dbeta, bool centred, bool fixed, bool relu) {
   NormShape s;
   if (auto error = norm_shape("funcnet_norm_gradient", x.dimensions(),
                               {dy.dimensions(), dx->dimensions()},
@@ -287,7 +288,7 @@ ffi::Error NormGradient(ffi::ThreadPool threads, Tensor dy, Tensor x, Matrix mea
   }
   XlaPool pool(threads);
   return guarded([&] {
-    norm_gradient(pool, s, relu, dy.typed_data(), x.typed_data(),
+    norm_gradient(pool, s, {centred, fixed, relu}, dy.typed_data(), x.typed_data(),
                   {mean.typed_data(), left.typed_data(), nullptr, inv_std.typed_data()},
                   gamma.typed_data(), beta.typed_data(), dx->typed_data(), dgamma->typed_data(),
                   dbeta->typed_data());
@@ -345,6 +346,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(funcnet_norm, funcnet::Norm,
                                   .Ret<funcnet::Matrix>()
                                   .Ret<funcnet::Matrix>()
                                   .Attr<double>("eps")
+                                  .Attr<bool>("centred")
                                   .Attr<bool>("relu"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(funcnet_norm_gradient, funcnet::NormGradient,
                               ffi::Ffi::Bind()
@@ -359,6 +361,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(funcnet_norm_gradient, funcnet::NormGradient,
                                   .Ret<funcnet::Tensor>()
                                   .Ret<funcnet::Matrix>()
                                   .Ret<funcnet::Matrix>()
+                                  .Attr<bool>("centred")
+                                  .Attr<bool>("fixed")
                                   .Attr<bool>("relu"));
 #pragma GCC visibility pop
 

@@ -53,13 +53,19 @@ struct Statistics {
   Statistics of(int64_t i) const { return {mean + i, left + i, var ? var + i : var, inv_std + i}; }
 };
 
+struct NormOptions {
+  bool centred;  // whether the mean is taken off; else it is 0, and the variance the mean square
+  bool fixed;    // for gradients: whether the statistics were given, and do not depend on x
+  bool relu;
+};
+
 // y = relu?(gamma x_hat + beta) with x_hat = (x - mean - left) inv_std.
-void norm(Pool& pool, const NormShape& shape, float eps, bool relu, const float* x,
+void norm(Pool& pool, const NormShape& shape, NormOptions options, double eps, const float* x,
           const float* gamma, const float* beta, float* y, const Statistics& kept);
 // dx, dgamma and dbeta, the gradients of sum(dy y); var is not read.
-void norm_gradient(Pool& pool, const NormShape& shape, bool relu, const float* dy, const float* x,
-                   const Statistics& kept, const float* gamma, const float* beta, float* dx,
-                   float* dgamma, float* dbeta);
+void norm_gradient(Pool& pool, const NormShape& shape, NormOptions options, const float* dy,
+                   const float* x, const Statistics& kept, const float* gamma, const float* beta,
+                   float* dx, float* dgamma, float* dbeta);
 
 // Loops of our own are compiled for the wide vectors too, and the right one is chosen at loading;
 // the sanitizers cannot be there so early.

@@ -33,6 +33,8 @@ class NoPool final : public Pool {
   void schedule(std::function<void()> task) override { task(); }
 };
 
+float floor_of(NormOptions o) { return o.relu ? 0 : -std::numeric_limits<float>::infinity(); }
+
 // What standardises and scales a column, or a row: (x - mean - left) inv_std gamma + beta.
 struct Affine {
   const float *mean, *left, *inv_std, *gamma, *beta;
@@ -114,14 +116,14 @@ FUNCNET_WIDE void normalise(const float* x, int64_t rows, int64_t columns, Affin
 }
 
 // The statistics of a group, or not-a-number where its mean is none.
-void keep(const Moments& of, float eps, int64_t at, const Statistics& kept) {
+void keep(const Moments& of, bool centred, double eps, int64_t at, const Statistics& kept) {
   const bool finite = std::isfinite(of.mean);
   const double mean = finite ? of.mean : std::numeric_limits<double>::quiet_NaN();
-  const auto var = static_cast<float>(finite ? std::max(of.squares / of.count, 0.0) : mean);
-  kept.mean[at] = mean;
-  kept.left[at] = mean - kept.mean[at];
+  const double var = std::max(of.squares / of.count, 0.0) + (centred ? mean - mean : mean * mean);
+  kept.mean[at] = centred ? mean : 0;
+  kept.left[at] = centred ? mean - kept.mean[at] : 0;
   kept.var[at] = var;
-  kept.inv_std[at] = 1 / std::sqrt(var + eps);
+  kept.inv_std[at] = 1 / std::sqrt(kept.var[at] + eps);
 }
 
 // Each group's numbers, once for every column.
@@ -131,7 +133,7 @@ void spread(const NormShape& s, const float* of_groups, float* of_columns) {
   }
 }
 
-void norm_example(Pool& pool, const NormShape& s, float eps, float floor, const float* x,
+void norm_example(Pool& pool, const NormShape& s, NormOptions options, double eps, const float* x,
                   const float* gamma, const float* beta, float* y, const Statistics& kept) {
   const int64_t columns = s.columns();
   const Shares shares(pool, s.rows, double(s.rows) * columns);
@@ -149,15 +151,15 @@ void norm_example(Pool& pool, const NormShape& s, float eps, float floor, const 
         group.add(shares.end(share) - shares.begin(share), mean[j], mean[columns + j]);
       }
     }
-    keep(group, eps, g, kept);
+    keep(group, options.centred, eps, g, kept);
   }
   std::vector<float> work(3 * columns);
   float *mean = work.data(), *left = mean + columns, *inv_std = left + columns;
   spread(s, kept.mean, mean), spread(s, kept.left, left), spread(s, kept.inv_std, inv_std);
   for_each_share(pool, shares.threads, shares.count, [&](int64_t share) {
     const int64_t begin = shares.begin(share), rows = shares.end(share) - begin;
-    normalise(x + begin * columns, rows, columns, {mean, left, inv_std, gamma, beta}, floor,
-              y + begin * columns);
+    normalise(x + begin * columns, rows, columns, {mean, left, inv_std, gamma, beta},
+              floor_of(options), y + begin * columns);
   });
 }
 
@@ -198,10 +200,12 @@ FUNCNET_WIDE void drain(float* from, int64_t count, double* into) {
 }
 
 // Adds this example's sums of dy and of dy x_hat, a number a column each, to `sums`.
-void norm_example_gradient(Pool& pool, const NormShape& s, bool relu, const float* dy,
+// Where the statistics were given dx waits for no sums, and is taken with a block in the cache.
+void norm_example_gradient(Pool& pool, const NormShape& s, NormOptions options, const float* dy,
                            const float* x, const Statistics& kept, const float* gamma,
                            const float* beta, float* dx, double* sums) {
   const int64_t columns = s.columns();
+  const bool relu = options.relu;
   const Shares shares(pool, s.rows, double(s.rows) * columns);
   std::vector<float> work(5 * columns);
   float *mean = work.data(), *left = mean + columns, *inv_std = left + columns;
@@ -213,15 +217,19 @@ void norm_example_gradient(Pool& pool, const NormShape& s, bool relu, const floa
     std::vector<float> block(2 * columns);
     const int64_t size = block_rows(columns), end = shares.end(share);
     for (int64_t row = shares.begin(share); row < end; row += size) {
-      const int64_t at = row * columns;
-      add_products(dy + at, x + at, std::min(size, end - row), columns, by, relu, block.data(),
-                   block.data() + columns);
+      const int64_t at = row * columns, rows = std::min(size, end - row);
+      add_products(dy + at, x + at, rows, columns, by, relu, block.data(), block.data() + columns);
+      if (options.fixed) {  // offset and slope are 0
+        differentiate(dy + at, x + at, rows, columns, by, relu, offset, slope, dx + at);
+      }
       drain(block.data(), 2 * columns, found.data() + 2 * share * columns);
     }
   });
   for (int64_t share = 1; share < shares.count; ++share) {
     for (int64_t j = 0; j < 2 * columns; ++j) found[j] += found[2 * share * columns + j];
   }
+  for (int64_t j = 0; j < 2 * columns; ++j) sums[j] += found[j];
+  if (options.fixed) return;
   const double count = double(s.rows) * s.channels;
   for (int64_t g = 0; g < s.groups; ++g) {
     const int64_t first = g * s.channels;
@@ -230,10 +238,9 @@ void norm_example_gradient(Pool& pool, const NormShape& s, bool relu, const floa
       sum += gamma[j] * found[j];
       products += gamma[j] * found[columns + j];
     }
-    std::fill_n(offset + first, s.channels, static_cast<float>(sum / count));
+    std::fill_n(offset + first, s.channels, static_cast<float>(options.centred ? sum / count : 0));
     std::fill_n(slope + first, s.channels, static_cast<float>(products / count));
   }
-  for (int64_t j = 0; j < 2 * columns; ++j) sums[j] += found[j];
   for_each_share(pool, shares.threads, shares.count, [&](int64_t share) {
     const int64_t at = shares.begin(share) * columns;
     differentiate(dy + at, x + at, shares.end(share) - shares.begin(share), columns, by, relu,
@@ -265,18 +272,19 @@ inline __attribute__((always_inline)) Sums deviations(const float* x, int64_t co
 }
 
 // Groups [begin, end), each of `channels` numbers side by side.
-FUNCNET_WIDE void norm_runs(const NormShape& s, int64_t begin, int64_t end, float eps, float floor,
-                            const float* x, const float* gammas, const float* betas, float* y,
-                            const Statistics& kept) {
+FUNCNET_WIDE void norm_runs(const NormShape& s, NormOptions options, int64_t begin, int64_t end,
+                            float eps, const float* x, const float* gammas, const float* betas,
+                            float* y, const Statistics& kept) {
   const int64_t channels = s.channels;
+  const float floor = floor_of(options);
   const double each = 1.0 / channels;
   for (int64_t i = begin; i < end; ++i) {
     const float *row = x + i * channels, *gamma = gammas + i % s.groups * channels;
     const float* beta = betas + i % s.groups * channels;
     float* out = y + i * channels;
-    const float mean = deviations(row, channels, 0).first * each;
+    const float mean = options.centred ? deviations(row, channels, 0).first * each : 0;
     const Sums sums = deviations(row, channels, mean);
-    const float left = sums.first * each;
+    const float left = options.centred ? sums.first * each : 0;
     const float var = std::max((sums.second - left * sums.first) * each, 0.0);
     const float inv_std = 1 / std::sqrt(var + eps);
     kept.mean[i] = mean, kept.left[i] = left, kept.var[i] = var, kept.inv_std[i] = inv_std;
@@ -312,12 +320,15 @@ inline __attribute__((always_inline)) Sums row_sums(const float* dy, const float
   return sums;
 }
 
-FUNCNET_WIDE void norm_runs_gradient(const NormShape& s, int64_t begin, int64_t end, bool relu,
-                                     const float* dys, const float* xs, const Statistics& kept,
-                                     const float* gammas, const float* betas, float* dxs,
-                                     float* dbetas, float* dgammas) {
+FUNCNET_WIDE void norm_runs_gradient(const NormShape& s, NormOptions options, int64_t begin,
+                                     int64_t end, const float* dys, const float* xs,
+                                     const Statistics& kept, const float* gammas,
+                                     const float* betas, float* dxs, float* dbetas,
+                                     float* dgammas) {
   const int64_t channels = s.channels;
-  const double each = 1.0 / channels;
+  const bool relu = options.relu;
+  const double slope_part = options.fixed ? 0 : 1.0 / channels;
+  const double offset_part = options.centred ? slope_part : 0;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t group = i % s.groups * channels;
     const float *dy = dys + i * channels, *x = xs + i * channels;
@@ -325,7 +336,7 @@ FUNCNET_WIDE void norm_runs_gradient(const NormShape& s, int64_t begin, int64_t 
     const float mean = kept.mean[i], left = kept.left[i], inv_std = kept.inv_std[i];
     const Sums sums = row_sums(dy, x, channels, mean, left, inv_std, gamma, beta, relu,
                                dbetas + group, dgammas + group);
-    const float offset = sums.first * each, slope = sums.second * each;
+    const float offset = sums.first * offset_part, slope = sums.second * slope_part;
     float* dx = dxs + i * channels;
 #pragma omp simd
     for (int64_t j = 0; j < channels; ++j) {
@@ -338,11 +349,10 @@ FUNCNET_WIDE void norm_runs_gradient(const NormShape& s, int64_t begin, int64_t 
 
 }  // namespace
 
-void norm(Pool& pool, const NormShape& s, float eps, bool relu, const float* x, const float* gamma,
-          const float* beta, float* y, const Statistics& kept) {
-  const float floor = relu ? 0 : -std::numeric_limits<float>::infinity();
+void norm(Pool& pool, const NormShape& s, NormOptions options, double eps, const float* x,
+          const float* gamma, const float* beta, float* y, const Statistics& kept) {
   if (s.rows > 1 && s.examples == 1) {
-    norm_example(pool, s, eps, floor, x, gamma, beta, y, kept);
+    norm_example(pool, s, options, eps, x, gamma, beta, y, kept);
     return;
   }
   const int64_t units = s.rows > 1 ? s.examples : s.examples * s.groups;
@@ -350,26 +360,26 @@ void norm(Pool& pool, const NormShape& s, float eps, bool relu, const float* x, 
   for_each_share(pool, shares.threads, shares.count, [&](int64_t share) {
     const int64_t begin = shares.begin(share), end = shares.end(share);
     if (s.rows == 1) {
-      norm_runs(s, begin, end, eps, floor, x, gamma, beta, y, kept);
+      norm_runs(s, options, begin, end, eps, x, gamma, beta, y, kept);
       return;
     }
     NoPool alone;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t at = i * s.rows * s.columns();
-      norm_example(alone, s, eps, floor, x + at, gamma, beta, y + at, kept.of(i * s.groups));
+      norm_example(alone, s, options, eps, x + at, gamma, beta, y + at, kept.of(i * s.groups));
     }
   });
 }
 
-void norm_gradient(Pool& pool, const NormShape& s, bool relu, const float* dy, const float* x,
-                   const Statistics& kept, const float* gamma, const float* beta, float* dx,
-                   float* dgamma, float* dbeta) {
+void norm_gradient(Pool& pool, const NormShape& s, NormOptions options, const float* dy,
+                   const float* x, const Statistics& kept, const float* gamma, const float* beta,
+                   float* dx, float* dgamma, float* dbeta) {
   const int64_t columns = s.columns();
   const int64_t units = s.rows == 1 ? s.examples * s.groups : s.examples;
   const Shares shares(pool, units, double(s.size()));
   std::vector<double> found(2 * std::max<int64_t>(shares.count, 1) * columns);
   if (s.rows > 1 && s.examples == 1) {
-    norm_example_gradient(pool, s, relu, dy, x, kept, gamma, beta, dx, found.data());
+    norm_example_gradient(pool, s, options, dy, x, kept, gamma, beta, dx, found.data());
   } else {
     for_each_share(pool, shares.threads, shares.count, [&](int64_t share) {
       const int64_t begin = shares.begin(share), end = shares.end(share);
@@ -378,15 +388,15 @@ void norm_gradient(Pool& pool, const NormShape& s, bool relu, const float* dy, c
         NoPool alone;
         for (int64_t i = begin; i < end; ++i) {
           const int64_t at = i * s.rows * columns;
-          norm_example_gradient(alone, s, relu, dy + at, x + at, kept.of(i * s.groups), gamma, beta,
-                                dx + at, sums);
+          norm_example_gradient(alone, s, options, dy + at, x + at, kept.of(i * s.groups), gamma,
+                                beta, dx + at, sums);
         }
         return;
       }
       std::vector<float> block(2 * columns);
       const int64_t size = 64 * s.groups;
       for (int64_t i = begin; i < end; i += size) {
-        norm_runs_gradient(s, i, std::min(i + size, end), relu, dy, x, kept, gamma, beta, dx,
+        norm_runs_gradient(s, options, i, std::min(i + size, end), dy, x, kept, gamma, beta, dx,
                            block.data(), block.data() + columns);
         drain(block.data(), 2 * columns, sums);
       }
