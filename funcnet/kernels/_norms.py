@@ -1,8 +1,9 @@
 """Normalisation and its gradient: primitives of several results, native on a CPU where that pays.
 
 What is standardised together is a matter of axes: a channel over all rows ("batch"), the channels
-of a row ("layer"), a group of an example's channels ("group"). The definitions, in JAX's own
-operations, are what is differentiated and batched, and what runs wherever no native kernel does.
+of a row ("layer", and "rms" without the mean), a group of an example's channels ("group"). The
+definitions, in JAX's own operations, are what is differentiated and batched, and what runs wherever
+no native kernel does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from funcnet.kernels import _native
 from funcnet.kernels._lowering import make_composite, once, wide, wide_dtype
 from funcnet.kernels._types import average, devices_along, reshape, total
 
-Kind = Literal["batch", "layer", "group"]
+Kind = Literal["batch", "layer", "rms", "group"]
 AxisName = str | tuple[str, ...] | None
 Params = tuple[Array | None, Array | None]
 
@@ -42,7 +43,7 @@ def normalise(
       params: gamma and beta, (c,) each, or None for ones and zeros that are not there.
       x: (..., c).
       kind: what has a mean $\mu$ and a biased variance v of its own: each channel ("batch"), each
-        row ("layer"), each group of channels of an example ("group").
+        row ("layer"; of "rms" $\mu$ is 0), each group of channels of an example ("group").
       eps: added to the variance.
       groups: of channels, where these are of a kind.
       relu: whether what is below 0 becomes 0; NaN stays NaN.
@@ -68,7 +69,7 @@ def normalise(
 def normalise_gradient(
     params: Params,
     x: Float[Array, "*batch c"],
-    centre: tuple[Array, Array],
+    centre: tuple[Array, Array] | None,
     inv_std: Array,
     dy: Float[Array, "*batch c"],
     kind: Kind,
@@ -87,10 +88,10 @@ def normalise_gradient(
     Args:
       params: gamma and beta, as `normalise` was given them; so are x and the options.
       x: (..., c).
-      centre: the mean in two parts, as `normalise` has returned it.
+      centre: the mean in two parts, as `normalise` has returned it; of "rms" it may be None.
       inv_std: what it has returned last.
       dy: the cotangent, (..., c).
-      kind: "batch", "layer" or "group".
+      kind: "batch", "layer", "rms" or "group".
       groups: of channels.
       fixed: whether the statistics were given, and do not depend on x: both means of g are 0.
       relu: whether there is one.
@@ -106,7 +107,8 @@ def normalise_gradient(
     Array([1., 3.], dtype=float64)
     """
     there, how = _call(params, x, kind, groups, relu)
-    operands, how = (wide(dy), x, *centre, inv_std, *there), {**how, "fixed": fixed}
+    mean, left = centre or (inv_std, inv_std)  # which are not read
+    operands, how = (wide(dy), x, mean, left, inv_std, *there), {**how, "fixed": fixed}
     if axis_name is None:
         dx, dgamma, dbeta = gradient_k(*operands, **how)
     else:
@@ -141,9 +143,14 @@ def _normalise(
     axis_name: AxisName = None,
 ) -> tuple[Array, ...]:
     gamma, beta = _parameters(parameters, which)
-    x_hat, (mean, left), var, inv_std = _standardise(
-        _grouped(x, kind, groups), _axes(x, kind), eps, axis_name
-    )
+    grouped, axes = _grouped(x, kind, groups), _axes(x, kind)
+    if kind == "rms":
+        var = jnp.square(grouped).mean(axes, keepdims=True)
+        mean = left = jnp.zeros_like(var)
+    else:
+        mean, left, var = _moments(grouped, axes, axis_name)
+    inv_std = lax.rsqrt(var + jnp.asarray(eps, var.dtype))
+    x_hat = _centred(grouped, mean, left, kind) * inv_std
     y = scale_and_shift((gamma, beta), reshape(x_hat, x.shape))
     y = jnp.maximum(y, jnp.zeros((), y.dtype)) if relu else y
     return y, mean, left, var, inv_std
@@ -164,7 +171,7 @@ def _gradient(
     axis_name: AxisName = None,
 ) -> tuple[Array, Array, Array]:
     gamma, beta = _parameters(parameters, which)
-    grouped = _centred(_grouped(x, kind, groups), mean, left) * inv_std
+    grouped = _centred(_grouped(x, kind, groups), mean, left, kind) * inv_std
     x_hat = reshape(grouped, x.shape)
     if relu:
         dy = jnp.where(scale_and_shift((gamma, beta), x_hat) > 0, dy, jnp.zeros_like(dy))
@@ -178,25 +185,27 @@ def _gradient(
         mean, slope = total((dbeta / count, dgamma / count), axis_name)
         return scaled(gamma, inv_std) * (dy - mean - x_hat * slope), dgamma, dbeta
     axes, g = _axes(x, kind), _grouped(scaled(gamma, dy), kind, groups)
-    mean = once(g.mean(axes, keepdims=True))
     slope = once((g * grouped).mean(axes, keepdims=True))
-    return reshape(inv_std * (g - mean - grouped * slope), x.shape), dgamma, dbeta
+    if kind != "rms":
+        g = g - once(g.mean(axes, keepdims=True))
+    return reshape(inv_std * (g - grouped * slope), x.shape), dgamma, dbeta
 
 
 def _axes(x: Array, kind: Kind) -> tuple[int, ...]:
     """Of what `_grouped` gives, those that are averaged over."""
-    return {"batch": tuple(range(x.ndim - 1)), "layer": (-1,), "group": (1, 3)}[kind]
+    return {"batch": tuple(range(x.ndim - 1)), "layer": (-1,), "rms": (-1,), "group": (1, 3)}[kind]
 
 
 def _grouped(x: Array, kind: Kind, groups: int) -> Array:
+    x = wide(x)
     if kind != "group":
         return x
     n, *space, c = x.shape
     return reshape(x, (n, math.prod(space), groups, c // groups))
 
 
-def _standardise(x: Any, axes: Any, eps: float, axis_name: AxisName) -> Any:
-    """Standardises over `axes`: returns x_hat, centre (in two parts), variance, its inverse root.
+def _moments(x: Array, axes: Any, axis_name: AxisName) -> tuple[Array, Array, Array]:
+    """The mean over `axes`, in two parts, and the variance.
 
     The mean is taken twice: the second time of what the first has left, which is what its rounding
     has cost. So numbers far from zero keep their spread, and equal numbers become exact zeros, but
@@ -205,7 +214,6 @@ def _standardise(x: Any, axes: Any, eps: float, axis_name: AxisName) -> Any:
     pass over the numbers and one sum over devices; less the square of what was left, which is a
     rounding error's, it is the variance.
     """
-    x = wide(x)
 
     def means(*arrays: Array) -> Any:
         found = tuple(a.mean(axes, keepdims=True) for a in arrays)
@@ -213,13 +221,11 @@ def _standardise(x: Any, axes: Any, eps: float, axis_name: AxisName) -> Any:
 
     (mean,) = means(x)
     left, square = means(x - mean, jnp.square(x - mean))
-    var = jnp.maximum(square - jnp.square(left), jnp.zeros((), square.dtype))
-    inv_std = lax.rsqrt(var + jnp.asarray(eps, var.dtype))
-    return _centred(x, mean, left) * inv_std, (mean, left), var, inv_std
+    return mean, left, jnp.maximum(square - jnp.square(left), jnp.zeros((), square.dtype))
 
 
-def _centred(x: Array, mean: Array, left: Array) -> Array:
-    return wide(x) - mean - left
+def _centred(x: Array, mean: Array, left: Array, kind: Kind) -> Array:
+    return x if kind == "rms" else x - mean - left
 
 
 def scale_and_shift(params: Params, x_hat: Array) -> Array:
@@ -272,7 +278,8 @@ def _cpu_normalise(x: Array, *parameters: Array, eps: float, **how: Any) -> Any:
         return _normalise(x, *parameters, eps=eps, **how)
     view = _view(x, how["kind"], how["groups"])
     pair = _filled(view, parameters, how["which"])
-    y, *found = native.norm(x.reshape(view), *pair, eps=eps, relu=how["relu"])
+    options = {"centred": how["kind"] != "rms", "relu": how["relu"]}
+    y, *found = native.norm(x.reshape(view), *pair, eps=eps, **options)
     kept = _kept(x, how["kind"], how["groups"])
     return y.reshape(x.shape), *(a.reshape(kept) for a in found)
 
@@ -286,9 +293,8 @@ def _cpu_gradient(
     view = _view(x, how["kind"], how["groups"])
     statistics = (a.reshape(view[0], view[2]) for a in (mean, left, inv_std))
     pair = _filled(view, parameters, how["which"])
-    found = native.norm_gradient(
-        dy.reshape(view), x.reshape(view), *statistics, *pair, fixed=how["fixed"], relu=how["relu"]
-    )
+    options = {"centred": how["kind"] != "rms", "fixed": how["fixed"], "relu": how["relu"]}
+    found = native.norm_gradient(dy.reshape(view), x.reshape(view), *statistics, *pair, **options)
     row = (1,) * (x.ndim - 1) + x.shape[-1:]
     return tuple(a.reshape(b) for a, b in zip(found, (x.shape, row, row), strict=True))
 
@@ -304,7 +310,7 @@ def _view(x: Array, kind: Kind, groups: int) -> tuple[int, int, int, int]:
     c = x.shape[-1]
     if kind == "batch":
         return 1, x.size // c, c, 1
-    if kind == "layer":
+    if kind != "group":
         return x.size // c, 1, 1, c
     return x.shape[0], x.size // (x.shape[0] * c), groups, c // groups
 
@@ -313,7 +319,7 @@ def _kept(x: Array, kind: Kind, groups: int) -> tuple[int, ...]:
     """The shape of statistics."""
     if kind == "group":
         return x.shape[0], 1, groups, 1
-    return (*x.shape[:-1], 1) if kind == "layer" else (1,) * (x.ndim - 1) + x.shape[-1:]
+    return (1,) * (x.ndim - 1) + x.shape[-1:] if kind == "batch" else (*x.shape[:-1], 1)
 
 
 def _filled(view: Any, parameters: Any, which: tuple[bool, bool]) -> tuple[Array, Array]:

@@ -331,9 +331,7 @@ def _rms_norm(gamma, x, eps):
     x = _validate.floating("rms_norm", "x", x)
     gamma = _per_channel("rms_norm", "gamma", gamma, x)
     _check_eps("rms_norm", eps)
-    xw = wide(x)
-    r = lax.rsqrt(jnp.square(xw).mean(-1, keepdims=True) + jnp.asarray(eps, xw.dtype))
-    y = scaled(gamma, xw * r)
+    y, _, _, r = normalise((gamma, None), x, "rms", eps)
     return y.astype(jnp.result_type(x, *jax.tree.leaves(gamma))), r
 
 
@@ -344,12 +342,7 @@ def _rms_norm_fwd(gamma, x, eps):
 
 def _rms_norm_bwd(eps, residuals, dy):
     gamma, x, r = residuals  # (c,), (..., c), (..., 1)
-    dy = wide(dy)
-    x_hat = wide(x) * r
-    dx_hat = scaled(gamma, dy)
-    slope = once((dx_hat * x_hat).mean(-1, keepdims=True))
-    dx = r * (dx_hat - x_hat * slope)
-    dgamma = (dy * x_hat).sum(tuple(range(x.ndim - 1)))
+    (dgamma, _), dx = normalise_gradient((gamma, None), x, None, r, dy, "rms")
     return as_cotangent((None if gamma is None else dgamma, dx), (gamma, x))
 
 

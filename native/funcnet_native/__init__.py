@@ -353,7 +353,7 @@ def norm_gradient(
     Args:
       dy: the cotangent, of x's shape.
       x: (n, rows, groups, channels).
-      mean: (n, groups), as `norm` has returned it.
+      mean: (n, groups), as `norm` has returned it; not read where it was not taken off.
       left: the same.
       inv_std: the same.
       gamma: (groups, channels).

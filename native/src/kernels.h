@@ -62,7 +62,8 @@ struct NormOptions {
 // y = relu?(gamma x_hat + beta) with x_hat = (x - mean - left) inv_std.
 void norm(Pool& pool, const NormShape& shape, NormOptions options, double eps, const float* x,
           const float* gamma, const float* beta, float* y, const Statistics& kept);
-// dx, dgamma and dbeta, the gradients of sum(dy y); var is not read.
+// dx, dgamma and dbeta, the gradients of sum(dy y); var is not read, nor the mean that is not taken
+// off.
 void norm_gradient(Pool& pool, const NormShape& shape, NormOptions options, const float* dy,
                    const float* x, const Statistics& kept, const float* gamma, const float* beta,
                    float* dx, float* dgamma, float* dbeta);

@@ -7,6 +7,9 @@
 
 #include "kernels.h"
 
+// Inlined, so that it is compiled for the vectors of whoever calls it.
+#define FUNCNET_INLINE inline __attribute__((always_inline))
+
 namespace funcnet {
 namespace {
 
@@ -163,20 +166,44 @@ void norm_example(Pool& pool, const NormShape& s, NormOptions options, double ep
   });
 }
 
-// A cotangent that the ReLU lets through.
-inline float passed(bool relu, float dy, float x_hat, float gamma, float beta) {
+// A cotangent that the ReLU lets through, where there is one.
+template <bool relu>
+FUNCNET_INLINE float passed(float dy, float x_hat, float gamma, float beta) {
   return !relu || x_hat * gamma + beta > 0 ? dy : 0;
 }
 
-FUNCNET_WIDE void add_products(const float* dy, const float* x, int64_t rows, int64_t columns,
-                               Affine by, bool relu, float* sum, float* products) {
+template <bool relu>
+FUNCNET_INLINE void add_products(const float* dy, const float* x, int64_t rows, int64_t columns,
+                                 Affine by, float* sum, float* products) {
   for (; rows > 0; --rows, x += columns, dy += columns) {
 #pragma omp simd
     for (int64_t j = 0; j < columns; ++j) {
       const float x_hat = (x[j] - by.mean[j] - by.left[j]) * by.inv_std[j];
-      const float d = passed(relu, dy[j], x_hat, by.gamma[j], by.beta[j]);
+      const float d = passed<relu>(dy[j], x_hat, by.gamma[j], by.beta[j]);
       sum[j] += d;
       products[j] += d * x_hat;
+    }
+  }
+}
+
+FUNCNET_WIDE void add_products(const float* dy, const float* x, int64_t rows, int64_t columns,
+                               Affine by, bool relu, float* sum, float* products) {
+  if (relu) {
+    add_products<true>(dy, x, rows, columns, by, sum, products);
+  } else {
+    add_products<false>(dy, x, rows, columns, by, sum, products);
+  }
+}
+
+template <bool relu>
+FUNCNET_INLINE void differentiate(const float* dy, const float* x, int64_t rows, int64_t columns,
+                                  Affine by, const float* mean, const float* slope, float* dx) {
+  for (; rows > 0; --rows, x += columns, dy += columns, dx += columns) {
+#pragma omp simd
+    for (int64_t j = 0; j < columns; ++j) {
+      const float x_hat = (x[j] - by.mean[j] - by.left[j]) * by.inv_std[j];
+      const float d = passed<relu>(dy[j], x_hat, by.gamma[j], by.beta[j]);
+      dx[j] = by.inv_std[j] * (by.gamma[j] * d - mean[j] - x_hat * slope[j]);
     }
   }
 }
@@ -184,13 +211,10 @@ FUNCNET_WIDE void add_products(const float* dy, const float* x, int64_t rows, in
 FUNCNET_WIDE void differentiate(const float* dy, const float* x, int64_t rows, int64_t columns,
                                 Affine by, bool relu, const float* mean, const float* slope,
                                 float* dx) {
-  for (; rows > 0; --rows, x += columns, dy += columns, dx += columns) {
-#pragma omp simd
-    for (int64_t j = 0; j < columns; ++j) {
-      const float x_hat = (x[j] - by.mean[j] - by.left[j]) * by.inv_std[j];
-      const float d = passed(relu, dy[j], x_hat, by.gamma[j], by.beta[j]);
-      dx[j] = by.inv_std[j] * (by.gamma[j] * d - mean[j] - x_hat * slope[j]);
-    }
+  if (relu) {
+    differentiate<true>(dy, x, rows, columns, by, mean, slope, dx);
+  } else {
+    differentiate<false>(dy, x, rows, columns, by, mean, slope, dx);
   }
 }
 
@@ -210,7 +234,8 @@ void norm_example_gradient(Pool& pool, const NormShape& s, NormOptions options, 
   std::vector<float> work(5 * columns);
   float *mean = work.data(), *left = mean + columns, *inv_std = left + columns;
   float *offset = inv_std + columns, *slope = offset + columns;
-  spread(s, kept.mean, mean), spread(s, kept.left, left), spread(s, kept.inv_std, inv_std);
+  if (options.centred) spread(s, kept.mean, mean), spread(s, kept.left, left);
+  spread(s, kept.inv_std, inv_std);
   const Affine by{mean, left, inv_std, gamma, beta};
   std::vector<double> found(2 * shares.count * columns);
   for_each_share(pool, shares.threads, shares.count, [&](int64_t share) {
@@ -255,12 +280,13 @@ struct Sums {
 };
 
 // Sums of x - from and of its squares.
-inline __attribute__((always_inline)) Sums deviations(const float* x, int64_t count, float from) {
+FUNCNET_INLINE Sums deviations(const float* x, int64_t count, float from) {
   Sums sums;
   for (int64_t done = 0; done < count; done += kBlock) {
     float first = 0, second = 0;
+    const int64_t end = std::min(done + kBlock, count);
 #pragma omp simd reduction(+ : first, second)
-    for (int64_t j = done; j < std::min(done + kBlock, count); ++j) {
+    for (int64_t j = done; j < end; ++j) {
       const float d = x[j] - from;
       first += d;
       second += d * d;
@@ -297,22 +323,22 @@ FUNCNET_WIDE void norm_runs(const NormShape& s, NormOptions options, int64_t beg
 }
 
 // Sums of gamma dy and of gamma dy x_hat along a row; dy and dy x_hat are added to each column's.
-inline __attribute__((always_inline)) Sums row_sums(const float* dy, const float* x,
-                                                    int64_t channels, float mean, float left,
-                                                    float inv_std, const float* gamma,
-                                                    const float* beta, bool relu, float* dbeta,
-                                                    float* dgamma) {
+template <bool relu>
+FUNCNET_INLINE Sums row_sums(const float* dy, const float* x, int64_t channels, float mean,
+                             float left, float inv_std, const float* gamma, const float* beta,
+                             float* dbeta, float* dgamma) {
   Sums sums;
   for (int64_t done = 0; done < channels; done += kBlock) {
     float first = 0, second = 0;
+    const int64_t end = std::min(done + kBlock, channels);
 #pragma omp simd reduction(+ : first, second)
-    for (int64_t j = done; j < std::min(done + kBlock, channels); ++j) {
+    for (int64_t j = done; j < end; ++j) {
       const float x_hat = (x[j] - mean - left) * inv_std;
-      const float d = passed(relu, dy[j], x_hat, gamma[j], beta[j]), product = d * x_hat;
+      const float d = passed<relu>(dy[j], x_hat, gamma[j], beta[j]), g = gamma[j] * d;
       dbeta[j] += d;
-      dgamma[j] += product;
-      first += gamma[j] * d;
-      second += gamma[j] * product;
+      dgamma[j] += d * x_hat;
+      first += g;
+      second += g * x_hat;
     }
     sums.first += first;
     sums.second += second;
@@ -320,30 +346,42 @@ inline __attribute__((always_inline)) Sums row_sums(const float* dy, const float
   return sums;
 }
 
-FUNCNET_WIDE void norm_runs_gradient(const NormShape& s, NormOptions options, int64_t begin,
-                                     int64_t end, const float* dys, const float* xs,
-                                     const Statistics& kept, const float* gammas,
-                                     const float* betas, float* dxs, float* dbetas,
-                                     float* dgammas) {
+// Groups [begin, end) of `channels` numbers side by side.
+template <bool relu>
+FUNCNET_INLINE void runs_gradient(const NormShape& s, NormOptions options, int64_t begin,
+                                  int64_t end, const float* dys, const float* xs,
+                                  const Statistics& kept, const float* gammas, const float* betas,
+                                  float* dxs, float* dbetas, float* dgammas) {
   const int64_t channels = s.channels;
-  const bool relu = options.relu;
   const double slope_part = options.fixed ? 0 : 1.0 / channels;
   const double offset_part = options.centred ? slope_part : 0;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t group = i % s.groups * channels;
     const float *dy = dys + i * channels, *x = xs + i * channels;
     const float *gamma = gammas + group, *beta = betas + group;
-    const float mean = kept.mean[i], left = kept.left[i], inv_std = kept.inv_std[i];
-    const Sums sums = row_sums(dy, x, channels, mean, left, inv_std, gamma, beta, relu,
-                               dbetas + group, dgammas + group);
+    const float mean = options.centred ? kept.mean[i] : 0;
+    const float left = options.centred ? kept.left[i] : 0, inv_std = kept.inv_std[i];
+    const Sums sums = row_sums<relu>(dy, x, channels, mean, left, inv_std, gamma, beta,
+                                     dbetas + group, dgammas + group);
     const float offset = sums.first * offset_part, slope = sums.second * slope_part;
     float* dx = dxs + i * channels;
 #pragma omp simd
     for (int64_t j = 0; j < channels; ++j) {
       const float x_hat = (x[j] - mean - left) * inv_std;
-      const float d = passed(relu, dy[j], x_hat, gamma[j], beta[j]);
+      const float d = passed<relu>(dy[j], x_hat, gamma[j], beta[j]);
       dx[j] = inv_std * (gamma[j] * d - offset - x_hat * slope);
     }
+  }
+}
+
+FUNCNET_WIDE void norm_runs_gradient(const NormShape& s, NormOptions options, int64_t begin,
+                                     int64_t end, const float* dy, const float* x,
+                                     const Statistics& kept, const float* gamma, const float* beta,
+                                     float* dx, float* dbeta, float* dgamma) {
+  if (options.relu) {
+    runs_gradient<true>(s, options, begin, end, dy, x, kept, gamma, beta, dx, dbeta, dgamma);
+  } else {
+    runs_gradient<false>(s, options, begin, end, dy, x, kept, gamma, beta, dx, dbeta, dgamma);
   }
 }
 

@@ -87,6 +87,42 @@ def test_norm_with_relu(rng, name):
         np.testing.assert_allclose(got, want, rtol=0, atol=bound)
 
 
+@pytest.mark.parametrize("name", SHAPES)
+def test_without_the_mean(rng, name):
+    """Root mean square normalisation, and its gradient."""
+    x, dy, gamma, beta = _drawn(rng, SHAPES[name])
+    y, mean, left, var, inv_std = native.norm(x, gamma, beta, eps=0.1, centred=False)
+    kept = mean, left, inv_std
+    dx, dgamma, _ = native.norm_gradient(dy, x, *kept, gamma, beta, centred=False)
+    wide = x.astype(np.float64)
+    square = np.square(wide).mean(BETWEEN, keepdims=True)
+    x_hat = wide / np.sqrt(square + 0.1)
+    slope = (gamma * dy * x_hat).mean(BETWEEN, keepdims=True)
+    np.testing.assert_array_equal(mean, np.zeros(mean.shape))
+    np.testing.assert_allclose(var, square[:, 0, :, 0], rtol=8 * EPS)
+    np.testing.assert_allclose(y, gamma * x_hat + beta, rtol=0, atol=64 * EPS)
+    want = (gamma * dy - x_hat * slope) / np.sqrt(square + 0.1)
+    np.testing.assert_allclose(dx, want, rtol=0, atol=64 * EPS)
+    bound = 16 * EPS * np.sqrt(x.size / gamma.size + 16)
+    np.testing.assert_allclose(dgamma, (dy * x_hat).sum((0, 1)), rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_gradient_of_given_statistics(rng, name):
+    x, dy, gamma, beta = _drawn(rng, SHAPES[name])
+    mean = rng.standard_normal((x.shape[0], x.shape[2])).astype(np.float32)
+    inv_std = rng.uniform(0.5, 2, mean.shape).astype(np.float32)
+    dx, dgamma, dbeta = native.norm_gradient(
+        dy, x, mean, 0 * mean, inv_std, gamma, beta, fixed=True
+    )
+    each = inv_std.astype(np.float64)[:, None, :, None]
+    x_hat = (x.astype(np.float64) - mean[:, None, :, None]) * each
+    np.testing.assert_allclose(dx, gamma * dy * each, rtol=4 * EPS)
+    bound = 64 * EPS * np.sqrt(x.size / gamma.size + 16)
+    np.testing.assert_allclose(dgamma, (dy * x_hat).sum((0, 1)), rtol=0, atol=bound)
+    np.testing.assert_allclose(dbeta, dy.sum((0, 1), np.float64), rtol=0, atol=bound)
+
+
 def test_two_rows_by_hand():
     x = np.array([1, 10, 3, 30], np.float32).reshape(1, 2, 2, 1)
     ones = np.ones((2, 1), np.float32)
@@ -179,8 +215,8 @@ def test_refused_with_a_reason(name):
         "funcnet_norm" if forward else "funcnet_norm_gradient",
         [jax.ShapeDtypeStruct(s, jnp.float32) for s in results],
     )
-    options = {"eps": np.float64(1e-5)} if forward else {}
+    options = {"eps": np.float64(1e-5)} if forward else {"fixed": False}
     with pytest.raises(Exception, match=reason):
         jax.block_until_ready(
-            call(*(jnp.ones(s, jnp.float32) for s in operands), relu=False, **options)
+            call(*(jnp.ones(s, jnp.float32) for s in operands), centred=True, relu=False, **options)
         )
