@@ -1,9 +1,9 @@
-"""The bilinear maps that rules are made of, and how their sums are taken.
+"""The maps that rules are made of, and how their sums are taken.
 
-Rules say mathematics; this module says how. Each function is bilinear, takes operands of one
-dtype, and returns its sum in the dtype it was accumulated in (`wide_dtype`): the caller adds what
-else there is to add and rounds once. A faster implementation takes a map's place here and nowhere
-else.
+Rules say mathematics; this module says how. Products and convolutions are bilinear, take operands
+of one dtype, and return their sums in the dtype they were accumulated in (`wide_dtype`), as
+normalisation and its gradient do: the caller adds what else there is to add and rounds once. A
+faster implementation takes a map's place here and nowhere else.
 """
 
 from funcnet._homes import at_home
@@ -14,6 +14,13 @@ from funcnet.kernels._flops import flops
 from funcnet.kernels._lowering import once, wide, wide_dtype
 from funcnet.kernels._memory import keep_memory
 from funcnet.kernels._native import native_status, use_native
+from funcnet.kernels._norms import (
+    normalise,
+    normalise_gradient,
+    per_channel,
+    scale_and_shift,
+    scaled,
+)
 from funcnet.kernels._products import matmul, matmul_bias, matmul_nt, matmul_tn
 from funcnet.kernels._types import (
     as_cotangent,
@@ -45,9 +52,14 @@ __all__ = [
     "matmul_nt",
     "matmul_tn",
     "native_status",
+    "normalise",
+    "normalise_gradient",
     "not_cut_as",
     "once",
+    "per_channel",
     "reshape",
+    "scale_and_shift",
+    "scaled",
     "total",
     "use_native",
     "whole",

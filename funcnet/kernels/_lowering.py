@@ -59,21 +59,28 @@ class Kernel:
     a mesh with explicit axes gives the result the axes of the operands that are left in it. Which
     precision JAX's products are to have is read then, and is a parameter of the primitive: what it
     is made of is traced when it is lowered, after `with jax.default_matmul_precision(...)` ended.
+
+    One of several results, whose axes have no names, is its definition on such a mesh.
     """
 
-    def __init__(self, name: str, axes: Callable[..., str]):
-        self.primitive, self._axes = Primitive(name), axes
+    def __init__(
+        self, name: str, axes: Callable[..., str], several: Callable[..., Any] | None = None
+    ):
+        self.primitive, self._axes, self._several = Primitive(name), axes, several
+        self.primitive.multiple_results = several is not None
 
     @property
     def name(self) -> str:
         """That of its primitive, in a program."""
         return self.primitive.name
 
-    def __call__(self, *operands: Any, **params: Any) -> Array:
+    def __call__(self, *operands: Any, **params: Any) -> Any:
+        mesh = explicit_mesh(*operands)
+        if mesh is not None and self._several:
+            return self._several(*operands, **params)
         params.setdefault("precision", _config.jax_default_matmul_precision)
         bind = functools.partial(self.primitive.bind, **params)
         operands = varying_alike(*operands)
-        mesh = explicit_mesh(*operands)
         if mesh is None:
             return bind(*operands)
         specs = [jax.typeof(x).sharding.spec for x in operands]
@@ -83,10 +90,11 @@ class Kernel:
 
 def make_kernel(
     name: str,
-    xla: Callable[..., Array],
-    cpu: Callable[..., Array],
+    xla: Callable[..., Any],
+    cpu: Callable[..., Any],
     axes: Callable[..., str],
     on_part: Callable[..., Array] | None = None,
+    several: bool = False,
 ) -> Kernel:
     """A kernel that is lowered to `cpu` on a CPU, else to `xla`.
 
@@ -99,26 +107,31 @@ def make_kernel(
       axes: the names of the operands' axes and the result's, of parameters: "n k, k m -> n m".
       on_part: `cpu` on a part of operands whose sum `total` adds up, where that is not None; by
         default the sum is all that `cpu` does.
+      several: whether it returns a tuple of arrays; `axes` are "..." then.
     """
-    kernel = Kernel(name, axes)
+    kernel = Kernel(name, axes, xla if several else None)
     primitive = kernel.primitive
     on_part = at_its_precision(on_part or totalled(cpu))
     xla, cpu = at_its_precision(xla), at_its_precision(cpu)
 
     @functools.cache
-    def compiled(params: tuple[tuple[str, Any], ...]) -> Callable[..., Array]:
+    def compiled(params: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
         return jit(functools.partial(primitive.bind, **dict(params)))
 
-    def eager(*operands: Array, **params: Any) -> Array:
+    def eager(*operands: Array, **params: Any) -> Any:
         with jax.disable_jit(False):  # a primitive is one operation, as XLA's own are
             return compiled(tuple(params.items()))(*operands)
 
     def aval(*operands: Any, **params: Any) -> Any:
         shapes = (jax.ShapeDtypeStruct(v.shape, v.dtype) for v in operands)
         out = jax.eval_shape(functools.partial(xla, **params), *shapes)
-        return operands[0].update(shape=out.shape, dtype=out.dtype, weak_type=False)
 
-    def in_parts(*operands: Array, **params: Any) -> Array:
+        def of(result: Any) -> Any:
+            return operands[0].update(shape=result.shape, dtype=result.dtype, weak_type=False)
+
+        return list(map(of, out)) if several else of(out)
+
+    def in_parts(*operands: Array, **params: Any) -> Any:
         names = axes(**params)
         if "..." in names:
             return xla(*operands, **params)
@@ -133,21 +146,22 @@ def make_kernel(
             way = in_parts
         else:
             way = xla
-        return mlir.lower_fun(way, multiple_results=False)(context, *operands, **params)
+        return mlir.lower_fun(way, multiple_results=several)(context, *operands, **params)
 
     know_devices(primitive)
     primitive.def_impl(eager)
     primitive.def_abstract_eval(aval)
-    mlir.register_lowering(primitive, mlir.lower_fun(xla, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(xla, multiple_results=several))
     mlir.register_lowering(primitive, lowered_on_cpu, platform="cpu")
     return kernel
 
 
 def make_composite(
     name: str,
-    definition: Callable[..., Array],
-    cpu: Callable[..., Array],
+    definition: Callable[..., Any],
+    cpu: Callable[..., Any],
     axes: Callable[..., str],
+    several: bool = False,
 ) -> Kernel:
     """A kernel that differentiates and batches as its definition, what it is made of, does."""
 
@@ -155,15 +169,16 @@ def make_composite(
         way = cpu if total is None else functools.partial(definition, total=total)
         return way(*operands, **params)
 
-    kernel = make_kernel(name, definition, cpu, axes, on_part)
+    kernel = make_kernel(name, definition, cpu, axes, on_part, several)
     defined = at_its_precision(definition)
 
-    def jvp(primals: Any, tangents: Any, **params: Any) -> tuple[Array, Array]:
+    def jvp(primals: Any, tangents: Any, **params: Any) -> tuple[Any, Any]:
         tangents = tuple(map(ad.instantiate_zeros, tangents))
         return jax.jvp(functools.partial(defined, **params), primals, tangents)
 
-    def batch(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
-        return jax.vmap(functools.partial(defined, **params), axes)(*operands), 0
+    def batch(operands: Any, axes: Any, **params: Any) -> tuple[Any, Any]:
+        out = jax.vmap(functools.partial(defined, **params), axes)(*operands)
+        return out, (0,) * len(out) if several else 0
 
     ad.primitive_jvps[kernel.primitive] = jvp
     batching.primitive_batchers[kernel.primitive] = batch

@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from funcnet.kernels import as_cotangent, normalise, normalise_gradient
 from funcnet.layers._geometry import Padding, Pixels, resolve
 from funcnet.layers._linear import (
     CONV_OPTIONS,
@@ -26,12 +27,9 @@ from funcnet.layers._linear import (
 )
 from funcnet.layers._norms import (
     AxisName,
-    batch_norm_cotangents,
-    centred,
     check_batch,
     norm_arguments,
-    scale_and_shift,
-    standardise,
+    parameter_cotangents,
     statistics,
 )
 from funcnet.layers._params import AffineParams, BatchStats, ConvParams, NormParams
@@ -132,10 +130,8 @@ def _affine_batch_norm_relu(params, x, eps, axis_name):
     z = affine_sum(affine, rows).astype(dtype)
     norm, z, dtype = norm_arguments("affine_batch_norm_relu", norm, z, eps)
     check_batch("affine_batch_norm_relu", z, axis_name)
-    z_hat, centre, var, inv_std = standardise(z, (0,), eps, axis_name)
-    y = scale_and_shift(norm, z_hat)
-    y = positive(y).astype(dtype)
-    return y, statistics(norm, centre, var), (z, centre, inv_std)
+    y, centre, var, inv_std = normalise(norm, z, "batch", eps, relu=True, axis_name=axis_name)
+    return y.astype(dtype), statistics(norm, centre, var), (z, centre, inv_std)
 
 
 def _affine_batch_norm_relu_fwd(params, x, eps, axis_name):
@@ -147,9 +143,9 @@ def _affine_batch_norm_relu_bwd(eps, axis_name, residuals, cotangents):
     # (d, m) to (m,), (n, ...), (n, m), 2 of (1, m), (1, m)
     (affine, norm), x, z, centre, inv_std = residuals
     dy, _ = cotangents
-    z_hat = centred(z, centre) * inv_std
-    dy = jnp.where(scale_and_shift(norm, z_hat) > 0, dy, jnp.zeros_like(dy))
-    dnorm, dz = batch_norm_cotangents(norm, z, dy, z_hat, inv_std, (0,), axis_name)
+    options = {"relu": True, "axis_name": axis_name}
+    dnorm, dz = normalise_gradient(norm, z, centre, inv_std, dy, "batch", **options)
+    dnorm, dz = as_cotangent((parameter_cotangents(norm, *dnorm), dz), (norm, z))
     daffine, dx = affine_cotangents(affine, x, dz, bias=False)
     return (daffine, dnorm), dx
 

@@ -5,7 +5,6 @@ All standardise groups of numbers and then scale and shift them; they differ in 
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import jax
@@ -17,7 +16,18 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from funcnet import _validate
-from funcnet.kernels import as_cotangent, average, cut_as, devices_along, once, reshape, total, wide
+from funcnet.kernels import (
+    as_cotangent,
+    cut_as,
+    devices_along,
+    normalise,
+    normalise_gradient,
+    once,
+    per_channel,
+    scale_and_shift,
+    scaled,
+    wide,
+)
 from funcnet.layers._params import BatchStats, NormParams
 
 AxisName = str | tuple[str, ...] | None  # of a mesh, inside a shard_map
@@ -71,10 +81,8 @@ def batch_norm(
 def _batch_norm(params, x, eps, axis_name):
     params, x, dtype = norm_arguments("batch_norm", params, x, eps)
     check_batch("batch_norm", x, axis_name)
-    axes = tuple(range(x.ndim - 1))
-    x_hat, centre, var, inv_std = standardise(x, axes, eps, axis_name)
-    y = scale_and_shift(params, x_hat).astype(dtype)
-    return y, statistics(params, centre, var), (centre, inv_std)
+    y, centre, var, inv_std = normalise(params, x, "batch", eps, axis_name=axis_name)
+    return y.astype(dtype), statistics(params, centre, var), (centre, inv_std)
 
 
 def _batch_norm_fwd(params, x, eps, axis_name):
@@ -85,19 +93,8 @@ def _batch_norm_fwd(params, x, eps, axis_name):
 def _batch_norm_bwd(eps, axis_name, residuals, cotangents):
     params, x, centre, inv_std = residuals  # (c,) and (c,), (..., c), 2 of (1, ..., c), (1, ..., c)
     dy, _ = cotangents
-    axes = tuple(range(x.ndim - 1))
-    x_hat = centred(x, centre) * inv_std
-    return batch_norm_cotangents(params, x, dy, x_hat, inv_std, axes, axis_name)
-
-
-def batch_norm_cotangents(params, x, dy, x_hat, inv_std, axes, axis_name):
-    dy = wide(dy)
-    count = values_a_channel(x_hat, axis_name)
-    dbeta = dy.sum(axes)
-    dgamma = (dy * x_hat).sum(axes)
-    mean, slope = (_last_axis(s / count, dy) for s in total((dbeta, dgamma), axis_name))
-    dx = _scaled(params.gamma, inv_std) * (dy - mean - x_hat * slope)
-    return as_cotangent((_of(params, dgamma, dbeta), dx), (params, x))
+    dparams, dx = normalise_gradient(params, x, centre, inv_std, dy, "batch", axis_name=axis_name)
+    return as_cotangent((parameter_cotangents(params, *dparams), dx), (params, x))
 
 
 batch_norm.defvjp(_batch_norm_fwd, _batch_norm_bwd)
@@ -145,15 +142,15 @@ def _batch_norm_inference(params, stats, x, eps):
         _validate.shape(
             "batch_norm_inference", name, value, x.shape[-1:], f"x has {x.shape[-1]} channels"
         )
-    x_hat, _ = _inference_standardise(stats, x, eps)
-    return scale_and_shift(params, x_hat).astype(dtype)
-
-
-def _inference_standardise(stats, x, eps):
     x = wide(x)
-    mean, var = (_last_axis(s, x) for s in stats)
-    inv_std = lax.rsqrt(var + jnp.asarray(eps, var.dtype))
-    return (x - mean) * inv_std, inv_std
+    mean, inv_std = _inference_statistics(stats, x, eps)
+    return scale_and_shift(params, (x - mean) * inv_std).astype(dtype)
+
+
+def _inference_statistics(stats, x, eps):
+    """Mean and inverse root of the variance, to broadcast against x."""
+    mean, var = (per_channel(s, x) for s in stats)
+    return mean, lax.rsqrt(var + jnp.asarray(eps, var.dtype))
 
 
 def _batch_norm_inference_fwd(params, stats, x, eps):
@@ -162,17 +159,14 @@ def _batch_norm_inference_fwd(params, stats, x, eps):
 
 def _batch_norm_inference_bwd(eps, residuals, dy):
     params, stats, x = residuals  # (c,) and (c,), (c,) and (c,), (..., c)
-    axes = tuple(range(x.ndim - 1))
-    x_hat, inv_std = _inference_standardise(stats, x, eps)
-    dy = wide(dy)
-    dbeta = dy.sum(axes)
-    dgamma = (dy * x_hat).sum(axes)
-    gamma_inv_std = _scaled(params.gamma, inv_std)
-    per_channel = gamma_inv_std.reshape(-1)
-    dmean = -per_channel * dbeta
-    dvar = -0.5 * per_channel * inv_std.reshape(-1) * dgamma
-    cotangents = _of(params, dgamma, dbeta), BatchStats(dmean, dvar), dy * gamma_inv_std
-    return as_cotangent(cotangents, (params, stats, x))
+    mean, inv_std = _inference_statistics(stats, wide(x), eps)
+    centre = mean, jnp.zeros_like(mean)
+    (dgamma, dbeta), dx = normalise_gradient(params, x, centre, inv_std, dy, "batch", fixed=True)
+    inv_std = inv_std.reshape(-1)
+    slope = scaled(params.gamma, inv_std)
+    dstats = BatchStats(-slope * dbeta, -0.5 * slope * inv_std * dgamma)
+    dparams = parameter_cotangents(params, dgamma, dbeta)
+    return as_cotangent((dparams, dstats, dx), (params, stats, x))
 
 
 batch_norm_inference.defvjp(_batch_norm_inference_fwd, _batch_norm_inference_bwd)
@@ -215,8 +209,8 @@ def layer_norm(
 
 def _layer_norm(params, x, eps):
     params, x, dtype = norm_arguments("layer_norm", params, x, eps)
-    x_hat, centre, _, inv_std = standardise(x, (-1,), eps)
-    return scale_and_shift(params, x_hat).astype(dtype), (centre, inv_std)
+    y, centre, _, inv_std = normalise(params, x, "layer", eps)
+    return y.astype(dtype), (centre, inv_std)
 
 
 def _layer_norm_fwd(params, x, eps):
@@ -227,13 +221,8 @@ def _layer_norm_fwd(params, x, eps):
 
 def _layer_norm_bwd(eps, residuals, dy):
     params, x, centre, inv_std = residuals  # (c,) and (c,), (..., c), 2 of (..., 1), (..., 1)
-    dy = wide(dy)
-    x_hat = centred(x, centre) * inv_std
-    dx_hat = _scaled(params.gamma, dy)
-    dx = _standardise_cotangent(dx_hat, x_hat, inv_std, (-1,))
-    axes = tuple(range(x.ndim - 1))
-    dparams = _of(params, (dy * x_hat).sum(axes), dy.sum(axes))
-    return as_cotangent((dparams, dx), (params, x))
+    dparams, dx = normalise_gradient(params, x, centre, inv_std, dy, "layer")
+    return as_cotangent((parameter_cotangents(params, *dparams), dx), (params, x))
 
 
 layer_norm.defvjp(_layer_norm_fwd, _layer_norm_bwd)
@@ -279,8 +268,8 @@ def group_norm(
 def _group_norm(params, x, groups, eps):
     params, x, dtype = norm_arguments("group_norm", params, x, eps)
     _check_groups(x, groups)
-    x_hat, centre, _, inv_std = standardise(_grouped(x, groups), (1, 3), eps)
-    return scale_and_shift(params, reshape(x_hat, x.shape)).astype(dtype), (centre, inv_std)
+    y, centre, _, inv_std = normalise(params, x, "group", eps, groups=groups)
+    return y.astype(dtype), (centre, inv_std)
 
 
 def _check_groups(x, groups):
@@ -292,11 +281,6 @@ def _check_groups(x, groups):
         )
 
 
-def _grouped(x, groups):
-    n, *space, c = x.shape
-    return reshape(x, (n, math.prod(space), groups, c // groups))
-
-
 def _group_norm_fwd(params, x, groups, eps):
     y, stats = _group_norm(params, x, groups, eps)
     centre, inv_std = jax.tree.map(once, stats)
@@ -305,14 +289,8 @@ def _group_norm_fwd(params, x, groups, eps):
 
 def _group_norm_bwd(groups, eps, residuals, dy):
     params, x, centre, inv_std = residuals  # (c,) and (c,), (n, ..., c), 2 of (n, 1, groups, 1), it
-    dy = wide(dy)
-    x_hat = centred(_grouped(x, groups), centre) * inv_std
-    dx_hat = _grouped(_scaled(params.gamma, dy), groups)
-    dx = _standardise_cotangent(dx_hat, x_hat, inv_std, (1, 3))
-    axes = tuple(range(x.ndim - 1))
-    dgamma = (dy * reshape(x_hat, x.shape)).sum(axes)
-    dparams = _of(params, dgamma, dy.sum(axes))
-    return as_cotangent((dparams, reshape(dx, x.shape)), (params, x))
+    dparams, dx = normalise_gradient(params, x, centre, inv_std, dy, "group", groups=groups)
+    return as_cotangent((parameter_cotangents(params, *dparams), dx), (params, x))
 
 
 group_norm.defvjp(_group_norm_fwd, _group_norm_bwd)
@@ -353,9 +331,7 @@ def _rms_norm(gamma, x, eps):
     x = _validate.floating("rms_norm", "x", x)
     gamma = _per_channel("rms_norm", "gamma", gamma, x)
     _check_eps("rms_norm", eps)
-    xw = wide(x)
-    r = lax.rsqrt(jnp.square(xw).mean(-1, keepdims=True) + jnp.asarray(eps, xw.dtype))
-    y = _scaled(gamma, xw * r)
+    y, _, _, r = normalise((gamma, None), x, "rms", eps)
     return y.astype(jnp.result_type(x, *jax.tree.leaves(gamma))), r
 
 
@@ -366,64 +342,11 @@ def _rms_norm_fwd(gamma, x, eps):
 
 def _rms_norm_bwd(eps, residuals, dy):
     gamma, x, r = residuals  # (c,), (..., c), (..., 1)
-    dy = wide(dy)
-    x_hat = wide(x) * r
-    dx_hat = _scaled(gamma, dy)
-    slope = once((dx_hat * x_hat).mean(-1, keepdims=True))
-    dx = r * (dx_hat - x_hat * slope)
-    dgamma = (dy * x_hat).sum(tuple(range(x.ndim - 1)))
+    (dgamma, _), dx = normalise_gradient((gamma, None), x, None, r, dy, "rms")
     return as_cotangent((None if gamma is None else dgamma, dx), (gamma, x))
 
 
 rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
-
-
-def standardise(x, axes, eps, axis_name=None):
-    """Standardises over `axes`: returns x_hat, centre (in two parts), variance, its inverse root.
-
-    The mean is taken twice: the second time of what the first has left, which is what its rounding
-    has cost. So numbers far from zero keep their spread, and equal numbers become exact zeros, but
-    for what XLA rounds otherwise where it joins a mean with what reads it. The two parts stay
-    apart, because their sum would round again. With it goes the mean square, in one
-    pass over the numbers and one sum over devices; less the square of what was left, which is a
-    rounding error's, it is the variance.
-    """
-    x = wide(x)
-
-    def means(*arrays):
-        found = tuple(a.mean(axes, keepdims=True) for a in arrays)
-        return average(found, axis_name)
-
-    (mean,) = means(x)
-    left, square = means(x - mean, jnp.square(x - mean))
-    var = jnp.maximum(square - jnp.square(left), jnp.zeros((), square.dtype))
-    inv_std = lax.rsqrt(var + jnp.asarray(eps, var.dtype))
-    return centred(x, (mean, left)) * inv_std, (mean, left), var, inv_std
-
-
-def centred(x, centre):
-    mean, left = centre
-    return wide(x) - mean - left
-
-
-def _standardise_cotangent(dx_hat, x_hat, inv_std, axes):
-    mean = once(dx_hat.mean(axes, keepdims=True))
-    slope = once((dx_hat * x_hat).mean(axes, keepdims=True))
-    return inv_std * (dx_hat - mean - x_hat * slope)
-
-
-def scale_and_shift(params, x_hat):
-    y = _scaled(params.gamma, x_hat)
-    return y if params.beta is None else y + _last_axis(params.beta, x_hat)
-
-
-def _scaled(gamma, x):
-    return x if gamma is None else _last_axis(gamma, x) * x
-
-
-def _last_axis(values, x):
-    """Values per channel in x's dtype, with the axes that let them broadcast against x."""
-    return values.astype(x.dtype).reshape((1,) * (x.ndim - 1) + values.shape)
 
 
 def statistics(params, centre, var):
@@ -442,7 +365,7 @@ def statistics(params, centre, var):
     return BatchStats(own(sum(centre).reshape(-1)), own(var.reshape(-1)))
 
 
-def _of(params, dgamma, dbeta):
+def parameter_cotangents(params, dgamma, dbeta):
     """The cotangents of the parameters that are there."""
     dgamma = None if params.gamma is None else dgamma
     return NormParams(dgamma, None if params.beta is None else dbeta)

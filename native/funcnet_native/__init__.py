@@ -37,6 +37,8 @@ __all__ = [
     "conv_kernel_gradient",
     "implementation",
     "matmul",
+    "norm",
+    "norm_gradient",
     "supports",
 ]
 
@@ -45,6 +47,8 @@ TARGETS = (
     "funcnet_conv_kernel_gradient",
     "funcnet_conv_input_gradient",
     "funcnet_matmul",
+    "funcnet_norm",
+    "funcnet_norm_gradient",
 )
 _KINDS: tuple[Kind, ...] = ("conv", "conv_kernel_gradient", "conv_input_gradient")
 
@@ -325,3 +329,72 @@ def matmul(
     return jax.ffi.ffi_call("funcnet_matmul", jax.ShapeDtypeStruct(shape, a.dtype))(
         *operands, transpose_a=bool(transpose_a), transpose_b=bool(transpose_b), relu=bool(relu)
     )
+
+
+def norm(
+    x: Array, gamma: Array, beta: Array, *, eps: float, centred: bool = True, relu: bool = False
+) -> tuple[Array, Array, Array, Array, Array]:
+    r"""Groups of numbers, each standardised by its own mean and variance, scaled and shifted.
+
+    $y = \gamma \hat x + \beta$ with $\hat x = (x - \mu)/\sqrt{v + \epsilon}$, through a ReLU. Of
+    (1, n, c, 1) it is batch normalisation, of (n, 1, 1, c) layer normalisation.
+
+    Args:
+      x: (n, rows, groups, channels), without a zero but n; the mean $\mu$ and the biased variance
+        v of each group of each example are over its rows and channels.
+      gamma: (groups, channels).
+      beta: (groups, channels).
+      eps: added to the variance.
+      centred: whether the mean is taken off; else it is 0, and v the mean square.
+      relu: whether negative outputs become 0; not-a-number stays.
+
+    Returns:
+      y, of x's shape; and of shape (n, groups) the mean, what its rounding has left of it, the
+      variance, and $1/\sqrt{v + \epsilon}$.
+    """
+    numbers = jax.ShapeDtypeStruct((x.shape[0], x.shape[2]), x.dtype)
+    results = (jax.ShapeDtypeStruct(x.shape, x.dtype), *(numbers,) * 4)
+    return tuple(
+        jax.ffi.ffi_call("funcnet_norm", results)(
+            x, gamma, beta, eps=np.float64(eps), centred=bool(centred), relu=bool(relu)
+        )
+    )
+
+
+def norm_gradient(
+    dy: Array,
+    x: Array,
+    mean: Array,
+    left: Array,
+    inv_std: Array,
+    gamma: Array,
+    beta: Array,
+    *,
+    centred: bool = True,
+    fixed: bool = False,
+    relu: bool = False,
+) -> tuple[Array, Array, Array]:
+    r"""The gradients of $\langle dy, y \rangle$ by x, gamma and beta, with y as `norm` gives it.
+
+    With $g = \gamma\,dy$ and means over a group: $d\beta = \sum dy$, $d\gamma = \sum dy\,\hat x$,
+    $dx = \frac{1}{\sqrt{v + \epsilon}}\,(g - \overline{g} - \hat x\,\overline{g \hat x})$.
+
+    Args:
+      dy: the cotangent, of x's shape.
+      x: (n, rows, groups, channels).
+      mean: (n, groups), as `norm` has returned it; not read where it was not taken off.
+      left: the same.
+      inv_std: the same.
+      gamma: (groups, channels).
+      beta: (groups, channels), read where there is a ReLU.
+      centred: whether `norm` has taken the mean off; else $\overline{g}$ is 0.
+      fixed: whether the statistics were given, and do not depend on x: both means of g are 0.
+      relu: whether `norm` had one: what it has cut off gets no gradient.
+
+    Returns:
+      dx, dgamma, dbeta.
+    """
+    results = tuple(jax.ShapeDtypeStruct(a.shape, x.dtype) for a in (x, gamma, beta))
+    operands = dy, x, mean, left, inv_std, gamma, beta
+    options = {"centred": bool(centred), "fixed": bool(fixed), "relu": bool(relu)}
+    return tuple(jax.ffi.ffi_call("funcnet_norm_gradient", results)(*operands, **options))

@@ -232,6 +232,80 @@ ffi::Error Matmul(ffi::ThreadPool threads, Matrix a, Matrix b, ffi::RemainingArg
   });
 }
 
+// The shape of numbers (examples, rows, groups, channels), or what does not fit to it: each of
+// `same` has it, `parameters` are (groups, channels), `statistics` (examples, groups).
+using Dimensions = ffi::Span<const int64_t>;
+ffi::Error norm_shape(const char* name, Dimensions x, std::initializer_list<Dimensions> same,
+                      std::initializer_list<Dimensions> parameters,
+                      std::initializer_list<Dimensions> statistics, NormShape* s) {
+  *s = {x[0], x[1], x[2], x[3]};
+  if (s->rows < 1 || s->columns() < 1) {
+    return invalid(name, ": numbers (examples, rows, groups, channels) must have no zero size but ",
+                   "the first, got ", shape(x));
+  }
+  const auto fits = [](Dimensions found, std::initializer_list<int64_t> wanted) {
+    return std::equal(found.begin(), found.end(), wanted.begin(), wanted.end());
+  };
+  for (const auto& found : same) {
+    if (!fits(found, {x[0], x[1], x[2], x[3]})) {
+      return invalid(name, ": numbers ", shape(x), " beside ", shape(found));
+    }
+  }
+  for (const auto& found : parameters) {
+    if (!fits(found, {x[2], x[3]})) {
+      return invalid(name, ": numbers ", shape(x), " with parameters ", shape(found));
+    }
+  }
+  for (const auto& found : statistics) {
+    if (!fits(found, {x[0], x[2]})) {
+      return invalid(name, ": numbers ", shape(x), " with statistics ", shape(found));
+    }
+  }
+  return ffi::Error::Success();
+}
+
+using Numbers = ffi::Result<Matrix>;
+ffi::Error Norm(ffi::ThreadPool threads, Tensor x, Matrix gamma, Matrix beta,
+                ffi::Result<Tensor> y, Numbers mean, Numbers left, Numbers var, Numbers inv_std,
+                double eps, bool centred, bool relu) {
+  NormShape s;
+  if (auto error = norm_shape("funcnet_norm", x.dimensions(), {y->dimensions()},
+                              {gamma.dimensions(), beta.dimensions()},
+                              {mean->dimensions(), left->dimensions(), var->dimensions(),
+                               inv_std->dimensions()},
+                              &s);
+      error.failure()) {
+    return error;
+  }
+  XlaPool pool(threads);
+  return guarded([&] {
+    norm(pool, s, {centred, false, relu}, eps, x.typed_data(), gamma.typed_data(),
+         beta.typed_data(), y->typed_data(),
+         {mean->typed_data(), left->typed_data(), var->typed_data(), inv_std->typed_data()});
+  });
+}
+
+ffi::Error NormGradient(ffi::ThreadPool threads, Tensor dy, Tensor x, Matrix mean, Matrix left,
+                        Matrix inv_std, Matrix gamma, Matrix beta, ffi::Result<Tensor> dx,
+                        Numbers dgamma, Numbers dbeta, bool centred, bool fixed, bool relu) {
+  NormShape s;
+  if (auto error = norm_shape("funcnet_norm_gradient", x.dimensions(),
+                              {dy.dimensions(), dx->dimensions()},
+                              {gamma.dimensions(), beta.dimensions(), dgamma->dimensions(),
+                               dbeta->dimensions()},
+                              {mean.dimensions(), left.dimensions(), inv_std.dimensions()}, &s);
+      error.failure()) {
+    return error;
+  }
+  XlaPool pool(threads);
+  return guarded([&] {
+    norm_gradient(pool, s, {centred, fixed, relu}, dy.typed_data(), x.typed_data(),
+                  {mean.typed_data(), left.typed_data(), nullptr, inv_std.typed_data()},
+                  gamma.typed_data(), beta.typed_data(), dx->typed_data(), dgamma->typed_data(),
+                  dbeta->typed_data());
+  });
+}
+
 }  // namespace
 }  // namespace funcnet
 
@@ -270,6 +344,36 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(funcnet_matmul, funcnet::Matmul,
                                   .Ret<funcnet::Matrix>()
                                   .Attr<bool>("transpose_a")
                                   .Attr<bool>("transpose_b")
+                                  .Attr<bool>("relu"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(funcnet_norm, funcnet::Norm,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<funcnet::Tensor>()
+                                  .Arg<funcnet::Matrix>()
+                                  .Arg<funcnet::Matrix>()
+                                  .Ret<funcnet::Tensor>()
+                                  .Ret<funcnet::Matrix>()
+                                  .Ret<funcnet::Matrix>()
+                                  .Ret<funcnet::Matrix>()
+                                  .Ret<funcnet::Matrix>()
+                                  .Attr<double>("eps")
+                                  .Attr<bool>("centred")
+                                  .Attr<bool>("relu"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(funcnet_norm_gradient, funcnet::NormGradient,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<funcnet::Tensor>()
+                                  .Arg<funcnet::Tensor>()
+                                  .Arg<funcnet::Matrix>()
+                                  .Arg<funcnet::Matrix>()
+                                  .Arg<funcnet::Matrix>()
+                                  .Arg<funcnet::Matrix>()
+                                  .Arg<funcnet::Matrix>()
+                                  .Ret<funcnet::Tensor>()
+                                  .Ret<funcnet::Matrix>()
+                                  .Ret<funcnet::Matrix>()
+                                  .Attr<bool>("centred")
+                                  .Attr<bool>("fixed")
                                   .Attr<bool>("relu"));
 #pragma GCC visibility pop
 

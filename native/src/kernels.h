@@ -51,6 +51,36 @@ constexpr size_t kConvCacheCapacity = 256;
 void matmul(Pool& pool, int64_t n, int64_t k, int64_t m, bool transpose_a, bool transpose_b,
             const float* a, const float* b, const float* bias, bool relu, float* y);
 
+// Numbers (examples, rows, groups, channels): each group of each example is standardised by its own
+// mean and variance, and has a gamma and a beta for each of its channels. Of (1, n, c, 1) that is
+// batch normalisation, of (n, 1, 1, c) layer normalisation.
+struct NormShape {
+  int64_t examples, rows, groups, channels;
+  int64_t columns() const { return groups * channels; }
+  int64_t size() const { return examples * rows * columns(); }
+};
+
+// Of each group of each example: the mean in two parts, the biased variance, 1 / sqrt(var + eps).
+struct Statistics {
+  float *mean, *left, *var, *inv_std;
+  Statistics of(int64_t i) const { return {mean + i, left + i, var ? var + i : var, inv_std + i}; }
+};
+
+struct NormOptions {
+  bool centred;  // whether the mean is taken off; else it is 0, and the variance the mean square
+  bool fixed;    // for gradients: whether the statistics were given, and do not depend on x
+  bool relu;
+};
+
+// y = relu?(gamma x_hat + beta) with x_hat = (x - mean - left) inv_std.
+void norm(Pool& pool, const NormShape& shape, NormOptions options, double eps, const float* x,
+          const float* gamma, const float* beta, float* y, const Statistics& kept);
+// dx, dgamma and dbeta, the gradients of sum(dy y); var is not read, nor the mean that is not taken
+// off.
+void norm_gradient(Pool& pool, const NormShape& shape, NormOptions options, const float* dy,
+                   const float* x, const Statistics& kept, const float* gamma, const float* beta,
+                   float* dx, float* dgamma, float* dbeta);
+
 // Loops of our own are compiled for the wide vectors too, and the right one is chosen at loading;
 // the sanitizers cannot be there so early.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
