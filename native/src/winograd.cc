@@ -267,7 +267,9 @@ struct Winograd {
     const Blocks blocks(count(g), kFrequencies, g, threads);
     const Planes in{kFrequencies, blocks.size, g.cin}, out{kFrequencies, blocks.size, g.cout};
     const Products products(in, true, out, false, /*adding=*/true);
-    const int64_t shares = std::min(threads, blocks.count);
+    // A share's sum must be no larger than what it is over, or many threads would need much memory.
+    const int64_t worth = count(g) * (g.cin + g.cout) / (g.cin * g.cout);
+    const int64_t shares = std::clamp<int64_t>(worth, 1, std::min(threads, blocks.count));
     Buffer sums_buffer;
     float* sums = sums_buffer.floats(shares * kernel.floats());
     const std::vector<float> zeros(std::max(g.cin, g.cout));
@@ -301,10 +303,6 @@ struct Winograd {
     });
   }
 };
-
-}  // namespace
-
-namespace {
 
 // What m by m outputs at once cost, in multiplications and additions of the products: a number
 // transformed costs as much as kTransform of these, measured on AVX2.
