@@ -389,7 +389,7 @@ def norm_gradient(
       beta: (groups, channels), read where there is a ReLU.
       centred: whether `norm` has taken the mean off; else $\overline{g}$ is 0.
       fixed: whether the statistics were given, and do not depend on x: both means of g are 0.
-      relu: whether `norm` had one: what it has cut off gets no gradient.
+      relu: whether `norm` had one: what it has cut off gets no gradient. Not with `fixed`.
 
     Returns:
       dx, dgamma, dbeta.

@@ -297,6 +297,7 @@ ffi::Error NormGradient(ffi::ThreadPool threads, Tensor dy, Tensor x, Matrix mea
       error.failure()) {
     return error;
   }
+  if (fixed && relu) return invalid("funcnet_norm_gradient: fixed statistics go with no ReLU");
   XlaPool pool(threads);
   return guarded([&] {
     norm_gradient(pool, s, {centred, fixed, relu}, dy.typed_data(), x.typed_data(),

@@ -69,7 +69,7 @@ struct Statistics {
 struct NormOptions {
   bool centred;  // whether the mean is taken off; else it is 0, and the variance the mean square
   bool fixed;    // for gradients: whether the statistics were given, and do not depend on x
-  bool relu;
+  bool relu;     // not of what is fixed
 };
 
 // y = relu?(gamma x_hat + beta) with x_hat = (x - mean - left) inv_std.

@@ -195,7 +195,7 @@ FUNCNET_WIDE void add_products(const float* dy, const float* x, int64_t rows, in
   }
 }
 
-template <bool relu>
+template <bool relu, bool fixed>
 FUNCNET_INLINE void differentiate(const float* dy, const float* x, int64_t rows, int64_t columns,
                                   Affine by, const float* mean, const float* slope, float* dx) {
   for (; rows > 0; --rows, x += columns, dy += columns, dx += columns) {
@@ -203,18 +203,21 @@ FUNCNET_INLINE void differentiate(const float* dy, const float* x, int64_t rows,
     for (int64_t j = 0; j < columns; ++j) {
       const float x_hat = (x[j] - by.mean[j] - by.left[j]) * by.inv_std[j];
       const float d = passed<relu>(dy[j], x_hat, by.gamma[j], by.beta[j]);
-      dx[j] = by.inv_std[j] * (by.gamma[j] * d - mean[j] - x_hat * slope[j]);
+      const float g = by.gamma[j] * d;
+      dx[j] = by.inv_std[j] * (fixed ? g : g - mean[j] - x_hat * slope[j]);
     }
   }
 }
 
 FUNCNET_WIDE void differentiate(const float* dy, const float* x, int64_t rows, int64_t columns,
-                                Affine by, bool relu, const float* mean, const float* slope,
-                                float* dx) {
-  if (relu) {
-    differentiate<true>(dy, x, rows, columns, by, mean, slope, dx);
+                                Affine by, NormOptions options, const float* mean,
+                                const float* slope, float* dx) {
+  if (options.fixed) {
+    differentiate<false, true>(dy, x, rows, columns, by, mean, slope, dx);
+  } else if (options.relu) {
+    differentiate<true, false>(dy, x, rows, columns, by, mean, slope, dx);
   } else {
-    differentiate<false>(dy, x, rows, columns, by, mean, slope, dx);
+    differentiate<false, false>(dy, x, rows, columns, by, mean, slope, dx);
   }
 }
 
@@ -229,7 +232,6 @@ void norm_example_gradient(Pool& pool, const NormShape& s, NormOptions options, 
                            const float* x, const Statistics& kept, const float* gamma,
                            const float* beta, float* dx, double* sums) {
   const int64_t columns = s.columns();
-  const bool relu = options.relu;
   const Shares shares(pool, s.rows, double(s.rows) * columns);
   std::vector<float> work(5 * columns);
   float *mean = work.data(), *left = mean + columns, *inv_std = left + columns;
@@ -243,9 +245,10 @@ void norm_example_gradient(Pool& pool, const NormShape& s, NormOptions options, 
     const int64_t size = block_rows(columns), end = shares.end(share);
     for (int64_t row = shares.begin(share); row < end; row += size) {
       const int64_t at = row * columns, rows = std::min(size, end - row);
-      add_products(dy + at, x + at, rows, columns, by, relu, block.data(), block.data() + columns);
-      if (options.fixed) {  // offset and slope are 0
-        differentiate(dy + at, x + at, rows, columns, by, relu, offset, slope, dx + at);
+      add_products(dy + at, x + at, rows, columns, by, options.relu, block.data(),
+                   block.data() + columns);
+      if (options.fixed) {
+        differentiate(dy + at, x + at, rows, columns, by, options, offset, slope, dx + at);
       }
       drain(block.data(), 2 * columns, found.data() + 2 * share * columns);
     }
@@ -263,12 +266,12 @@ void norm_example_gradient(Pool& pool, const NormShape& s, NormOptions options, 
       sum += gamma[j] * found[j];
       products += gamma[j] * found[columns + j];
     }
-    std::fill_n(offset + first, s.channels, static_cast<float>(options.centred ? sum / count : 0));
+    std::fill_n(offset + first, s.channels, options.centred ? float(sum / count) : 0);
     std::fill_n(slope + first, s.channels, static_cast<float>(products / count));
   }
   for_each_share(pool, shares.threads, shares.count, [&](int64_t share) {
     const int64_t at = shares.begin(share) * columns;
-    differentiate(dy + at, x + at, shares.end(share) - shares.begin(share), columns, by, relu,
+    differentiate(dy + at, x + at, shares.end(share) - shares.begin(share), columns, by, options,
                   offset, slope, dx + at);
   });
 }
@@ -311,7 +314,8 @@ FUNCNET_WIDE void norm_runs(const NormShape& s, NormOptions options, int64_t beg
     const float mean = options.centred ? deviations(row, channels, 0).first * each : 0;
     const Sums sums = deviations(row, channels, mean);
     const float left = options.centred ? sums.first * each : 0;
-    const float var = std::max((sums.second - left * sums.first) * each, 0.0);
+    const double off = options.centred ? left * sums.first : 0;
+    const float var = std::max((sums.second - off) * each, 0.0);
     const float inv_std = 1 / std::sqrt(var + eps);
     kept.mean[i] = mean, kept.left[i] = left, kept.var[i] = var, kept.inv_std[i] = inv_std;
 #pragma omp simd
@@ -347,14 +351,13 @@ FUNCNET_INLINE Sums row_sums(const float* dy, const float* x, int64_t channels, 
 }
 
 // Groups [begin, end) of `channels` numbers side by side.
-template <bool relu>
+template <bool relu, bool fixed>
 FUNCNET_INLINE void runs_gradient(const NormShape& s, NormOptions options, int64_t begin,
                                   int64_t end, const float* dys, const float* xs,
                                   const Statistics& kept, const float* gammas, const float* betas,
                                   float* dxs, float* dbetas, float* dgammas) {
   const int64_t channels = s.channels;
-  const double slope_part = options.fixed ? 0 : 1.0 / channels;
-  const double offset_part = options.centred ? slope_part : 0;
+  const double part = 1.0 / channels;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t group = i % s.groups * channels;
     const float *dy = dys + i * channels, *x = xs + i * channels;
@@ -363,13 +366,13 @@ FUNCNET_INLINE void runs_gradient(const NormShape& s, NormOptions options, int64
     const float left = options.centred ? kept.left[i] : 0, inv_std = kept.inv_std[i];
     const Sums sums = row_sums<relu>(dy, x, channels, mean, left, inv_std, gamma, beta,
                                      dbetas + group, dgammas + group);
-    const float offset = sums.first * offset_part, slope = sums.second * slope_part;
+    const float offset = options.centred ? sums.first * part : 0, slope = sums.second * part;
     float* dx = dxs + i * channels;
 #pragma omp simd
     for (int64_t j = 0; j < channels; ++j) {
       const float x_hat = (x[j] - mean - left) * inv_std;
       const float d = passed<relu>(dy[j], x_hat, gamma[j], beta[j]);
-      dx[j] = inv_std * (gamma[j] * d - offset - x_hat * slope);
+      dx[j] = inv_std * (fixed ? gamma[j] * d : gamma[j] * d - offset - x_hat * slope);
     }
   }
 }
@@ -378,10 +381,13 @@ FUNCNET_WIDE void norm_runs_gradient(const NormShape& s, NormOptions options, in
                                      int64_t end, const float* dy, const float* x,
                                      const Statistics& kept, const float* gamma, const float* beta,
                                      float* dx, float* dbeta, float* dgamma) {
-  if (options.relu) {
-    runs_gradient<true>(s, options, begin, end, dy, x, kept, gamma, beta, dx, dbeta, dgamma);
+  if (options.fixed) {
+    runs_gradient<false, true>(s, options, begin, end, dy, x, kept, gamma, beta, dx, dbeta, dgamma);
+  } else if (options.relu) {
+    runs_gradient<true, false>(s, options, begin, end, dy, x, kept, gamma, beta, dx, dbeta, dgamma);
   } else {
-    runs_gradient<false>(s, options, begin, end, dy, x, kept, gamma, beta, dx, dbeta, dgamma);
+    runs_gradient<false, false>(s, options, begin, end, dy, x, kept, gamma, beta, dx, dbeta,
+                                dgamma);
   }
 }
 

@@ -253,7 +253,8 @@ void run_norm(Pool& pool, const NormShape& s) {
       const Guarded means(groups, at_end), left(groups, at_end), vars(groups, at_end);
       const Guarded inv_stds(groups, at_end);
       const Statistics kept{means.data(), left.data(), vars.data(), inv_stds.data()};
-      norm(pool, s, {true, false, relu}, eps, x_in.data(), gamma_in.data(), beta_in.data(), y_got.data(), kept);
+      norm(pool, s, {true, false, relu}, eps, x_in.data(), gamma_in.data(), beta_in.data(),
+           y_got.data(), kept);
       norm_gradient(pool, s, {true, false, relu}, dy_in.data(), x_in.data(),
                     {means.data(), left.data(), nullptr, inv_stds.data()}, gamma_in.data(),
                     beta_in.data(), dx_got.data(), dgamma_got.data(), dbeta_got.data());
