@@ -20,6 +20,7 @@ needs_native = pytest.mark.skipif(
 )
 EPS = float(np.finfo(np.float32).eps)
 C = 8
+LARGE = (64, 8, 8, C)  # enough for whatever is native only of many numbers
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,8 @@ def _drawn(rng, shape=(6, 3, 2, C), offset=0.0):
 
 def _both(norm, params, x):
     y, pull = jax.vjp(norm, params, x)
-    return y, pull(jnp.sin(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+    dy = jnp.sin(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+    return y, pull(kernels.cut_as(dy, y))
 
 
 def _calls(f, *args, **options):
@@ -79,7 +81,7 @@ def _assert_alike(transform, norm, params, x):
 @needs_native
 @pytest.mark.parametrize("name", NORMS)
 def test_float32_on_one_cpu_device_is_native_and_nothing_else_is(name, rng):
-    params, x = _drawn(rng)
+    params, x = _drawn(rng, LARGE)
     both = functools.partial(_both, NORMS[name])
     wanted = {"funcnet_norm", "funcnet_norm_gradient"}
     if name == "inference":  # whose forward pass XLA joins with its neighbours
@@ -91,10 +93,24 @@ def test_float32_on_one_cpu_device_is_native_and_nothing_else_is(name, rng):
 
 
 @needs_native
+def test_what_xla_joins_faster_is_xlas(rng):
+    """Rows of few channels, and given statistics of few numbers."""
+    params, x = _drawn(rng)
+    few = NormParams(*(p[:4] for p in params))
+    for norm, p, images in (
+        ("layer", few, x[..., :4]),
+        ("rms", few, x[..., :4]),
+        ("group", params, x[:, 0, 0]),
+        ("inference", params, x),
+    ):
+        assert not _calls(functools.partial(_both, NORMS[norm]), p, images)
+
+
+@needs_native
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("offset", [0, 1000])
 def test_values_and_gradients_are_xlas_and_closer(name, offset, rng):
-    params, x = _drawn(rng, offset=offset)
+    params, x = _drawn(rng, LARGE, offset)
     _assert_alike(lambda norm: functools.partial(_both, norm), NORMS[name], params, x)
 
 
@@ -148,7 +164,7 @@ def test_every_transformation_gives_what_xla_gives(transform, name, rng):
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_bad_numbers_spread_as_xla_spreads_them(name, value, rng):
-    params, x = _drawn(rng)
+    params, x = _drawn(rng, LARGE)
     x = x.at[1, 2, 0, 3].set(value)
     found = []
     for on in (True, False):
