@@ -8,6 +8,7 @@ import json
 import pytest
 
 from funcnet import checks
+from funcnet._machine import quick_compile_flags
 from tests.support.processes import run_python
 from tests.support.zoo_base import AFFINE, X, affine_rule
 
@@ -80,7 +81,7 @@ print(json.dumps({k: v if isinstance(v, str) else v.to_dict() for k, v in found.
 
 @functools.cache
 def reports():
-    found = json.loads(run_python(STRANGERS))
+    found = json.loads(run_python(STRANGERS, XLA_FLAGS=quick_compile_flags()))
     return {
         k: v if isinstance(v, str) else checks.RuleReport.from_dict(v) for k, v in found.items()
     }

@@ -14,6 +14,7 @@ from jax.experimental import io_callback
 
 from funcnet import checks, losses, nets, optimizers, train
 from funcnet.train import contract
+from tests.support.lanes import by_default
 
 KEY = jax.random.key(0)
 NET = nets.serial(nets.affine(3))
@@ -53,7 +54,12 @@ def with_value(optimizer):
     return optax.GradientTransformation(optimizer.init, update)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+# A state of each form: none, one moment, two with a counter, three, matrices apart, chains.
+COMMON = {"sgd", "momentum", "adam", "muon", "a schedule", "optax adamw"}
+COMMON |= {"optax, injected", "optax, infinite at first"}
+
+
+@pytest.mark.parametrize("name", by_default(OPTIMIZERS, COMMON))
 def test_every_optimizer_keeps_it(name):
     optimizer = with_value(OPTIMIZERS[name])
     step, state = train.make_step(NET, optimizer), state_of(optimizer=optimizer)

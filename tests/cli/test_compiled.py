@@ -14,6 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from funcnet import cli
 from funcnet.cli import _compiled
 from funcnet.cli._sweep_command import SweepCommand
+from tests.support.command_lines import blank_figures  # noqa: F401  (a fixture)
 from tests.support.disks import disk_of
 from tests.support.processes import USERS_ENVIRONMENT
 

@@ -15,6 +15,7 @@ import pytest
 
 from funcnet import checkpoint, cli, train
 from tests.support.bench_files import reports
+from tests.support.command_lines import blank_figures  # noqa: F401  (a fixture)
 from tests.support.disks import disk_of
 
 RULES = """

@@ -7,7 +7,7 @@ import pytest
 
 import funcnet
 from funcnet import cli, data, nets, optimizers, train
-from tests.support.command_lines import here  # noqa: F401  (a fixture)
+from tests.support.command_lines import blank_figures, here  # noqa: F401  (fixtures)
 
 TRAIN = "train --data synthetic --net softmax --epochs 2 --out run --quiet"
 

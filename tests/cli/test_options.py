@@ -21,7 +21,7 @@ from funcnet.cli import _train_options as settings
 from tests.support import command_lines
 from tests.support.command_lines import parsed
 
-here = command_lines.here
+here, blank_figures = command_lines.here, command_lines.blank_figures
 WRONG = {
     "unknown command": (["trian"], "trian"),
     "unknown option": (["train", "--epohcs", "3"], "options: --epohcs, 3; perhaps --epochs?"),

@@ -8,6 +8,7 @@ import pytest
 
 import funcnet
 from funcnet import cli
+from tests.support.command_lines import blank_figures  # noqa: F401  (a fixture)
 
 pytest.importorskip("polars", reason="the extra data is not installed")
 pytest.importorskip("PIL", reason="the extra data is not installed")

@@ -12,7 +12,7 @@ from funcnet.cli._train_options import OWN, flag
 from funcnet.optimizers import OPTIMIZERS
 from tests.support import command_lines
 
-here = command_lines.here
+here, blank_figures = command_lines.here, command_lines.blank_figures
 QUICK = ["sweep", "--net", "softmax", "--optimizer", "sgd", "--epochs", "1", "--how", "loop"]
 
 

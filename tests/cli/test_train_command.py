@@ -27,7 +27,7 @@ from funcnet.cli._train_report import Report
 from tests.support import command_lines
 from tests.support.command_lines import FILES, PROCESS, QUICK, parsed
 
-here = command_lines.here
+here, blank_figures = command_lines.here, command_lines.blank_figures
 
 
 @pytest.fixture(scope="module")

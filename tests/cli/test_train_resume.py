@@ -22,7 +22,7 @@ from funcnet.checkpoint import Checkpoints, locked
 from funcnet.cli import _train_command
 from funcnet.cli import _train_options as settings
 from funcnet.cli._command import CommandError
-from tests.support.command_lines import PROCESS
+from tests.support.command_lines import PROCESS, blank_figures  # noqa: F401  (a fixture)
 from tests.support.resuming import stop_at, untimed
 
 QUICK = ["train", "--hidden", "20", "--dropout", "0.2", "--epochs", "3", "--augment", "crop"]

@@ -12,7 +12,7 @@ from funcnet.cli import _jobs
 from tests.support import command_lines
 from tests.support.command_lines import PROCESS
 
-here = command_lines.here
+here, blank_figures = command_lines.here, command_lines.blank_figures
 PATIENT = ["train", *PROCESS, "--learning-rate", "0.3", "--patience", "2", "--quiet"]
 
 

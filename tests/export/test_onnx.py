@@ -127,7 +127,13 @@ def test_nets_compute_the_same_in_onnxruntime(name, tmp_path, rng):
 
 
 @pytest.mark.parametrize(
-    ("name", "index"), [(name, i) for name, cases in BLOCKS.items() for i in range(len(cases))]
+    ("name", "index"),
+    [
+        # By default the first and the last of each, which has the most options.
+        pytest.param(name, i, marks=[] if i in (0, len(cases) - 1) else [pytest.mark.slow])
+        for name, cases in BLOCKS.items()
+        for i in range(len(cases))
+    ],
 )
 def test_blocks_compute_the_same_in_onnxruntime(name, index, tmp_path, rng):
     check(made(*BLOCKS[name][index]), tmp_path / "net.onnx", rng)

@@ -14,6 +14,13 @@ from funcnet.catalogue import ROWS
 from tests.support.processes import run_python
 from tests.support.rules import SAMPLES, problem_of
 
+# A rule of each kind, a convolution, and one with statistics over the whole batch.
+SOME = ["relu", "dropout", "affine", "conv2d", "max_pool", "batch_norm", "softmax_cross_entropy"]
+SOME_AND_ALL = [
+    pytest.param(SOME, id="some"),
+    pytest.param([*ROWS], id="all", marks=pytest.mark.slow),
+]
+
 
 def test_annotations_hold_when_they_are_executed():
     """Every module imports, every sample passes, NumPy's arrays too; a wrong shape is caught.
@@ -97,20 +104,21 @@ print(count)
     assert int(out) == len(SAMPLES) + 3
 
 
-@pytest.mark.parametrize("most", [1, pytest.param(99, marks=pytest.mark.slow)])
-def test_rules_compiled_as_users_compile_them(most):
+@pytest.mark.parametrize("names", SOME_AND_ALL)
+def test_rules_compiled_as_users_compile_them(names):
     """Values and cotangents of a rule's samples equal the twin's under XLA's own optimisations.
 
-    Of the first sample of each; in the slow lane of all.
+    Of the first sample of some rules; in the slow lane of all samples.
     """
+    chosen = [sample for sample in SAMPLES if sample[0] in names]
+    if names == SOME:
+        chosen = [sample for sample in chosen if sample[1] == 0]
     out = run_python(
         """
-import os, jax, numpy as np
-from tests.support.rules import SAMPLES, cotangents, problem, worst
+import json, os, jax, numpy as np
+from tests.support.rules import cotangents, problem, worst
 count = 0
-for name, index in SAMPLES:
-    if index >= int(os.environ["MOST"]):
-        continue
+for name, index in json.loads(os.environ["CHOSEN"]):
     p = problem(name, index)
     dys = [d[0] for d in cotangents(jax.eval_shape(p.plain, p.floats), np.random.default_rng(0), 1)]
     def both(x):
@@ -125,9 +133,9 @@ for name, index in SAMPLES:
 print(count)
 """,
         JAX_ENABLE_X64="1",
-        MOST=str(most),
+        CHOSEN=json.dumps(chosen),
     )
-    assert int(out) == sum(index < most for _, index in SAMPLES)
+    assert int(out) == len(chosen) >= len(names)
 
 
 def test_float32_stays_float32_without_x64():
@@ -149,7 +157,8 @@ def test_float32_stays_float32_without_x64():
             assert not any(a.weak_type for a in program.out_avals), row.name
 
 
-def test_rules_over_devices_give_what_one_device_gives():
+@pytest.mark.parametrize("names", SOME_AND_ALL)
+def test_rules_over_devices_give_what_one_device_gives(names):
     """Over 2, 4 and 8 devices, on axes of both types and in shard_map; no batch is gathered.
 
     A mistake of 1e-12 would be seen. x64 is on in the checks' context alone, as in a session of
@@ -157,17 +166,19 @@ def test_rules_over_devices_give_what_one_device_gives():
     """
     out = run_python(
         """
-import json, jax
+import json, os, jax
 jax.config.update("jax_num_cpu_devices", 8)
 from funcnet.catalogue import ROWS
 from funcnet.cli._certificate import certify_spread
-print(json.dumps([certify_spread(row).to_dict() for row in ROWS.values()]))
+names = os.environ["NAMES"].split()
+print(json.dumps([certify_spread(ROWS[name]).to_dict() for name in names]))
 """,
+        NAMES=" ".join(names),
         # Where a batch lies is decided before what these flags leave out.
         XLA_FLAGS=_machine.quick_compile_flags(),
     )
     reports = [checks.RuleReport.from_dict(data) for data in json.loads(out)]
-    assert [report.name for report in reports] == list(ROWS)
+    assert [report.name for report in reports] == names
     kinds = ("auto", "explicit", "shard_map")
     for report in reports:
         report.raise_if_bad()

@@ -7,6 +7,7 @@ import re
 import jax
 import pytest
 
+from funcnet._machine import quick_compile_flags
 from tests.support.processes import ROOT, run_python
 
 README = (ROOT / "README.md").read_text()
@@ -66,5 +67,6 @@ def test_every_public_name_is_named():
 def test_the_programs_of_the_page_on_meshes_run():
     text = (ROOT / "docs" / "meshes.md").read_text()
     program = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-    out = run_python(program, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    flags = f"--xla_force_host_platform_device_count=8 {quick_compile_flags()}"
+    out = run_python(program, XLA_FLAGS=flags)
     assert "right" in out.splitlines()[-1]

@@ -16,6 +16,7 @@ from matplotlib import figure
 import experiments
 from experiments import _images, _study, theory, toy
 from tests.support import course_rows
+from tests.support.lanes import by_default
 
 FOLDER = Path(experiments.__file__).parent
 STUDIES = sorted(p.stem for p in FOLDER.glob("*.py") if not p.stem.startswith("_"))
@@ -40,11 +41,20 @@ def kept(name):
     return {p: p.stat().st_mtime_ns for p in made}
 
 
-@pytest.mark.parametrize("name", STUDIES)
+# Of the studies of convolutional nets, and of layers in deep ones, one each is run by default.
+LARGE = {"speed_net", "best_net", "batch_norm"}
+
+
+@pytest.mark.parametrize("name", by_default(STUDIES, {*STUDIES} - LARGE))
 def test_smoke(name, monkeypatch, tmp_path):
     fine = figure.Figure.savefig
-    coarse = {"dpi": 30}  # of the figures that are kept every point is looked at, of these none
-    monkeypatch.setattr(figure.Figure, "savefig", lambda *a, **k: fine(*a, **{**k, **coarse}))
+
+    def coarse(drawn, *arguments, **options):
+        """Of the figures that are kept every point is looked at, of these none."""
+        drawn.set_layout_engine("none")  # which draws several times
+        return fine(drawn, *arguments, **{**options, "dpi": 30})
+
+    monkeypatch.setattr(figure.Figure, "savefig", coarse)
     before = kept(name)
     run(monkeypatch, name, "--smoke", "--folder", str(tmp_path))
     assert kept(name) == before

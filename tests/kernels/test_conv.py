@@ -71,7 +71,15 @@ def test_groups_are_xlas_groups(geometry, dtype, rng):
         assert_close(got, want, dy.size)
 
 
-@pytest.mark.parametrize("geometry", [DILATED[1], *GROUPED[:3]])
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        DILATED[1],
+        *(pytest.param(g, marks=pytest.mark.slow) for g in GROUPED[:2]),
+        GROUPED[2],  # dilated, with a stride and in groups
+    ],
+    ids=["dilated", "two", "depthwise", "twofold"],
+)
 def test_dilation_and_groups_differentiate_and_batch(geometry, rng):
     x, w, dy, where = drawn(geometry, rng)
     maps = maps_of(x, w, dy[:, :-1], where)
@@ -128,9 +136,12 @@ def test_scratch_is_no_multiple_of_the_images(images, channels, k, groups, monke
 
 @pytest.mark.parametrize(
     ("geometry", "order"),
-    [(g, 3 if g is GEOMETRIES[2] else 2) for g in GEOMETRIES]
-    + [pytest.param(g, 3, marks=pytest.mark.slow) for g in GEOMETRIES[:2]],
-    ids=[*IDS, *(f"{name}-order3" for name in IDS[:2])],
+    [
+        pytest.param(g, order, id=f"{name}-order{order}", marks=[] if quick else [pytest.mark.slow])
+        for i, (name, g) in enumerate(zip(IDS, GEOMETRIES, strict=True))
+        for order, quick in ((2, i in (1, 4)), (3, i == 2))
+        if order == 2 or i < 3
+    ],
 )
 def test_maps_differentiate_into_each_other(geometry, order, rng):
     x, w, dy, where = drawn(geometry, rng)
@@ -154,7 +165,11 @@ def far_from_the_kink(y):
 
 
 @pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("geometry", GEOMETRIES[:3], ids=IDS[:3])
+@pytest.mark.parametrize(
+    "geometry",
+    [*(pytest.param(g, marks=pytest.mark.slow) for g in GEOMETRIES[:2]), GEOMETRIES[2]],
+    ids=IDS[:3],
+)
 def test_with_bias_and_relu_it_differentiates_as_its_parts(geometry, relu, rng):
     x, w, _, where = drawn(geometry, rng)
     b = far_from_the_kink(_conv_xla.xla_conv(x, w, **where))

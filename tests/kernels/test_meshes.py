@@ -107,7 +107,7 @@ assert g.sharding.is_equivalent_to(cut.sharding, 2) and (g == cut).all()
 params = AffineParams(jnp.asarray(w), jnp.asarray(rng.normal(size=3)))
 def loss(p, x): return jnp.square(layers.affine_relu(p, x)).sum()
 both = jax.value_and_grad(loss, (0, 1))
-want = both(params, jnp.asarray(x))
+want = jax.jit(both)(params, jnp.asarray(x))
 for mesh in (auto, explicit):
     p, rows = jax.tree.map(lambda v: place(mesh, v), params), place(mesh, x, "d")
     compiled = jax.jit(both).lower(p, rows).compile()
@@ -133,22 +133,28 @@ same(jax.jit(each)(p, place(both_axes, x, "d")), want, 256 * EPS)
 
 # With groups channels are not cut: a part of them would have other groups.
 image = jnp.asarray(rng.normal(size=(4, 6, 6, 4)))
-for groups, kernel in ((2, (3, 3, 2, 8)), (4, (3, 3, 1, 8)), (4, (3, 3, 1, 4))):
-    w = jnp.asarray(rng.normal(size=kernel))
-    def conv(w, x):
+grouped = ((2, (3, 3, 2, 8)), (4, (3, 3, 1, 8)), (4, (3, 3, 1, 4)))
+filters = [jnp.asarray(rng.normal(size=kernel)) for _, kernel in grouped]
+
+@jax.jit
+def convolutions(filters, x):
+    def conv(w, x, groups):
         return jnp.square(layers.conv2d(layers.ConvParams(w, None), x, groups=groups)).sum()
-    whole = jax.value_and_grad(conv, (0, 1))
-    want = whole(w, image)
-    for kind in (AxisType.Auto, AxisType.Explicit):
-        mesh = mesh_of(kind, (4, 2), ("d", "m"))
-        for w_spec, x_spec in (((None, None, None, "m"), ()), ((), ("d", None, None, "m"))):
-            got = jax.jit(whole)(place(mesh, w, *w_spec), place(mesh, image, *x_spec))
-            same(got, want, 2**10 * EPS)
+    of = jax.value_and_grad(conv, (0, 1))
+    return [of(w, x, groups) for w, (groups, _) in zip(filters, grouped, strict=True)]
+
+want = convolutions(filters, image)
+for kind in (AxisType.Auto, AxisType.Explicit):
+    mesh = mesh_of(kind, (4, 2), ("d", "m"))
+    for w_spec, x_spec in (((None, None, None, "m"), ()), ((), ("d", None, None, "m"))):
+        got = convolutions([place(mesh, w, *w_spec) for w in filters], place(mesh, image, *x_spec))
+        for a, b in zip(got, want, strict=True):
+            same(a, b, 2**10 * EPS)
 
 # Losses whose operands lie otherwise than each other, and class weights.
 scores, target = rng.normal(size=(16, 6)), rng.integers(0, 6, 16).astype(np.int32)
 weights, several = rng.uniform(1, 2, 6), rng.integers(0, 2, (16, 6))
-for f, others in (
+of_scores = (
     (losses.mean_squared_error, (rng.normal(size=(16, 6)),)),
     (losses.binary_cross_entropy, (several,)),
     (losses.softmax_cross_entropy, (target,)),
@@ -156,12 +162,21 @@ for f, others in (
     (lambda z, y, w: losses.softmax_cross_entropy(z, y, class_weights=w), (target, weights)),
     (lambda z, y, w: losses.multiclass_hinge(z, y, class_weights=w), (target, weights)),
     (lambda z, y, w: losses.binary_cross_entropy(z, y, pos_weight=w), (several, weights)),
-):
-    want = jax.value_and_grad(f)(jnp.asarray(scores), *map(jnp.asarray, others))
-    for z_spec, y_spec in ((("d",), ()), ((), ("d",)), (("d",), ("d",))):
-        placed = [place(explicit, others[0], *y_spec), *(place(explicit, w) for w in others[1:])]
-        got = jax.jit(jax.value_and_grad(f))(place(explicit, scores, *z_spec), *placed)
-        same(got, want, 256 * EPS)
+)
+
+@jax.jit
+def all_losses(scores, operands):
+    pairs = zip(of_scores, operands, strict=True)
+    return [jax.value_and_grad(f)(scores, *others) for (f, _), others in pairs]
+
+want = all_losses(scores, [others for _, others in of_scores])
+for z_spec, y_spec in ((("d",), ()), ((), ("d",)), (("d",), ("d",))):
+    placed = [
+        [place(explicit, y, *y_spec), *(place(explicit, w) for w in rest)]
+        for _, (y, *rest) in of_scores
+    ]
+    for a, b in zip(all_losses(place(explicit, scores, *z_spec), placed), want, strict=True):
+        same(a, b, 256 * EPS)
 
 # Batch norm inside a shard_map: by the whole batch's statistics, in three sums; the gradient too,
 # taken inside and around.
@@ -176,7 +191,7 @@ for rule, p, sums in (
     def pulled(p, x, dy, axis_name=None):
         (y, stats), pull = jax.vjp(lambda p, x: rule(p, x, 1e-5, axis_name), p, x)
         return y, stats, pull((dy, jax.tree.map(jnp.zeros_like, stats)))
-    want = pulled(p, x, dy)
+    want = jax.jit(pulled)(p, x, dy)
     inside = jax.jit(jax.shard_map(
         lambda *a: pulled(*a, "d"), mesh=auto, in_specs=(P(), P("d"), P("d")),
         out_specs=(P("d"), P(), (P(), P("d"))),
@@ -187,7 +202,7 @@ for rule, p, sums in (
             each = jax.shard_map(lambda p, x: rule(p, x, 1e-5, "d")[0], mesh=auto,
                                  in_specs=(P(), P("d")), out_specs=P("d"), check_vma=checked)
             return (each(p, x) * dy).sum()
-        same(jax.grad(around, (0, 1))(p, x), want[2], 2**14 * EPS)
+        same(jax.jit(jax.grad(around, (0, 1)))(p, x), want[2], 2**14 * EPS)
     for mesh in (auto, explicit):
         whole = jax.tree.map(lambda v: place(mesh, v), p)
         placed = whole, place(mesh, x, "d"), place(mesh, dy, "d")

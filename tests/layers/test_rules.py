@@ -20,11 +20,15 @@ from tests.support.rules import SAMPLES, cotangents, is_float, problem, problem_
 
 EPS = np.finfo(np.float64).eps
 each_sample = pytest.mark.parametrize(("name", "index"), SAMPLES)
-# The certificate puts the first sample of each rule through the same, in test_certificate; from the
-# third on it is the slow lane's.
+# The second sample of each rule, or its only one; the others are the slow lane's, as is the
+# certificate of most rules, which puts the first sample through the same.
+LAST = dict(SAMPLES)
 each_further_sample = pytest.mark.parametrize(
     ("name", "index"),
-    [pytest.param(*s, marks=[] if s[1] == 1 else [pytest.mark.slow]) for s in SAMPLES],
+    [
+        pytest.param(name, i, marks=[] if i == min(1, LAST[name]) else [pytest.mark.slow])
+        for name, i in SAMPLES
+    ],
 )
 each_rule = pytest.mark.parametrize("name", ROWS)
 # Without jit every operation is a program of its own: by default for one rule of each kind. Of the

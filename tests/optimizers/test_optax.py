@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from funcnet import optimizers as opt
+from tests.support.lanes import by_default
 from tests.support.optimizer_table import (
     OURS_ALONE,
     PLAIN,
@@ -161,7 +162,11 @@ def complex_normal(rng, shape):
 UNCONJUGATED = {"adadelta", "adadelta-decay", "muon-schatten"}
 
 
-@table([name for name in (*PLAIN, "muon-stack") if name not in UNCONJUGATED])
+# Complex leaves: one moment, two, the largest, sums of squares, a trust ratio, matrices.
+COMPLEX = {"momentum", "adam", "adamax", "adagrad", "lamb", "muon"}
+
+
+@table(by_default([name for name in (*PLAIN, "muon-stack") if name not in UNCONJUGATED], COMPLEX))
 def test_200_complex_steps_equal_optax(name, rng):
     """Complex128, relative 1e-12, in the tree that the real steps run in."""
     params = ragged(lambda s: complex_normal(rng, s))
@@ -179,7 +184,7 @@ def test_200_complex_steps_equal_optax(name, rng):
         assert leaf.dtype == np.float64  # half of what optax keeps
 
 
-@table(n if n in PLAIN else pytest.param(n, marks=pytest.mark.slow) for n in TABLE)
+@table(by_default(TABLE, COMPLEX))
 def test_a_phase_of_the_gradients_is_one_of_the_updates(name, rng):
     """And complex numbers that are real move as real ones do."""
     params, grads = ({"w": rng.standard_normal((4, 5)), "b": rng.standard_normal(3)} for _ in "pg")

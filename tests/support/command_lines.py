@@ -3,6 +3,7 @@
 import shlex
 
 import pytest
+from matplotlib import figure
 
 from funcnet.cli import _parser
 from funcnet.cli import _train_options as settings
@@ -15,6 +16,19 @@ FILES = {
 QUICK = ["train", "--hidden", "20", "--norm", "none", "--epochs", "2"]
 # What a run in a process of its own trains.
 PROCESS = ["--data", "synthetic", "--net", "softmax"]
+
+
+@pytest.fixture(autouse=True)
+def blank_figures(monkeypatch):
+    """Where a module has this, figures are made and saved without their content.
+
+    Drawing one takes three times as long as the smallest run; tests of plots do it.
+    """
+    blank, save = figure.Figure(figsize=(1, 1)), figure.Figure.savefig
+    monkeypatch.setattr(figure.Figure, "draw_without_rendering", lambda self: None)
+    monkeypatch.setattr(
+        figure.Figure, "savefig", lambda self, file, **options: save(blank, file, **options)
+    )
 
 
 @pytest.fixture
