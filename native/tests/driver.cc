@@ -215,26 +215,35 @@ void run_matmul(Pool& pool, int64_t n, int64_t k, int64_t m) {
   }
 }
 
-void run_norm(Pool& pool, const NormShape& s) {
-  const int64_t size = s.size(), columns = s.columns(), groups = s.examples * s.groups;
-  const Floats x = normal(size, 8), dy = normal(size, 9);
-  const Floats gamma = normal(columns, 10), beta = normal(columns, 11);
-  const double eps = 0.1, count = double(s.rows) * s.channels;
-  std::vector<double> mean(groups), var(groups), inv_std(groups), y(size), dx(size);
-  std::vector<double> dgamma(columns), dbeta(columns), offset(groups), slope(groups);
-  // Calls visit(index of the number, of its column, of its group) for every number.
-  const auto each = [&](auto visit) {
-    for (int64_t i = 0; i < size; ++i) {
-      const int64_t j = i % columns;
-      visit(i, j, i / (s.rows * columns) * s.groups + j / s.channels);
-    }
-  };
-  const auto x_hat = [&](int64_t i, int64_t g) { return (x[i] - mean[g]) * inv_std[g]; };
-  each([&](int64_t i, int64_t, int64_t g) { mean[g] += x[i] / count; });
-  each([&](int64_t i, int64_t, int64_t g) { var[g] += std::pow(x[i] - mean[g], 2) / count; });
-  for (int64_t g = 0; g < groups; ++g) inv_std[g] = 1 / std::sqrt(var[g] + eps);
-  for (const bool relu : {false, true}) {
-    for (auto* sums : {&dgamma, &dbeta, &offset, &slope}) std::fill(sums->begin(), sums->end(), 0);
+struct NormCase {
+  NormShape s;
+  bool relu;
+  Floats x, dy, gamma, beta;
+  std::vector<double> var, y, dx, dgamma, dbeta;
+  static constexpr double kEps = 0.1;
+
+  NormCase(const NormShape& s, bool relu) : s(s), relu(relu) {
+    const int64_t size = s.size(), columns = s.columns(), groups = s.examples * s.groups;
+    const double count = double(s.rows) * s.channels;
+    x = normal(size, 8), dy = normal(size, 9), gamma = normal(columns, 10);
+    beta = normal(columns, 11);
+    var.assign(groups, 0), y.assign(size, 0), dx.assign(size, 0);
+    dgamma.assign(columns, 0), dbeta.assign(columns, 0);
+    std::vector<double> mean(groups), offset(groups), slope(groups);
+    // Calls visit(index of the number, of its column, of its group) for every number.
+    const auto each = [&](auto visit) {
+      for (int64_t i = 0; i < size; ++i) {
+        const int64_t j = i % columns;
+        visit(i, j, i / (s.rows * columns) * s.groups + j / s.channels);
+      }
+    };
+    each([&](int64_t i, int64_t, int64_t g) { mean[g] += x[i] / count; });
+    each([&](int64_t i, int64_t, int64_t g) {
+      var[g] += (x[i] - mean[g]) * (x[i] - mean[g]) / count;
+    });
+    const auto x_hat = [&](int64_t i, int64_t g) {
+      return (x[i] - mean[g]) / std::sqrt(var[g] + kEps);
+    };
     const auto passed = [&](int64_t i) { return !relu || y[i] > 0 ? double(dy[i]) : 0; };
     each([&](int64_t i, int64_t j, int64_t g) {
       y[i] = gamma[j] * x_hat(i, g) + beta[j];
@@ -243,29 +252,31 @@ void run_norm(Pool& pool, const NormShape& s) {
       slope[g] += gamma[j] * passed(i) * x_hat(i, g) / count;
     });
     each([&](int64_t i, int64_t j, int64_t g) {
-      dx[i] = inv_std[g] * (gamma[j] * passed(i) - offset[g] - x_hat(i, g) * slope[g]);
+      dx[i] = (gamma[j] * passed(i) - offset[g] - x_hat(i, g) * slope[g]);
+      dx[i] /= std::sqrt(var[g] + kEps);
+      if (relu) y[i] = std::max(y[i], 0.0);
     });
-    if (relu) for (double& value : y) value = std::max(value, 0.0);
-    for (const bool at_end : {true, false}) {
-      const Guarded x_in(x, at_end), dy_in(dy, at_end), gamma_in(gamma, at_end);
-      const Guarded beta_in(beta, at_end), y_got(size, at_end), dx_got(size, at_end);
-      const Guarded dgamma_got(columns, at_end), dbeta_got(columns, at_end);
-      const Guarded means(groups, at_end), left(groups, at_end), vars(groups, at_end);
-      const Guarded inv_stds(groups, at_end);
-      const Statistics kept{means.data(), left.data(), vars.data(), inv_stds.data()};
-      norm(pool, s, {true, false, relu}, eps, x_in.data(), gamma_in.data(), beta_in.data(),
-           y_got.data(), kept);
-      norm_gradient(pool, s, {true, false, relu}, dy_in.data(), x_in.data(),
-                    {means.data(), left.data(), nullptr, inv_stds.data()}, gamma_in.data(),
-                    beta_in.data(), dx_got.data(), dgamma_got.data(), dbeta_got.data());
-      expect_close("norm", y_got, y, 64);
-      expect_close("variance", vars, var, 64);
-      expect_close("norm's dx", dx_got, dx, 64);
-      expect_close("dgamma", dgamma_got, dgamma, double(size / columns));
-      expect_close("dbeta", dbeta_got, dbeta, double(size / columns));
-    }
   }
-}
+
+  void run(Pool& pool, bool at_end) const {
+    const Guarded x_in(x, at_end), dy_in(dy, at_end), gamma_in(gamma, at_end);
+    const Guarded beta_in(beta, at_end), y_got(y.size(), at_end), dx_got(dx.size(), at_end);
+    const Guarded dgamma_got(gamma.size(), at_end), dbeta_got(gamma.size(), at_end);
+    const Guarded means(var.size(), at_end), left(var.size(), at_end), vars(var.size(), at_end);
+    const Guarded inv_stds(var.size(), at_end);
+    const NormOptions options{true, false, relu};
+    norm(pool, s, options, kEps, x_in.data(), gamma_in.data(), beta_in.data(), y_got.data(),
+         {means.data(), left.data(), vars.data(), inv_stds.data()});
+    norm_gradient(pool, s, options, dy_in.data(), x_in.data(),
+                  {means.data(), left.data(), nullptr, inv_stds.data()}, gamma_in.data(),
+                  beta_in.data(), dx_got.data(), dgamma_got.data(), dbeta_got.data());
+    expect_close("norm", y_got, y, 64);
+    expect_close("variance", vars, var, 64);
+    expect_close("norm's dx", dx_got, dx, 64);
+    expect_close("dgamma", dgamma_got, dgamma, double(x.size() / gamma.size()));
+    expect_close("dbeta", dbeta_got, dbeta, double(x.size() / gamma.size()));
+  }
+};
 
 }  // namespace
 
@@ -285,16 +296,19 @@ int main() {
       {5, 2, 3, 32, 16, 3, 3, 1, 1, 1, 1, 0, 0},
   };
   // examples rows groups channels: per column, per row, per example; some of several shares
-  const std::vector<NormShape> norms = {{1, 9001, 30, 1}, {9001, 1, 1, 30}, {67, 1, 3, 41},
-                                        {70, 130, 3, 11}, {1, 2, 3, 1},     {1, 3, 2, 2500},
-                                        {2, 1, 1, 9001},  {3, 1, 1, 1},     {0, 5, 2, 3}};
+  std::vector<NormCase> norms;
+  for (const NormShape& shape : std::vector<NormShape>{
+           {1, 9001, 30, 1}, {9001, 1, 1, 30}, {67, 1, 3, 41}, {70, 130, 3, 11}, {1, 2, 3, 1},
+           {1, 3, 2, 2500}, {2, 1, 1, 9001}, {3, 1, 1, 1}, {0, 5, 2, 3}}) {
+    for (const bool relu : {false, true}) norms.emplace_back(shape, relu);
+  }
   std::vector<Case> cases(geometries.begin(), geometries.end());
   const auto round = [&](Pool& pool, size_t offset) {
     for (size_t i = 0; i < cases.size(); ++i) cases[(i + offset) % cases.size()].run(pool);
     run_matmul(pool, 130, 70, 40);
     run_matmul(pool, 10, 300, 500);
     run_matmul(pool, 1, 1, 1);
-    for (const NormShape& shape : norms) run_norm(pool, shape);
+    for (size_t i = 0; i < norms.size(); ++i) norms[i].run(pool, (i + offset) % 2);
   };
 
   {
