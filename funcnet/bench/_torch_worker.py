@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own habit)
 
+from funcnet import kernels
 from funcnet.bench._timing import interleaved
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -320,6 +321,7 @@ def _epoch_step(made: Step, images: Any, labels: Any, mean: Any, order: Iterator
 
 def main(threads: int, device: str) -> None:
     """Answers requests until stdin ends."""
+    kernels.keep_memory()  # as funcnet's own process does: it is as good for torch
     answers, sys.stdout = sys.stdout, sys.stderr  # what else is printed is no answer
     torch.set_num_threads(threads)
     torch.manual_seed(0)

@@ -21,6 +21,17 @@ from funcnet.kernels._norms import (
     scale_and_shift,
     scaled,
 )
+from funcnet.kernels._pools import (
+    Axis,
+    cells_held,
+    first_winner,
+    tile_cells,
+    to_tiles,
+    window_max,
+    window_max_gradient,
+    window_mean,
+    window_mean_gradient,
+)
 from funcnet.kernels._products import matmul, matmul_bias, matmul_nt, matmul_tn
 from funcnet.kernels._types import (
     as_cotangent,
@@ -35,8 +46,10 @@ from funcnet.kernels._types import (
 )
 
 __all__ = [
+    "Axis",
     "as_cotangent",
     "average",
+    "cells_held",
     "conv",
     "conv_bias",
     "conv_input_gradient",
@@ -45,6 +58,7 @@ __all__ = [
     "devices_along",
     "emptied",
     "entries_of",
+    "first_winner",
     "flops",
     "keep_memory",
     "matmul",
@@ -60,11 +74,17 @@ __all__ = [
     "reshape",
     "scale_and_shift",
     "scaled",
+    "tile_cells",
+    "to_tiles",
     "total",
     "use_native",
     "whole",
     "wide",
     "wide_dtype",
+    "window_max",
+    "window_max_gradient",
+    "window_mean",
+    "window_mean_gradient",
     "with_entries",
 ]
 

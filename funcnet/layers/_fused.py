@@ -13,7 +13,14 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from funcnet.kernels import as_cotangent, normalise, normalise_gradient
+from funcnet.kernels import (
+    as_cotangent,
+    first_winner,
+    normalise,
+    normalise_gradient,
+    tile_cells,
+    to_tiles,
+)
 from funcnet.layers._geometry import Padding, Pixels, resolve
 from funcnet.layers._linear import (
     CONV_OPTIONS,
@@ -33,7 +40,6 @@ from funcnet.layers._norms import (
     statistics,
 )
 from funcnet.layers._params import AffineParams, BatchStats, ConvParams, NormParams
-from funcnet.layers._pools import first_winner, tile_cells, to_tiles
 
 
 @jax.custom_vjp

@@ -6,21 +6,10 @@ from typing import Any, Literal, NamedTuple
 
 from jax import lax
 
-from funcnet.kernels import Pads
+from funcnet.kernels import Axis, Pads
 
 Pixels = int | tuple[int, int]  # of both axes, or (height, width)
 Padding = int | Literal["SAME", "VALID"] | tuple[int, int] | Pads
-
-
-class Axis(NamedTuple):
-    """The windows along one axis: sizes in pixels, pads (low, high), and how many there are."""
-
-    size: int
-    window: int
-    stride: int
-    pads: tuple[int, int]
-    outputs: int
-    dilation: int = 1
 
 
 class Geometry(NamedTuple):

@@ -21,6 +21,8 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
+from funcnet_native._pools import avg_pool, avg_pool_gradient, max_pool, max_pool_gradient
+
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 Winograd = Literal[0, 2, 4]
@@ -30,6 +32,8 @@ __all__ = [
     "ISA",
     "TARGETS",
     "VERSION",
+    "avg_pool",
+    "avg_pool_gradient",
     "cache_capacity",
     "cache_size",
     "conv",
@@ -37,6 +41,8 @@ __all__ = [
     "conv_kernel_gradient",
     "implementation",
     "matmul",
+    "max_pool",
+    "max_pool_gradient",
     "norm",
     "norm_gradient",
     "supports",
@@ -49,6 +55,10 @@ TARGETS = (
     "funcnet_matmul",
     "funcnet_norm",
     "funcnet_norm_gradient",
+    "funcnet_max_pool",
+    "funcnet_max_pool_gradient",
+    "funcnet_avg_pool",
+    "funcnet_avg_pool_gradient",
 )
 _KINDS: tuple[Kind, ...] = ("conv", "conv_kernel_gradient", "conv_input_gradient")
 

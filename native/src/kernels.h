@@ -81,6 +81,28 @@ void norm_gradient(Pool& pool, const NormShape& shape, NormOptions options, cons
                    const float* x, const Statistics& kept, const float* gamma, const float* beta,
                    float* dx, float* dgamma, float* dbeta);
 
+// The windows of a pool along an axis: the i-th begins at i stride - before, its cells are dilation
+// apart. A mean counts its cells in the image, and so many places before and after it.
+struct Windows {
+  int64_t size, outputs, window, stride, dilation, before, counted_before, counted_after;
+};
+// Of images; every window has a cell in the image.
+struct Pooling {
+  int64_t n, c;
+  Windows rows, columns;
+};
+bool each_has_a_cell(const Windows& windows);
+
+// y = the maximum of each window, channel by channel; a NaN wins over numbers.
+void max_pool(Pool& pool, const Pooling& pooling, const float* x, float* y);
+// dx = each window's dy, at its first maximum in row-major order; sums in the windows' order.
+void max_pool_gradient(Pool& pool, const Pooling& pooling, const float* x, const float* dy,
+                       float* dx);
+// y = the sum of each window, divided by how many of its cells count.
+void avg_pool(Pool& pool, const Pooling& pooling, const float* x, float* y);
+// dx = the gradient of sum(dy avg_pool(x)) by x.
+void avg_pool_gradient(Pool& pool, const Pooling& pooling, const float* dy, float* dx);
+
 // Loops of our own are compiled for the wide vectors too, and the right one is chosen at loading;
 // the sanitizers cannot be there so early.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \

@@ -278,6 +278,49 @@ struct NormCase {
   }
 };
 
+// Calls visit(index in x, index in y) for every cell of every window.
+template <typename Visit>
+void for_each_cell(const Pooling& p, Visit visit) {
+  const Windows &r = p.rows, &s = p.columns;
+  for (int64_t n = 0; n < p.n; ++n)
+    for (int64_t i = 0; i < r.outputs; ++i)
+      for (int64_t j = 0; j < s.outputs; ++j)
+        for (int64_t tap = 0; tap < r.window * s.window; ++tap) {
+          const int64_t row = i * r.stride + tap / s.window * r.dilation - r.before;
+          const int64_t column = j * s.stride + tap % s.window * s.dilation - s.before;
+          if (row < 0 || row >= r.size || column < 0 || column >= s.size) continue;
+          for (int64_t c = 0; c < p.c; ++c)
+            visit(((n * r.size + row) * s.size + column) * p.c + c,
+                  ((n * r.outputs + i) * s.outputs + j) * p.c + c);
+        }
+}
+
+void run_pools(Pool& pool, const Pooling& p) {
+  const int64_t xs = p.n * p.rows.size * p.columns.size * p.c;
+  const int64_t ys = p.n * p.rows.outputs * p.columns.outputs * p.c;
+  const Floats x = normal(xs, 8), dy = normal(ys, 9);
+  std::vector<double> top(ys, -1e9), top_dx(xs, 0), mean(ys, 0), mean_dx(xs, 0);
+  std::vector<int64_t> winner(ys), count(ys, 0);
+  for_each_cell(p, [&](int64_t at_x, int64_t at_y) {
+    if (x[at_x] > top[at_y]) top[at_y] = x[at_x], winner[at_y] = at_x;
+    mean[at_y] += x[at_x];
+    ++count[at_y];
+  });
+  for (int64_t i = 0; i < ys; ++i) mean[i] /= count[i], top_dx[winner[i]] += dy[i];
+  for_each_cell(p, [&](int64_t at_x, int64_t at_y) { mean_dx[at_x] += dy[at_y] / count[at_y]; });
+  for (const bool at_end : {true, false}) {
+    const Guarded x_end(x, at_end), dy_end(dy, at_end), y(ys, at_end), dx(xs, at_end);
+    max_pool(pool, p, x_end.data(), y.data());
+    expect_close("max pool", y, top, 1);
+    max_pool_gradient(pool, p, x_end.data(), dy_end.data(), dx.data());
+    expect_close("max pool's gradient", dx, top_dx, 9);
+    avg_pool(pool, p, x_end.data(), y.data());
+    expect_close("mean", y, mean, 9);
+    avg_pool_gradient(pool, p, dy_end.data(), dx.data());
+    expect_close("mean's gradient", dx, mean_dx, 9);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -309,6 +352,11 @@ int main() {
     run_matmul(pool, 10, 300, 500);
     run_matmul(pool, 1, 1, 1);
     for (size_t i = 0; i < norms.size(); ++i) norms[i].run(pool, (i + offset) % 2);
+    // size outputs window stride dilation before counted_before counted_after
+    run_pools(pool, {9, 37, {17, 9, 3, 2, 1, 1, 0, 0}, {16, 8, 3, 2, 1, 1, 0, 0}});
+    run_pools(pool, {1, 100, {24, 12, 2, 2, 1, 0, 0, 0}, {26, 13, 2, 2, 1, 0, 0, 0}});
+    run_pools(pool, {2, 3, {9, 3, 3, 2, 2, 0, 0, 0}, {5, 7, 2, 1, 3, 2, 0, 0}});
+    run_pools(pool, {0, 3, {4, 4, 1, 1, 1, 0, 0, 0}, {4, 4, 1, 1, 1, 0, 0, 0}});
   };
 
   {

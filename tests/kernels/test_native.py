@@ -275,3 +275,37 @@ def test_a_net_trains_alike_and_the_same_twice(rng):
             losses[-1].append(float(metrics["loss"]))
     assert losses[0] == losses[1]
     np.testing.assert_allclose(losses[0], losses[2], rtol=1e-4)
+
+
+@needs_native
+@pytest.mark.parametrize("name", ["max_pool", "avg_pool"])
+def test_pools_of_overlapping_windows_are_native_and_tiles_are_not(name, rng):
+    """And give what XLA gives, second derivatives too; few channels and float64 are XLA's."""
+    layer, x = getattr(layers, name), drawn(rng, 3, 9, 8, 20)
+
+    def both(x, *options):
+        y, pull = jax.vjp(lambda x: layer(x, *options), x)
+        return y, pull(jnp.cos(y))[0]
+
+    def is_native(x, *options):
+        text = jax.jit(lambda x: both(x, *options)).lower(x).as_text()
+        return all(f"@funcnet_{word}" in text for word in (name, f"{name}_gradient"))
+
+    assert is_native(x, 3, 2, 1)
+    assert not is_native(x)
+    assert not is_native(x[..., :3], 3, 2, 1)
+    assert not is_native(x.astype(jnp.float64), 3, 2, 1)
+
+    def second(x):
+        return jax.grad(lambda x: jnp.sin(both(x, 3, 2, 1)[1]).sum())(x)
+
+    def mapped(x):
+        return jax.vmap(lambda x: both(x, 3, 2, 1))(jnp.stack([x, -x]))
+
+    results = []
+    for on in (True, False):
+        kernels.use_native(on)
+        results.append(jax.jit(lambda x: (both(x, 3, 2, 1), second(x), mapped(x)))(x))
+    scale = 8 * np.finfo(np.float32).eps * max(np.abs(leaf).max() for leaf in jax.tree.leaves(x))
+    for got, want in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=9 * scale)
