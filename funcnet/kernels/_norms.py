@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from funcnet.kernels import _native
@@ -258,7 +259,7 @@ def scaled(gamma: Any, x: Array) -> Array:
     return x if gamma is None else per_channel(gamma, x) * x
 
 
-def per_channel(values: Array, x: Array) -> Array:
+def per_channel(values: ArrayLike, x: Array) -> Array:
     """Values per channel in x's dtype, with the axes that let them broadcast against x.
 
     Args:
@@ -268,7 +269,7 @@ def per_channel(values: Array, x: Array) -> Array:
     >>> per_channel(jnp.ones(3), jnp.ones((5, 2, 3))).shape
     (1, 1, 3)
     """
-    return values.astype(x.dtype).reshape((1,) * (x.ndim - 1) + values.shape)
+    return jnp.asarray(values, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 # On a CPU ----------------------------------------------------------------------------------
