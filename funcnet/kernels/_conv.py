@@ -291,10 +291,10 @@ def biased(x: Array, w: Array, b: Array, *, relu: bool, total: Any = None, **whe
     return jnp.maximum(y, jnp.zeros((), y.dtype)) if relu else y
 
 
-def _cpu_biased(x: Array, w: Array, b: Array, *, relu: bool, groups: int, **where: Any) -> Array:
-    if groups == 1 and (native := native_for_conv(x, w, **where)):
+def _cpu_biased(x: Array, w: Array, b: Array, *, relu: bool, **where: Any) -> Array:
+    if native := native_for_conv(x, w, **where):
         return native.conv(wide(x), wide(w), bias=b, relu=relu, **as_native(**where))
-    return biased(x, w, b, relu=relu, groups=groups, **where)
+    return biased(x, w, b, relu=relu, **where)
 
 
 conv_bias_k = make_composite(

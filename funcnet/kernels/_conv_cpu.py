@@ -312,12 +312,12 @@ def _group_by_group(one: Callable[..., Array], groups: int, a: Array, b: Array) 
 
 def cpu_conv(x: Array, w: Array, *, groups: int, **where: Any) -> Array:
     """The faster way on a CPU: native, else patches where the images have few channels."""
+    if native := native_for_conv(x, w, groups=groups, **where):
+        return native.conv(wide(x), wide(w), **as_native(groups=groups, **where))
     if groups > 1:
         if groups == x.shape[3] and w.size // groups <= MANY_TAPS:
             return depthwise_conv(x, w, **where)
         return _group_by_group(functools.partial(cpu_conv, groups=1, **where), groups, x, w)
-    if native := native_for_conv(x, w, **where):
-        return native.conv(wide(x), wide(w), **as_native(**where))
     chunked = w.shape[2] <= FEW_CHANNELS and 1 < math.prod(w.shape[:2]) <= MANY_TAPS and x.size
     chunked = chunked and _conv_bands(x, w, **where).patch_bytes <= PATCH_BYTES
     return (chunked_conv if chunked else xla_conv)(x, w, **where)
@@ -325,15 +325,16 @@ def cpu_conv(x: Array, w: Array, *, groups: int, **where: Any) -> Array:
 
 def cpu_kernel_gradient(x: Array, dy: Array, *, size: Pair, groups: int, **where: Any) -> Array:
     """The faster way on a CPU: native, else patches unless the cotangent is small or one row."""
+    kernel = (*size, x.shape[3] // groups, dy.shape[3])
+    kind = "conv_kernel_gradient"
+    if native := _native_for(kind, x, x.shape, kernel, dy.shape, groups=groups, **where):
+        options = as_native(groups=groups, **where)
+        return native.conv_kernel_gradient(wide(x), wide(dy), size, **options)
     if groups > 1:
         if groups == x.shape[3] and math.prod(size) * dy.shape[3] // groups <= MANY_TAPS:
             return depthwise_kernel_gradient(x, dy, size=size, **where)
         one = functools.partial(cpu_kernel_gradient, size=size, groups=1, **where)
         return _group_by_group(one, groups, x, dy)
-    kernel = (*size, x.shape[3], dy.shape[3])
-    kind = "conv_kernel_gradient"
-    if native := _native_for(kind, x.shape, kernel, dy.shape, dtype=x.dtype, **where):
-        return native.conv_kernel_gradient(wide(x), wide(dy), size, **as_native(**where))
     large = dy.shape[1] > 1 and math.prod(dy.shape[1:3]) > FEW_PIXELS
     chunked = large and math.prod(size) <= MANY_TAPS and x.size
     if chunked:
@@ -345,35 +346,34 @@ def cpu_kernel_gradient(x: Array, dy: Array, *, size: Pair, groups: int, **where
 
 def cpu_input_gradient(dy: Array, w: Array, *, size: Pair, groups: int, **where: Any) -> Array:
     """The faster way on a CPU: native, unless the images have few channels."""
+    images = (dy.shape[0], *size, groups * w.shape[2])
+    kind = "conv_input_gradient"
+    native = _native_for(kind, dy, images, w.shape, dy.shape, groups=groups, **where)
+    if native and images[3] > FEW_CHANNELS:
+        options = as_native(groups=groups, **where)
+        return native.conv_input_gradient(wide(dy), wide(w), size, **options)
     if groups > 1:
         if w.shape[2] == 1 and w.size // groups <= MANY_TAPS:
             return depthwise_input_gradient(dy, w, size=size, groups=groups, **where)
         one = functools.partial(cpu_input_gradient, size=size, groups=1, **where)
         return _group_by_group(one, groups, dy, w)
-    images = (dy.shape[0], *size, w.shape[2])
-    kind = "conv_input_gradient"
-    native = _native_for(kind, images, w.shape, dy.shape, dtype=dy.dtype, **where)
-    if native and w.shape[2] > FEW_CHANNELS:
-        return native.conv_input_gradient(wide(dy), wide(w), size, **as_native(**where))
     return xla_input_gradient(dy, w, size=size, **where)
 
 
-def as_native(*, stride: Pair, pads: Pads, dilation: Pair) -> dict[str, Any]:
-    """A geometry, as the native package asks for it, which knows no dilation."""
-    return {"stride": stride, "pads": pads, "winograd": _native.winograd()}
+def as_native(**where: Any) -> dict[str, Any]:
+    """A geometry, as the native package asks for it."""
+    return {**where, "winograd": _native.winograd()}
 
 
 def native_for_conv(x: Array, w: Array, **where: Any) -> Any:
     y = jax.eval_shape(functools.partial(xla_conv, **where), x, w)
-    return _native_for("conv", x.shape, w.shape, y.shape, dtype=x.dtype, **where)
+    return _native_for("conv", x, x.shape, w.shape, y.shape, **where)
 
 
-def _native_for(
-    kind: str, *shapes: Any, stride: Pair, pads: Pads, dilation: Pair, dtype: Any
-) -> Any:
+def _native_for(kind: str, operand: Array, *shapes: Any, **where: Any) -> Any:
     """The native package, where it is in use and has a kernel for this geometry; else None.
 
     The shapes are those of images, kernel and output.
     """
-    native = _native.package_for(dtype) if dilation == (1, 1) else None
-    return native if native and native.supports(kind, *shapes, stride, pads) else None
+    native = _native.package_for(operand.dtype)
+    return native if native and native.supports(kind, *shapes, **where) else None

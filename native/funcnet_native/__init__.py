@@ -159,14 +159,20 @@ def _implementation(kind: Kind, numbers: tuple[int, ...], winograd: Winograd) ->
 
 
 def _numbers(
-    x: Sequence[int], w: Sequence[int], y: Sequence[int], stride: Pair, pads: Pads
+    x: Sequence[int],
+    w: Sequence[int],
+    y: Sequence[int],
+    stride: Pair,
+    pads: Pads,
+    dilation: Pair,
+    groups: int,
 ) -> tuple[int, ...]:
     """The numbers of C++'s `Geometry`, in its order."""
     n, height, width, cin = x
     kernel_height, kernel_width, _, cout = w
     before = pads[0][0], pads[1][0]
-    numbers = (n, height, width, cin, cout, kernel_height, kernel_width, *y[1:3], *stride, *before)
-    return tuple(map(int, numbers))
+    sizes = (n, height, width, cin, cout, kernel_height, kernel_width, *y[1:3])
+    return tuple(map(int, (*sizes, *stride, *before, *dilation, groups)))
 
 
 def implementation(
@@ -176,6 +182,8 @@ def implementation(
     y: Sequence[int],
     stride: Pair,
     pads: Pads,
+    dilation: Pair = (1, 1),
+    groups: int = 1,
     winograd: Winograd = 2,
 ) -> str:
     """The name of the implementation of a convolution, or why there is none.
@@ -189,9 +197,11 @@ def implementation(
       y: the shape of the output or of its cotangent (n, oh, ow, cout).
       stride: the step in pixels, (height, width).
       pads: pixels padded, ((above, below), (left, right)).
-      winograd: as in `conv`.
+      dilation: as in `conv`; so are groups and winograd.
+      groups: of channels.
+      winograd: outputs a side.
     """
-    return _implementation(kind, _numbers(x, w, y, stride, pads), winograd)[1]
+    return _implementation(kind, _numbers(x, w, y, stride, pads, dilation, groups), winograd)[1]
 
 
 def supports(
@@ -201,6 +211,8 @@ def supports(
     y: Sequence[int],
     stride: Pair,
     pads: Pads,
+    dilation: Pair = (1, 1),
+    groups: int = 1,
     dtype: DTypeLike = jnp.float32,
 ) -> bool:
     """Whether a convolution can be computed here, by other than oneDNN's slow reference code.
@@ -213,17 +225,27 @@ def supports(
         rows than the images would give, or more.
       stride: the step in pixels, (height, width).
       pads: pixels padded, ((above, below), (left, right)); negative numbers cut.
+      dilation: the step from tap to tap of the kernel in pixels, (height, width).
+      groups: so many convolutions side by side, each of its own channels.
       dtype: the dtype of all operands.
     """
-    if np.dtype(dtype) != np.dtype(np.float32) or x[3] != w[2]:
+    if np.dtype(dtype) != np.dtype(np.float32) or x[3] != groups * w[2]:
         return False
-    good, name = _implementation(kind, _numbers(x, w, y, stride, pads), 0)
+    good, name = _implementation(kind, _numbers(x, w, y, stride, pads, dilation, groups), 0)
     return good and not name.startswith("ref")
 
 
-def _attributes(stride: Pair, pads: Pads, winograd: Winograd) -> dict[str, np.int64]:
-    names = ("stride_h", "stride_w", "pad_top", "pad_bottom", "pad_left", "pad_right", "winograd")
-    return dict(zip(names, map(np.int64, (*stride, *pads[0], *pads[1], winograd)), strict=True))
+_ATTRIBUTES = (
+    *("stride_h", "stride_w", "pad_top", "pad_bottom", "pad_left", "pad_right"),
+    *("dilation_h", "dilation_w", "groups", "winograd"),
+)
+
+
+def _attributes(
+    stride: Pair, pads: Pads, dilation: Pair, groups: int, winograd: Winograd
+) -> dict[str, np.int64]:
+    numbers = (*stride, *pads[0], *pads[1], *dilation, groups, winograd)
+    return dict(zip(_ATTRIBUTES, map(np.int64, numbers), strict=True))
 
 
 def conv(
@@ -234,11 +256,13 @@ def conv(
     pads: Pads,
     bias: Array | None = None,
     relu: bool = False,
+    dilation: Pair = (1, 1),
+    groups: int = 1,
     winograd: Winograd = 2,
 ) -> Array:
     r"""Cross-correlation of images with a kernel, plus a bias, through a ReLU.
 
-    $y_{nijo} = \sum_{p,q,c} x_{n,\,i s_h + p - t,\,j s_w + q - l,\,c}\, w_{pqco} + b_o$.
+    $y_{nijo} = \sum_{p,q,c} x_{n,\,i s_h + p d_h - t,\,j s_w + q d_w - l,\,c}\, w_{pqco} + b_o$.
 
     Args:
       x: images (n, h, w, cin).
@@ -247,27 +271,39 @@ def conv(
       pads: pixels padded, ((above, below), (left, right)); negative numbers cut.
       bias: (cout,), or None.
       relu: whether negative outputs become 0; not-a-number stays.
+      dilation: the step from tap to tap of the kernel in pixels, (height, width).
+      groups: so many convolutions side by side, each of its own channels; the kernel is
+        (kh, kw, cin // groups, cout).
       winograd: of a 3 by 3 kernel at stride 1, how many outputs a side may come at once by
         Winograd's filtering, where that is cheaper: 2 takes 16 products a pair of channels for 36,
         4 takes 36 for 144 and rounds 4 to 7 times as much; 0 is none of it. An infinity makes its
         tile NaN.
 
     Returns:
-      (n, oh, ow, cout), oh being (h + above + below - kh) // s_h + 1.
+      (n, oh, ow, cout), oh being (h + above + below - (kh - 1) d_h - 1) // s_h + 1.
     """
     sizes = (
-        max((size + sum(pad) - kernel) // step + 1, 0)
-        for size, kernel, step, pad in zip(x.shape[1:3], w.shape[:2], stride, pads, strict=True)
+        max((size + sum(pad) - (kernel - 1) * gap - 1) // step + 1, 0)
+        for size, kernel, gap, step, pad in zip(
+            x.shape[1:3], w.shape[:2], dilation, stride, pads, strict=True
+        )
     )
     out = jax.ShapeDtypeStruct((x.shape[0], *sizes, w.shape[3]), x.dtype)
     operands = (x, w) if bias is None else (x, w, bias)
     return jax.ffi.ffi_call("funcnet_conv", out)(
-        *operands, relu=bool(relu), **_attributes(stride, pads, winograd)
+        *operands, relu=bool(relu), **_attributes(stride, pads, dilation, groups, winograd)
     )
 
 
 def conv_kernel_gradient(
-    x: Array, dy: Array, size: Pair, stride: Pair, pads: Pads, winograd: Winograd = 2
+    x: Array,
+    dy: Array,
+    size: Pair,
+    stride: Pair,
+    pads: Pads,
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    winograd: Winograd = 2,
 ) -> Array:
     r"""The gradient of $\langle dy, \mathrm{conv}(x, w) \rangle$ by w.
 
@@ -278,19 +314,28 @@ def conv_kernel_gradient(
       size: the kernel's (height, width).
       stride: the step in pixels, (height, width).
       pads: pixels padded, ((above, below), (left, right)); below and right are not read.
-      winograd: as in `conv`.
+      dilation: as in `conv`; so are groups and winograd.
+      groups: of channels.
+      winograd: outputs a side.
 
     Returns:
       (kh, kw, cin, cout).
     """
-    out = jax.ShapeDtypeStruct((*size, x.shape[3], dy.shape[3]), x.dtype)
+    out = jax.ShapeDtypeStruct((*size, x.shape[3] // groups, dy.shape[3]), x.dtype)
     return jax.ffi.ffi_call("funcnet_conv_kernel_gradient", out)(
-        x, dy, **_attributes(stride, pads, winograd)
+        x, dy, **_attributes(stride, pads, dilation, groups, winograd)
     )
 
 
 def conv_input_gradient(
-    dy: Array, w: Array, size: Pair, stride: Pair, pads: Pads, winograd: Winograd = 2
+    dy: Array,
+    w: Array,
+    size: Pair,
+    stride: Pair,
+    pads: Pads,
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    winograd: Winograd = 2,
 ) -> Array:
     r"""The gradient of $\langle dy, \mathrm{conv}(x, w) \rangle$ by x.
 
@@ -301,14 +346,16 @@ def conv_input_gradient(
       size: the images' (height, width).
       stride: the step in pixels, (height, width).
       pads: pixels padded, ((above, below), (left, right)); below and right are not read.
-      winograd: as in `conv`.
+      dilation: as in `conv`; so are groups and winograd.
+      groups: of channels.
+      winograd: outputs a side.
 
     Returns:
       (n, h, w, cin).
     """
-    out = jax.ShapeDtypeStruct((dy.shape[0], *size, w.shape[2]), dy.dtype)
+    out = jax.ShapeDtypeStruct((dy.shape[0], *size, groups * w.shape[2]), dy.dtype)
     return jax.ffi.ffi_call("funcnet_conv_input_gradient", out)(
-        dy, w, **_attributes(stride, pads, winograd)
+        dy, w, **_attributes(stride, pads, dilation, groups, winograd)
     )
 
 

@@ -12,8 +12,10 @@ using Dims = memory::dims;
 // ---- Windows ------------------------------------------------------------------------------------
 
 // Rows and columns that the kernel reads, from the first to the last.
-int64_t window_height(const Geometry& g) { return (g.oh - 1) * g.stride_h + g.kh; }
-int64_t window_width(const Geometry& g) { return (g.ow - 1) * g.stride_w + g.kw; }
+int64_t span_height(const Geometry& g) { return (g.kh - 1) * g.dilation_h + 1; }
+int64_t span_width(const Geometry& g) { return (g.kw - 1) * g.dilation_w + 1; }
+int64_t window_height(const Geometry& g) { return (g.oh - 1) * g.stride_h + span_height(g); }
+int64_t window_width(const Geometry& g) { return (g.ow - 1) * g.stride_w + span_width(g); }
 
 // Whether oneDNN's fast kernels take this padding as it is. They take none that is negative beyond
 // what the stride leaves over, and for more than about half a kernel they fall back to slow ones.
@@ -22,8 +24,8 @@ bool fits(int64_t size, int64_t window, int64_t kernel, int64_t stride, int64_t 
   return size > 0 && 0 <= before && before <= kernel / 2 && -stride < after && after <= kernel / 2;
 }
 bool fits(const Geometry& g) {
-  return fits(g.h, window_height(g), g.kh, g.stride_h, g.pad_top) &&
-         fits(g.w, window_width(g), g.kw, g.stride_w, g.pad_left);
+  return fits(g.h, window_height(g), span_height(g), g.stride_h, g.pad_top) &&
+         fits(g.w, window_width(g), span_width(g), g.stride_w, g.pad_left);
 }
 
 // The same convolution on images already cut and padded to the window.
@@ -95,15 +97,20 @@ Plan make_plan(Kind kind, const Geometry& g, bool with_bias, bool compile) {
   const auto algorithm = dnnl::algorithm::convolution_direct;
   const memory::desc x({g.n, g.cin, g.h, g.w}, kFloat, memory::format_tag::nhwc);
   const memory::desc y({g.n, g.cout, g.oh, g.ow}, kFloat, memory::format_tag::nhwc);
-  const memory::desc w({g.cout, g.cin, g.kh, g.kw}, kFloat, memory::format_tag::any);
-  const memory::desc hwio({g.cout, g.cin, g.kh, g.kw}, kFloat, memory::format_tag::hwio);
+  const bool grouped = g.groups > 1;
+  const Dims sizes = grouped ? Dims{g.groups, g.cout / g.groups, g.cin / g.groups, g.kh, g.kw}
+                             : Dims{g.cout, g.cin, g.kh, g.kw};
+  const memory::desc w(sizes, kFloat, memory::format_tag::any);
+  const memory::desc hwio(sizes, kFloat,
+                          grouped ? memory::format_tag::hwigo : memory::format_tag::hwio);
   const memory::desc bias = with_bias ? memory::desc({g.cout}, kFloat, memory::format_tag::x)
                                       : memory::desc();
-  const Dims strides{g.stride_h, g.stride_w}, before{g.pad_top, g.pad_left};
+  const Dims strides{g.stride_h, g.stride_w}, gaps{g.dilation_h - 1, g.dilation_w - 1};
+  const Dims before{g.pad_top, g.pad_left};
   const Dims after{window_height(g) - g.h - g.pad_top, window_width(g) - g.w - g.pad_left};
   const auto attributes = own_scratchpad();
   const dnnl::convolution_forward::primitive_desc forward(
-      engine(), dnnl::prop_kind::forward_training, algorithm, x, w, bias, y, strides, before,
+      engine(), dnnl::prop_kind::forward_training, algorithm, x, w, bias, y, strides, gaps, before,
       after, attributes);
 
   const auto finish = [&](const auto& desc, const memory::desc& kernel_desc) {
@@ -119,18 +126,18 @@ Plan make_plan(Kind kind, const Geometry& g, bool with_bias, bool compile) {
       return finish(forward, forward.weights_desc());
     case Kind::kKernelGradient: {
       const dnnl::convolution_backward_weights::primitive_desc desc(
-          engine(), algorithm, x, w, bias, y, strides, before, after, forward, attributes);
+          engine(), algorithm, x, w, bias, y, strides, gaps, before, after, forward, attributes);
       return finish(desc, desc.diff_weights_desc());
     }
     default: {
       const dnnl::convolution_backward_data::primitive_desc desc(
-          engine(), algorithm, x, w, y, strides, before, after, forward, attributes);
+          engine(), algorithm, x, w, y, strides, gaps, before, after, forward, attributes);
       return finish(desc, desc.weights_desc());
     }
   }
 }
 
-using Key = std::array<int64_t, 15>;
+using Key = std::array<int64_t, 18>;
 
 Cache<Key, Plan>& plans() {
   static auto* cache = [] {
@@ -142,7 +149,8 @@ Cache<Key, Plan>& plans() {
 
 std::shared_ptr<const Plan> plan_for(Kind kind, const Geometry& g, bool bias = false) {
   const Key key{static_cast<int64_t>(kind), bias, g.n, g.h, g.w, g.cin, g.cout, g.kh, g.kw,
-                g.oh, g.ow, g.stride_h, g.stride_w, g.pad_top, g.pad_left};
+                g.oh, g.ow, g.stride_h, g.stride_w, g.pad_top, g.pad_left, g.dilation_h,
+                g.dilation_w, g.groups};
   return plans().get(key, [&] {
     OneThread one;  // a primitive remembers how many threads it was made for
     return std::make_shared<const Plan>(make_plan(kind, g, bias, /*compile=*/true));
@@ -262,7 +270,7 @@ void conv_input_gradient(Pool& pool, const Geometry& g, const float* dy, const f
 void conv_kernel_gradient(Pool& pool, const Geometry& g, const float* x, const float* dy,
                           float* dw, int64_t winograd) {
   if (g.n == 0 || g.oh == 0 || g.ow == 0) {
-    std::fill_n(dw, g.kh * g.kw * g.cin * g.cout, 0.0f);
+    std::fill_n(dw, g.kernel_floats(), 0.0f);
     return;
   }
   if (const auto outputs = winograd_outputs(Kind::kKernelGradient, g, winograd)) {
@@ -271,7 +279,7 @@ void conv_kernel_gradient(Pool& pool, const Geometry& g, const float* x, const f
   const bool direct = fits(g);
   const Geometry inner = direct ? g : windowed(g);
   const int64_t threads = worthwhile_threads(pool, g.flops());
-  const int64_t kernel_floats = g.kh * g.kw * g.cin * g.cout;
+  const int64_t kernel_floats = g.kernel_floats();
   const int64_t image = std::max<int64_t>(image_floats(inner), 1);
   // A share's sum must be no larger than the images that it is over, or sums cost more than shares
   // save; and a chunk's gradient, added to its share's sum, must be small beside its images.

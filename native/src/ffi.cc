@@ -9,10 +9,11 @@ namespace funcnet {
 namespace {
 
 // Attributes of the three convolutions. Winograd is how many outputs a side its filtering may take
-// at once. The gradients do not read pad_bottom and pad_right: how
-// far they reach follows from the shape of dy.
+// at once. The gradients do not read pad_bottom and pad_right: how far they reach follows from the
+// shape of dy.
 struct Attributes {
-  int64_t stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, winograd;
+  int64_t stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, dilation_h, dilation_w,
+      groups, winograd;
 };
 
 template <typename Binding>
@@ -24,6 +25,9 @@ auto with_attributes(Binding binding) {
       .template Attr<int64_t>("pad_bottom")
       .template Attr<int64_t>("pad_left")
       .template Attr<int64_t>("pad_right")
+      .template Attr<int64_t>("dilation_h")
+      .template Attr<int64_t>("dilation_w")
+      .template Attr<int64_t>("groups")
       .template Attr<int64_t>("winograd");
 }
 
@@ -35,18 +39,23 @@ std::string complaint(const Geometry& g) {
   if (!within(g.stride_h, 1) || !within(g.stride_w, 1)) {
     text << "strides must be 1 to " << kMost << ", got (" << g.stride_h << ", " << g.stride_w
          << ")";
+  } else if (!within(g.dilation_h, 1) || !within(g.dilation_w, 1)) {
+    text << "dilations must be 1 to " << kMost << ", got (" << g.dilation_h << ", "
+         << g.dilation_w << ")";
   } else if (!within(g.pad_top, -kMost) || !within(g.pad_left, -kMost)) {
     text << "pads must be within " << kMost << ", got top " << g.pad_top << " and left "
          << g.pad_left;
+  } else if (g.groups < 1 || g.cin % g.groups != 0 || g.cout % g.groups != 0) {
+    text << g.groups << " groups do not divide " << g.cin << " channels and " << g.cout;
   } else if (g.kh < 1 || g.kw < 1 || g.cin < 1 || g.cout < 1) {
     text << "a kernel (height, width, in, out) must have no zero size, got ("
          << g.kh << ", " << g.kw << ", " << g.cin << ", " << g.cout << ")";
   } else {
     // In floating point, where a product too large is still a large number.
-    const double window = (double(std::max<int64_t>(g.oh, 1)) * g.stride_h + g.kh) *
-                          (double(std::max<int64_t>(g.ow, 1)) * g.stride_w + g.kw) * g.cin;
+    const double window = (double(std::max<int64_t>(g.oh, 1)) * g.stride_h + double(g.kh) * g.dilation_h) *
+                          (double(std::max<int64_t>(g.ow, 1)) * g.stride_w + double(g.kw) * g.dilation_w) * g.cin;
     const double image = double(g.h) * g.w * g.cin, out = double(g.oh) * g.ow * g.cout;
-    const double kernel = double(g.kh) * g.kw * g.cin * g.cout;
+    const double kernel = double(g.kh) * g.kw * (g.cin / g.groups) * g.cout;
     if (std::max(std::max(window, image), std::max(out, kernel)) >= 1u << 31) {
       text << "an image, its padded window, its output or the kernel holds 2^31 numbers or more";
     }
@@ -58,9 +67,13 @@ std::string complaint(const Geometry& g) {
 template <typename X, typename W, typename Y>
 ffi::Error geometry_of(const char* name, X x, W w, Y y, const Attributes& a, Geometry* g) {
   *g = {x[0], x[1], x[2], x[3], w[3], w[0], w[1], y[1], y[2],
-        a.stride_h, a.stride_w, a.pad_top, a.pad_left};
-  if (w[2] != x[3]) {
-    return invalid(name, ": images ", shape(x), " have ", x[3], " channels, but the kernel ",
+        a.stride_h, a.stride_w, a.pad_top, a.pad_left, a.dilation_h, a.dilation_w, a.groups};
+  if (a.groups < 1 || x[3] % a.groups != 0 || w[3] % a.groups != 0) {
+    return invalid(name, ": ", a.groups, " groups do not divide ", x[3], " channels and ", w[3]);
+  }
+  if (w[2] != x[3] / a.groups) {
+    return invalid(name, ": images ", shape(x), " have ", x[3] / a.groups,
+                   a.groups == 1 ? " channels" : " channels a group", ", but the kernel ",
                    shape(w), " takes ", w[2]);
   }
   if (y[0] != x[0] || y[3] != w[3]) {
@@ -99,17 +112,17 @@ ffi::Error optional_bias(const char* name, const ffi::RemainingArgs& rest, int64
 ffi::Error Conv(ffi::ThreadPool threads, Tensor x, Tensor w, ffi::RemainingArgs rest,
                 ffi::Result<Tensor> y, bool relu, int64_t stride_h, int64_t stride_w,
                 int64_t pad_top, int64_t pad_bottom, int64_t pad_left, int64_t pad_right,
-                int64_t winograd) {
-  const Attributes a{stride_h, stride_w, pad_top,  pad_bottom,
-                     pad_left, pad_right, winograd};
+                int64_t dilation_h, int64_t dilation_w, int64_t groups, int64_t winograd) {
+  const Attributes a{stride_h,  stride_w,   pad_top,    pad_bottom, pad_left,
+                     pad_right, dilation_h, dilation_w, groups,     winograd};
   Geometry g;
   if (auto error = geometry_of("funcnet_conv", x.dimensions(), w.dimensions(), y->dimensions(), a,
                                &g);
       error.failure()) {
     return error;
   }
-  const int64_t oh = out_size(g.h, g.kh, stride_h, pad_top, pad_bottom);
-  const int64_t ow = out_size(g.w, g.kw, stride_w, pad_left, pad_right);
+  const int64_t oh = out_size(g.h, (g.kh - 1) * g.dilation_h + 1, stride_h, pad_top, pad_bottom);
+  const int64_t ow = out_size(g.w, (g.kw - 1) * g.dilation_w + 1, stride_w, pad_left, pad_right);
   if (g.oh != oh || g.ow != ow) {
     return invalid("funcnet_conv: images ", shape(x.dimensions()), ", kernel ",
                    shape(w.dimensions()), ", strides (", stride_h, ", ", stride_w, "), pads ((",
@@ -129,9 +142,9 @@ ffi::Error Conv(ffi::ThreadPool threads, Tensor x, Tensor w, ffi::RemainingArgs 
 ffi::Error ConvKernelGradient(ffi::ThreadPool threads, Tensor x, Tensor dy, ffi::Result<Tensor> dw,
                               int64_t stride_h, int64_t stride_w, int64_t pad_top,
                               int64_t pad_bottom, int64_t pad_left, int64_t pad_right,
-                              int64_t winograd) {
-  const Attributes a{stride_h, stride_w, pad_top,  pad_bottom,
-                     pad_left, pad_right, winograd};
+                              int64_t dilation_h, int64_t dilation_w, int64_t groups, int64_t winograd) {
+  const Attributes a{stride_h,  stride_w,   pad_top,    pad_bottom, pad_left,
+                     pad_right, dilation_h, dilation_w, groups,     winograd};
   Geometry g;
   if (auto error = geometry_of("funcnet_conv_kernel_gradient", x.dimensions(), dw->dimensions(),
                                dy.dimensions(), a, &g);
@@ -147,9 +160,9 @@ ffi::Error ConvKernelGradient(ffi::ThreadPool threads, Tensor x, Tensor dy, ffi:
 ffi::Error ConvInputGradient(ffi::ThreadPool threads, Tensor dy, Tensor w, ffi::Result<Tensor> dx,
                              int64_t stride_h, int64_t stride_w, int64_t pad_top,
                              int64_t pad_bottom, int64_t pad_left, int64_t pad_right,
-                              int64_t winograd) {
-  const Attributes a{stride_h, stride_w, pad_top,  pad_bottom,
-                     pad_left, pad_right, winograd};
+                              int64_t dilation_h, int64_t dilation_w, int64_t groups, int64_t winograd) {
+  const Attributes a{stride_h,  stride_w,   pad_top,    pad_bottom, pad_left,
+                     pad_right, dilation_h, dilation_w, groups,     winograd};
   Geometry g;
   if (auto error = geometry_of("funcnet_conv_input_gradient", dx->dimensions(), w.dimensions(),
                                dy.dimensions(), a, &g);
@@ -341,12 +354,12 @@ EXPORT void funcnet_native_version(int64_t* numbers) {
   std::copy(std::begin(all), std::end(all), numbers);
 }
 
-// Writes the name of the implementation for a Geometry's 13 numbers, and for `winograd` outputs a
+// Writes the name of the implementation for a Geometry's 16 numbers, and for `winograd` outputs a
 // side at most, into `name`, and returns true, or writes what stands against it, and returns false.
 EXPORT bool funcnet_native_implementation(int64_t kind, const int64_t* n, int64_t winograd,
                                           char* name, size_t size) {
-  const funcnet::Geometry g{n[0], n[1], n[2], n[3], n[4], n[5], n[6],
-                            n[7], n[8], n[9], n[10], n[11], n[12]};
+  const funcnet::Geometry g{n[0], n[1], n[2],  n[3],  n[4],  n[5],  n[6],  n[7],
+                            n[8], n[9], n[10], n[11], n[12], n[13], n[14], n[15]};
   std::string text = funcnet::complaint(g);
   bool good = text.empty();
   if (good) {

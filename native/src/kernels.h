@@ -9,12 +9,16 @@
 
 namespace funcnet {
 
-// y[n, i, j, o] = sum over p, q, c of x[n, i stride_h + p - pad_top, j stride_w + q - pad_left, c]
-// w[p, q, c, o]. What is read beyond the image is zero; how far that is below and on the right
-// follows from oh and ow, which may be fewer or more than the image would give.
+// y[n, i, j, o] = sum over p, q, c of
+//   x[n, i stride_h + p dilation_h - pad_top, j stride_w + q dilation_w - pad_left, c] w[p, q, c, o].
+// What is read beyond the image is zero; how far that is below and on the right follows from oh and
+// ow, which may be fewer or more than the image would give. Of groups each output channel's sum is
+// over the channels of its own, and the kernel has cin / groups of them.
 struct Geometry {
   int64_t n, h, w, cin, cout, kh, kw, oh, ow, stride_h, stride_w, pad_top, pad_left;
-  double flops() const { return 2.0 * n * oh * ow * kh * kw * cin * cout; }
+  int64_t dilation_h = 1, dilation_w = 1, groups = 1;
+  int64_t kernel_floats() const { return kh * kw * (cin / groups) * cout; }
+  double flops() const { return 2.0 * n * oh * ow * kernel_floats(); }
 };
 
 enum class Kind : int64_t { kForward, kKernelGradient, kInputGradient };

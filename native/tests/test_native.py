@@ -472,7 +472,14 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_with_a_reason(name):
     reason, target, operands, out, attributes = REFUSED[name]
-    numbers = {"stride_h": 1, "stride_w": 1, "winograd": 0}
+    numbers = {
+        "stride_h": 1,
+        "stride_w": 1,
+        "dilation_h": 1,
+        "dilation_w": 1,
+        "groups": 1,
+        "winograd": 0,
+    }
     numbers |= dict.fromkeys(("pad_top", "pad_bottom", "pad_left", "pad_right"), 0) | attributes
     flags = {"relu": False} if target == CONV else {}
     call = jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(out, jnp.float32))
