@@ -201,7 +201,7 @@ def test_compute_dtype_is_what_the_net_runs_in_and_nothing_else():
 
     def walk(jaxpr):
         for equation in jaxpr.eqns:
-            if equation.primitive.name.startswith("funcnet_"):
+            if equation.primitive.name.startswith(("funcnet_conv", "funcnet_product")):
                 dtypes.update(v.aval.dtype.name for v in equation.invars[:2])
             for value in jax.tree.leaves(tuple(equation.params.values()), is_leaf=hasattr_eqns):
                 if hasattr_eqns(value):
