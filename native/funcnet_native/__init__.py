@@ -211,9 +211,9 @@ def supports(
     y: Sequence[int],
     stride: Pair,
     pads: Pads,
+    dtype: DTypeLike = jnp.float32,
     dilation: Pair = (1, 1),
     groups: int = 1,
-    dtype: DTypeLike = jnp.float32,
 ) -> bool:
     """Whether a convolution can be computed here, by other than oneDNN's slow reference code.
 
@@ -225,9 +225,9 @@ def supports(
         rows than the images would give, or more.
       stride: the step in pixels, (height, width).
       pads: pixels padded, ((above, below), (left, right)); negative numbers cut.
+      dtype: the dtype of all operands.
       dilation: the step from tap to tap of the kernel in pixels, (height, width).
       groups: so many convolutions side by side, each of its own channels.
-      dtype: the dtype of all operands.
     """
     if np.dtype(dtype) != np.dtype(np.float32) or x[3] != groups * w[2]:
         return False

@@ -65,7 +65,7 @@ def _native_maps(x, w, dy, pads, m):
 def test_the_three_maps(name, m):
     x, w, dy, pads = _drawn(name)
     for kind in ("conv", "conv_kernel_gradient", "conv_input_gradient"):
-        taken = native.implementation(kind, x.shape, w.shape, dy.shape, (1, 1), pads, m)
+        taken = native.implementation(kind, x.shape, w.shape, dy.shape, (1, 1), pads, winograd=m)
         assert taken in ("winograd 2x2", f"winograd {m}x{m}")
     for got, want in zip(_native_maps(x, w, dy, pads, m), _maps(x, w, dy, pads), strict=True):
         assert got.shape == want.shape
@@ -111,7 +111,7 @@ def test_it_is_left_where_it_is_no_cheaper():
     def taken(n, size, cin, cout, kernel=3, stride=1, m=4):
         pads, out = ((1, 1), (1, 1)), (size - kernel + 2) // stride + 1
         shapes = (n, size, size, cin), (kernel, kernel, cin, cout), (n, out, out, cout)
-        return native.implementation("conv", *shapes, (stride, stride), pads, m)
+        return native.implementation("conv", *shapes, (stride, stride), pads, winograd=m)
 
     assert taken(100, 32, 64, 64) == "winograd 4x4"
     assert taken(100, 32, 64, 64, m=2) == "winograd 2x2"
