@@ -178,6 +178,9 @@ def enabled(variable: str, default: bool = True) -> bool:
     return _WORDS[word.lower()]
 
 
+WINOGRAD = "FUNCNET_WINOGRAD", ("0", "2", "4"), "2"  # outputs a side, see `kernels.use_native`
+
+
 def said(variable: str, words: tuple[str, ...], default: str) -> str:
     """What a variable of the environment says, one of `words`; `default` if unset or empty."""
     word = os.environ.get(variable, "").strip() or default

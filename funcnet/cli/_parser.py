@@ -23,7 +23,7 @@ def run(args: list[str]) -> int:
         with expected_errors():  # of variables that are read later, amid the work
             _validate.enabled("FUNCNET_TRACEBACK", default=False)
             _validate.enabled("FUNCNET_NATIVE")
-            _validate.said("FUNCNET_WINOGRAD", ("0", "2", "4"), "2")
+            _validate.said(*_validate.WINOGRAD)
             _compiled.folder()
         if args[0] not in COMMANDS:
             near = difflib.get_close_matches(args[0], COMMANDS, 1)

@@ -7,9 +7,9 @@ over a band of rows of a large one, so that the patches stay in the second-level
 kernel is too large for that it is XLA's convolution after all.
 
 For the kernel gradient of groups XLA makes a dense convolution (64 times the products for 64 groups
-of one channel) or one of three dimensions. So on a CPU groups are taken one after the other, each
-by the way that suits it; and where each is a single channel (depthwise) a map is a sum of products
-of shifted images, number by number.
+of one channel) or one of three dimensions. So where no native kernel takes them, groups are taken
+one after the other, each by the way that suits it; and where each is a single channel (depthwise)
+a map is a sum of products of shifted images, number by number.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from funcnet import _validate
 from funcnet.kernels._lowering import wide_dtype
 
+INTERFACE = 2  # of the package, as the code here calls it
+
 _switched: list[bool] = []  # what `use_native` was last told
 _filtering: list[int] = []  # and of Winograd's filtering
 
@@ -32,6 +34,8 @@ def _loaded() -> Status:
         if error.name == "funcnet_native":
             return Status(None, "funcnet-native is not installed: pip install ./native")
         return Status(None, " ".join(str(error).split()))
+    if getattr(funcnet_native, "INTERFACE", 1) != INTERFACE:
+        return Status(None, "funcnet-native is of another funcnet: pip install ./native again")
     return Status(
         funcnet_native, f"oneDNN {funcnet_native.VERSION} by funcnet-native, {funcnet_native.ISA}"
     )
@@ -45,7 +49,7 @@ def winograd() -> int:
     """
     if _filtering:
         return _filtering[-1]
-    return int(_validate.said("FUNCNET_WINOGRAD", ("0", "2", "4"), "2"))
+    return int(_validate.said(*_validate.WINOGRAD))
 
 
 def status() -> Status:

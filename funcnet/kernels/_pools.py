@@ -330,8 +330,7 @@ def _native_for(*images: Array) -> Any:
         return None
     if images[0].shape[3] < MANY_CHANNELS:
         return None
-    native = _native.package_for(jnp.float32)
-    return native if hasattr(native, "max_pool") else None  # an earlier one has none
+    return _native.package_for(jnp.float32)
 
 
 def _where(axes: Axes) -> dict[str, Any]:

@@ -29,6 +29,7 @@ Winograd = Literal[0, 2, 4]
 Kind = Literal["conv", "conv_kernel_gradient", "conv_input_gradient"]
 
 __all__ = [
+    "INTERFACE",
     "ISA",
     "TARGETS",
     "VERSION",
@@ -47,6 +48,8 @@ __all__ = [
     "norm_gradient",
     "supports",
 ]
+
+INTERFACE = 2  # counts up with the targets and their attributes; funcnet asks for its own
 
 TARGETS = (
     "funcnet_conv",
@@ -319,7 +322,7 @@ def conv_kernel_gradient(
       winograd: outputs a side.
 
     Returns:
-      (kh, kw, cin, cout).
+      (kh, kw, cin // groups, cout).
     """
     out = jax.ShapeDtypeStruct((*size, x.shape[3] // groups, dy.shape[3]), x.dtype)
     return jax.ffi.ffi_call("funcnet_conv_kernel_gradient", out)(
@@ -342,7 +345,7 @@ def conv_input_gradient(
     Args:
       dy: the cotangent (n, oh, ow, cout). How far the images are padded or cut below and on the
         right follows from its shape.
-      w: a kernel (kh, kw, cin, cout).
+      w: a kernel (kh, kw, cin // groups, cout).
       size: the images' (height, width).
       stride: the step in pixels, (height, width).
       pads: pixels padded, ((above, below), (left, right)); below and right are not read.

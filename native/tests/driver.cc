@@ -136,13 +136,14 @@ void for_each_product(const Geometry& g, Visit visit) {
       for (int64_t j = 0; j < g.ow; ++j)
         for (int64_t p = 0; p < g.kh; ++p)
           for (int64_t q = 0; q < g.kw; ++q) {
-            const int64_t row = i * g.stride_h + p - g.pad_top;
-            const int64_t column = j * g.stride_w + q - g.pad_left;
+            const int64_t row = i * g.stride_h + p * g.dilation_h - g.pad_top;
+            const int64_t column = j * g.stride_w + q * g.dilation_w - g.pad_left;
             if (row < 0 || row >= g.h || column < 0 || column >= g.w) continue;
-            for (int64_t c = 0; c < g.cin; ++c)
+            const int64_t inputs = g.cin / g.groups, outputs = g.cout / g.groups;
+            for (int64_t c = 0; c < inputs; ++c)
               for (int64_t o = 0; o < g.cout; ++o)
-                visit(((n * g.h + row) * g.w + column) * g.cin + c,
-                      ((p * g.kw + q) * g.cin + c) * g.cout + o,
+                visit(((n * g.h + row) * g.w + column) * g.cin + o / outputs * inputs + c,
+                      ((p * g.kw + q) * inputs + c) * g.cout + o,
                       ((n * g.oh + i) * g.ow + j) * g.cout + o);
           }
 }
@@ -153,7 +154,7 @@ struct Case {
   std::vector<double> y, dw, dx;
 
   explicit Case(const Geometry& g) : g(g) {
-    const int64_t xs = g.n * g.h * g.w * g.cin, ws = g.kh * g.kw * g.cin * g.cout;
+    const int64_t xs = g.n * g.h * g.w * g.cin, ws = g.kernel_floats();
     const int64_t ys = g.n * g.oh * g.ow * g.cout;
     x = normal(xs, 1), w = normal(ws, 2), dy = normal(ys, 3), bias = normal(g.cout, 4);
     y.assign(ys, 0), dw.assign(ws, 0), dx.assign(xs, 0);
@@ -184,6 +185,7 @@ struct Case {
     expect(1);
     // Winograd's filtering, of whatever shape it can do, cheaper or not.
     if (g.kh != 3 || g.kw != 3 || g.stride_h != 1 || g.stride_w != 1) return;
+    if (g.dilation_h != 1 || g.dilation_w != 1 || g.groups != 1) return;
     if (g.cin % 16 || g.cout % 16 || !g.n || !g.h || !g.w || !g.oh || !g.ow) return;
     for (const int64_t m : {2, 4}) {
       winograd_conv(m, pool, g, x.data(), w.data(), bias.data(), true, y_got.data());
@@ -337,6 +339,9 @@ int main() {
       {64, 8, 8, 32, 48, 3, 3, 8, 8, 1, 1, 1, 1},
       {3, 13, 7, 16, 48, 3, 3, 14, 4, 1, 1, 2, -1},    // tiles that reach beyond on each side
       {5, 2, 3, 32, 16, 3, 3, 1, 1, 1, 1, 0, 0},
+      {5, 9, 8, 16, 24, 3, 3, 7, 9, 1, 1, 1, 2, 2, 2, 1},    // dilated
+      {5, 9, 9, 32, 32, 3, 3, 9, 9, 1, 1, 1, 1, 1, 1, 4},    // in groups
+      {5, 9, 9, 16, 16, 3, 3, 5, 5, 2, 2, 1, 1, 1, 1, 16},   // of one channel each
   };
   // examples rows groups channels: per column, per row, per example; some of several shares
   std::vector<NormCase> norms;

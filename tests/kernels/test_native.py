@@ -93,6 +93,22 @@ def test_how_many_outputs_winograd_takes_at_once(monkeypatch):
         kernels.native_status()
 
 
+def test_a_package_of_another_funcnet_is_left_alone(monkeypatch):
+    """Its functions take other arguments: calling them would end in a TypeError amid a lowering."""
+    native = pytest.importorskip("funcnet_native")
+    monkeypatch.setattr(native, "INTERFACE", 1)
+    _native._loaded.cache_clear()
+    try:
+        said = kernels.use_native(True)
+        assert said == "XLA: funcnet-native is of another funcnet: pip install ./native again"
+        a = jnp.ones((3, 3), jnp.float32)
+        assert not custom_calls(kernels.matmul, a, a)
+    finally:
+        monkeypatch.undo()
+        _native._loaded.cache_clear()
+    assert kernels.use_native(True).startswith("native")
+
+
 def test_without_the_package_it_says_so_and_goes_on(tmp_path):
     """As where it is not installed, and as where it is broken."""
     program = """
