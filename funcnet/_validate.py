@@ -155,6 +155,16 @@ def leaf_name(path: Any, root: str = "") -> str:
     return name if root else name.removeprefix(".")
 
 
+def saved_name(path: Any) -> str:
+    """The name of a leaf in files and in rules of placement, as in `opt_state.0.mu.affine1.w`.
+
+    >>> ((path, _),) = jax.tree.leaves_with_path({"affine1": [1.0]})
+    >>> saved_name(path)
+    'affine1.0'
+    """
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
 def leaf_names(tree: Any, root: str = "") -> list[str]:
     """The names of a tree's leaves, in order; a tree that is a leaf has the root's alone."""
     return [leaf_name(path, root) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.lib import format as npy
 
+from funcnet._validate import saved_name
+
 Arrays = dict[str, np.ndarray]
 
 # The numbers that JAX computes with, by their dtypes' names: NumPy's, and those of ml_dtypes, which
@@ -55,7 +57,7 @@ def named(tree: Any, prefix: str = "") -> dict[str, Any]:
     """The leaves of a tree in order, each by its path, as in `affine1.w`."""
     leaves: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = prefix + (jax.tree_util.keystr(path, simple=True, separator=".") or "value")
+        name = prefix + (saved_name(path) or "value")
         if name in leaves:
             raise ValueError(f"two leaves are named {name}, expected one of a name.")
         leaves[name] = leaf

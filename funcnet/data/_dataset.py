@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -233,12 +234,16 @@ def _first(array: np.ndarray, wrong: np.ndarray) -> tuple[list[int], Any]:
 
 
 def on_device(
-    split: Split, preprocessing: Preprocessing, *, raw: bool = False
+    split: Split,
+    preprocessing: Preprocessing,
+    *,
+    raw: bool = False,
+    put: Callable[[Any], Any] | None = None,
 ) -> tuple[Any, Preprocessing]:
     """Returns a copy of a split on the device, and what `preprocess` is left to do to it there.
 
     Images that float32 could not tell apart are preprocessed before, or with `raw` refused: see
-    `for_device`.
+    `for_device`. `put` brings the two arrays to devices of another's choice.
 
     >>> from funcnet.data import fit_preprocessing
     >>> split = Split(np.array([[1e8], [1e8 + 2]]), np.array([0, 1]))
@@ -253,5 +258,6 @@ def on_device(
     labels = np.array(split.labels)
     if labels.dtype.kind != "f":  # classes; numbers stay as wide as they are
         labels = labels.astype(np.int32)
-    held: Any = jax.device_put((images, labels), may_alias=False)
-    return Split(*held), left
+    if put is None:
+        put = partial(jax.device_put, may_alias=False)
+    return Split(*put((images, labels))), left

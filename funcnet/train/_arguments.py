@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,8 +16,9 @@ from funcnet import _validate, data
 from funcnet._validate import float_dtype
 from funcnet.nets import Net
 from funcnet.train._batches import SAMPLINGS, Sampling, batch_maker, batch_order, steps_per_epoch
+from funcnet.train._mesh import Layout, check_divides, layout_of, mesh_of
 from funcnet.train._records import Run
-from funcnet.train._step import TrainState
+from funcnet.train._step import TrainState, copied
 from funcnet.train._tasks import Goal, task_of
 
 EVALUATION_ROWS = 250  # at a time
@@ -26,7 +28,8 @@ class Setting(NamedTuple):
     """What a run has of its data and its batches, checked: the same for `fit` and for a sweep.
 
     `outputs` is the shape of what a net has to tell of an example; `batch_size` counts the rows of
-    a step and `steps` the steps of an epoch, whatever the sampling.
+    a step and `steps` the steps of an epoch, whatever the sampling; `layout` says where all of it
+    lies on a mesh, None for one device.
     """
 
     dataset: data.Dataset
@@ -40,6 +43,7 @@ class Setting(NamedTuple):
     evaluation_batch_size: int
     max_nonfinite: int
     chunk_steps: int | None
+    layout: Layout | None = None
 
     @property
     def rows(self) -> int:
@@ -62,7 +66,7 @@ class Setting(NamedTuple):
 
     def batch_of(self, dtype: Any) -> Callable[..., tuple[Array, Array]]:
         """What makes a step's batch: see `batch_maker`."""
-        return batch_maker(self.sampling != "full", self.augment, dtype)
+        return batch_maker(self.sampling != "full", self.augment, dtype, self.layout)
 
     def accuracy_rows(self, seed: int) -> np.ndarray:
         """The rows of the training split that a run of this seed takes its accuracy of."""
@@ -74,8 +78,26 @@ class Setting(NamedTuple):
         Training comes first, then validation.
         """
         raw = self.augment is not None
-        train = data.on_device(self.dataset.train, preprocessing, raw=raw)
-        return train, None if self.val is None else data.on_device(self.val, preprocessing)
+        put = None if self.layout is None else self.layout.put
+        train = data.on_device(self.dataset.train, preprocessing, raw=raw, put=put)
+        return train, None if self.val is None else data.on_device(self.val, preprocessing, put=put)
+
+    def place(self, state: TrainState) -> TrainState:
+        """The state in buffers of its own, where it is to be."""
+        return copied(state) if self.layout is None else self.layout.place(state)
+
+    def door(self, params: Any) -> Any:
+        """Where the net is to have parameters, None for where they are: see `make_step`."""
+        return None if self.layout is None else self.layout.door(params)
+
+    @property
+    def processes(self) -> int:
+        """How many processes the run is of."""
+        return 1 if self.layout is None else self.layout.processes
+
+    def put(self, tree: Any) -> Any:
+        """Arrays of the host on the device, or on each of a mesh."""
+        return jax.device_put(tree) if self.layout is None else self.layout.put(tree)
 
 
 def checked(
@@ -125,6 +147,27 @@ def checked(
         max_nonfinite,
         chunk_steps,
     )
+
+
+def laid_out(setting: Setting, mesh: Any, shard: Any, accumulate: int) -> Setting:
+    """The setting on a mesh, or on that of the images where none is given and they lie on one.
+
+    Raises TypeError or ValueError where a batch cannot be cut so.
+    """
+    _validate.count("fit", "accumulate", accumulate)
+    if mesh is None:
+        mesh = mesh_of(setting.dataset.train.images)
+    if mesh is not None:
+        setting = setting._replace(layout=layout_of("fit", mesh, shard))
+    elif jax.process_count() > 1:
+        text = (
+            f"fit: there are {jax.process_count()} processes, and without a mesh each trains by "
+            'itself; jax.make_mesh((jax.device_count(),), ("data",)) has the devices of all.'
+        )
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+    parts = 1 if setting.layout is None else setting.layout.parts
+    check_divides(parts, accumulate, setting.batch_size, setting.sampling == "full")
+    return setting
 
 
 def as_dataset(dataset: Any) -> Any:

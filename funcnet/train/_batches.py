@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from funcnet import data
 from funcnet.kernels import wide_dtype
+from funcnet.train._mesh import Layout
 from funcnet.train._step import AUGMENT, ORDER, TrainState
 
 Sampling = Literal["permutation", "replacement", "full"]
@@ -114,12 +115,17 @@ def batch_order(
 
 
 def batch_maker(
-    gathers: bool, augment: Callable[[Array, Array], Array] | None, dtype: Any
+    gathers: bool,
+    augment: Callable[[Array, Array], Array] | None,
+    dtype: Any,
+    layout: Layout | None = None,
 ) -> Callable[..., tuple[Array, Array]]:
     """Makes `batch_of(train_state, order, position, split, preprocessing) -> (x, y)`.
 
-    Without `gathers`, each step takes the whole split as it lies.
+    Without `gathers`, each step takes the whole split as it lies. With a layout each device makes
+    its own rows of the batch.
     """
+    cut = layout.cut if layout is not None else lambda batch: batch
 
     def batch_of(
         train_state: TrainState,
@@ -130,13 +136,14 @@ def batch_maker(
     ) -> tuple[Array, Array]:
         images, labels = split
         if gathers:
-            rows = lax.dynamic_index_in_dim(order, position, keepdims=False)
+            rows = cut(lax.dynamic_index_in_dim(order, position, keepdims=False))
             images, labels = (a.at[rows].get(mode="promise_in_bounds") for a in split)
+        images, labels = cut((images, labels))
         if augment is not None:
             key = jax.random.fold_in(train_state.key, AUGMENT)
             images = augment(jax.random.fold_in(key, train_state.step), images)
         if jnp.issubdtype(labels.dtype, jnp.floating):
             labels = labels.astype(wide_dtype(dtype))
-        return data.preprocess(preprocessing, images, dtype), labels
+        return cut(data.preprocess(preprocessing, images, dtype)), labels
 
     return batch_of

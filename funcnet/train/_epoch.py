@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.sharding import NamedSharding
 
 from funcnet._jaxprs import equations, traced
 from funcnet._validate import float_dtype
@@ -98,10 +99,13 @@ def compile_epoch(
     if _config.jax_disable_jit:
         return on_host(advance)
     jaxpr, shapes, once = traced(advance, carry, order, *inputs)
+    places = None  # for XLA to choose; on a mesh where they are
+    if isinstance(carry.position.sharding, NamedSharding):
+        places = jax.tree.map(lambda leaf: leaf.sharding, carry)
     states = carry.train_state, shapes.train_state
     contract.require("fit", contract.of_trace(jaxpr, *states))
     if jax.default_backend() == "cpu" and slow_in_loops(jaxpr.jaxpr):
-        jitted = jax.jit(once, donate_argnums=0, keep_unused=True)
+        jitted = jax.jit(once, donate_argnums=0, keep_unused=True, out_shardings=places)
         step = jitted.lower(carry, order, *inputs).compile()
         contract.require("fit", contract.of_program(step, *states))
         return on_host(step)
@@ -113,7 +117,7 @@ def compile_epoch(
             carry,
         )
 
-    jitted = jax.jit(loop, donate_argnums=0, keep_unused=True)
+    jitted = jax.jit(loop, donate_argnums=0, keep_unused=True, out_shardings=places)
     program = jitted.lower(carry, np.int32(0), order, *inputs).compile()
     contract.require("fit", contract.of_program(program, *states))
     return lambda carry, stop, order: program(carry, np.int32(stop), order, *inputs)
@@ -138,26 +142,32 @@ def slow_in_loops(jaxpr: Any) -> bool:
 
 
 class Pace:
-    """How many steps a chunk takes: as many as are given, or about two seconds' worth."""
+    """How many steps a chunk takes, `length`: as many as are given, or about two seconds' worth."""
 
     def __init__(self, chunk_steps: int | None = None):
-        self._measured, self._length = chunk_steps is None, chunk_steps or 1
+        self._measured, self.length = chunk_steps is None, chunk_steps or 1
 
     def stop(self, position: int, steps: int) -> int:
         """Where a chunk ends that begins at `position`."""
-        return min(position + self._length, steps)
+        return min(position + self.length, steps)
 
     def took(self, done: int, seconds: float) -> None:
         """Learns that so many steps took so long; no chunk grows more than tenfold."""
         if self._measured:
             wanted = int(SECONDS_A_CHUNK * done / max(seconds, 1e-9))
-            self._length = min(max(wanted, 1), 10 * self._length)
+            self.length = min(max(wanted, 1), 10 * self.length)
 
 
-def first_carry(train_state: Any, position: int, steps: int, streak: int = 0) -> Carry:
-    """The carry before step number `position` of an epoch."""
+def first_carry(
+    train_state: Any,
+    position: int,
+    steps: int,
+    streak: int = 0,
+    put: Callable[[Any], Any] = jax.device_put,
+) -> Carry:
+    """The carry before step number `position` of an epoch, its counts where `put` puts them."""
     dtype = wide_dtype(float_dtype(train_state.params))
     # Out of NumPy's arrays, which compiles nothing.
     counts = np.int32(position), np.int32(streak)
     columns = (np.zeros(steps, kind) for kind in (dtype, np.float32, bool))
-    return Carry(train_state, *jax.device_put((*counts, *columns)))
+    return Carry(train_state, *put((*counts, *columns)))

@@ -11,13 +11,15 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
+from jax.sharding import Mesh, Sharding
 
 from funcnet import data
 from funcnet._validate import float_dtype
 from funcnet.kernels import wide
 from funcnet.nets import Net
 from funcnet.train._arguments import EVALUATION_ROWS, Setting, as_split, check_split, input_dtype
+from funcnet.train._mesh import Layout, layout_of
 from funcnet.train._records import Run
 from funcnet.train._step import TrainState, answers, ignored_label
 from funcnet.train._tasks import Goal
@@ -37,6 +39,7 @@ def evaluate(
     metrics: Mapping[str, Metric] | None = None,
     task: data.Task | None = None,
     batch_size: int = EVALUATION_ROWS,
+    mesh: Mesh | None = None,
 ) -> dict[str, float]:
     r"""Loss and metrics of a net on a split, in inference mode, each example counted once.
 
@@ -63,6 +66,8 @@ def evaluate(
       task: what is told of an example, as `data.Dataset` has it; None for the run's own, which is
         classification where `trained` does not say.
       batch_size: rows at a time; another number may round differently.
+      mesh: whose devices share the rows of a batch, of which as many are taken as they divide;
+        parameters that are not on it yet are copied to each. None for where the parameters are.
 
     Returns:
       "loss" and each metric by its name, floats: of classification "accuracy", a fraction of 1, NaN
@@ -102,7 +107,11 @@ def evaluate(
             f"{',' * (len(output) == 2)})."
         )
     preprocessing = _preprocessing_of(trained, split, preprocessing)
-    batches = Batches(split, np.arange(len(split.labels)), preprocessing, batch_size)
+    layout = None
+    if mesh is not None:
+        layout = layout_of("evaluate", mesh, "data")
+        params, state = layout.put((params, state))
+    batches = Batches(split, np.arange(len(split.labels)), preprocessing, batch_size, layout)
     return numbers(jax.device_get(evaluate_rows(net, (params, state), batches, goal)), goal)
 
 
@@ -135,11 +144,18 @@ class Batches:
     """
 
     def __init__(
-        self, split: Any, rows: np.ndarray, preprocessing: data.Preprocessing, batch_size: int
+        self,
+        split: Any,
+        rows: np.ndarray,
+        preprocessing: data.Preprocessing,
+        batch_size: int,
+        layout: Layout | None = None,
     ):
+        self._put = jax.device_put if layout is None else layout.put
         if isinstance(split.images, Array):
-            split = jax.device_put(split)
-        self._split, self._rows, self._size = split, rows, batch_size
+            split = self._put(split)
+        self._split, self._rows, self.layout = split, rows, layout
+        self._size = batch_size if layout is None else layout.filled(batch_size)
         self._preprocessing = preprocessing
         self._kept: list[tuple[Any, ...]] = []
         images = split.images
@@ -149,14 +165,14 @@ class Batches:
     @cached_property
     def labels(self) -> Any:
         """Those of all rows."""
-        return _taken(self._split.labels, self._rows)
+        return _taken(self._split.labels, self._rows, None)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         """What `_forward` takes of each batch: preprocessing, images, labels, which are its own."""
         if not self._keeps:
             return self._gathered()
         if not self._kept:
-            self._kept = [jax.device_put(batch) for batch in self._gathered()]
+            self._kept = [self._put(batch) for batch in self._gathered()]
         return iter(self._kept)
 
     def _gathered(self) -> Iterator[tuple[Any, ...]]:
@@ -164,21 +180,24 @@ class Batches:
             rows = self._rows[first : first + self._size]
             own = np.arange(self._size) < len(rows)
             rows = np.pad(rows, (0, self._size - len(rows)), mode="edge")
-            images, labels = _taken(self._split, rows)
+            images, labels = _taken(self._split, rows, self.layout)
             images, left = data.for_device(self._preprocessing, images)
+            if self.layout is not None:
+                images, labels = self.layout.put((images, labels), rows=True)
             yield left, images, labels, own
 
 
-def _taken(arrays: Any, rows: np.ndarray) -> Any:
-    """Rows of each array, of those on the device by one program."""
+def _taken(arrays: Any, rows: np.ndarray, layout: Layout | None) -> Any:
+    """Rows of each array, of those on the device by one program; with a layout in parts."""
     if isinstance(jax.tree.leaves(arrays)[0], Array):
-        return _gather(arrays, rows)
+        return _gather(arrays, rows, layout)
     return jax.tree.map(lambda a: a[rows], arrays)
 
 
-@jax.jit
-def _gather(arrays: Any, rows: Array) -> Any:
-    return jax.tree.map(lambda a: a.at[rows].get(mode="promise_in_bounds"), arrays)
+@partial(jax.jit, static_argnums=2)
+def _gather(arrays: Any, rows: Array, layout: Layout | None) -> Any:
+    found = jax.tree.map(lambda a: a.at[rows].get(mode="promise_in_bounds"), arrays)
+    return found if layout is None else layout.cut(found)
 
 
 def evaluate_rows(
@@ -189,12 +208,15 @@ def evaluate_rows(
     An accuracy is counted batch by batch; for all else the outputs are kept.
     """
     counts_answers = accuracy in goal.metrics.values()
-    forward = compiled(net.apply, _forward, ignored_label(goal.loss), counts_answers)
+    params, state = trained[:2]
+    door = None if batches.layout is None else batches.layout.door(params)
+    places = None if door is None else tuple(jax.tree.leaves(door))
+    forward = compiled(net.apply, _forward, ignored_label(goal.loss), counts_answers, places)
     functions = goal.metrics if metrics_only else goal.metrics | {"loss": goal.loss}
     whole = any(function is not accuracy for function in functions.values())
     outputs, counts = [], []
     for batch in batches:
-        output, *found = forward(*trained[:2], *batch)
+        output, *found = forward(params, state, *batch)
         counts.append(found)
         if whole:
             outputs.append(output)
@@ -232,7 +254,8 @@ class Measurer:
         seed: int,
     ):
         def batches(held: Any, rows: np.ndarray) -> Batches:
-            return Batches(held[0], rows, held[1], setting.evaluation_batch_size)
+            size = setting.evaluation_batch_size
+            return Batches(held[0], rows, held[1], size, setting.layout)
 
         self._net, self._goal = net, goal
         self._train = batches(held[0], setting.accuracy_rows(seed))
@@ -257,6 +280,7 @@ def _forward(
     apply: Callable[..., Any],
     ignore_index: int | None,
     counts_answers: bool,
+    places: tuple[Sharding, ...] | None,
     params: Any,
     state: Any,
     preprocessing: data.Preprocessing,
@@ -266,6 +290,9 @@ def _forward(
 ) -> tuple[Array, ...]:
     """The net's output, and how many of the batch's own answers are right and how many count."""
     x = data.preprocess(preprocessing, images, float_dtype(params))
+    if places is not None:
+        door = jax.tree.unflatten(jax.tree.structure(params), places)
+        params = lax.with_sharding_constraint(params, door)
     output = wide(apply(params, state, x, train=False)[0])
     if not counts_answers:
         return (output,)

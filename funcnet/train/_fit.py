@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
 from funcnet import _validate, data
 from funcnet._validate import float_dtype
 from funcnet.nets import Net
+from funcnet.train._agreement import reachable
 from funcnet.train._arguments import (
     EVALUATION_ROWS,
     as_dataset,
@@ -21,17 +23,18 @@ from funcnet.train._arguments import (
     check_resumed,
     checked,
     fitted,
+    laid_out,
 )
 from funcnet.train._batches import Sampling
 from funcnet.train._epoch import compile_epoch, first_carry, is_searching, step_of_epoch
 from funcnet.train._evaluation import Measurer
 from funcnet.train._interrupts import Interrupts
+from funcnet.train._mesh import Rules, gathered
 from funcnet.train._records import Progress, Run
 from funcnet.train._session import Callbacks, OnEpoch, Session, where_not_finite
 from funcnet.train._step import (
     TrainState,
     check_parts,
-    copied,
     evaluated,
     ignored_label,
     init_state,
@@ -72,6 +75,9 @@ def fit(
     on_epoch: OnEpoch | Sequence[OnEpoch] | None = None,
     on_chunk: Callable[[Run], Any] | None = None,
     progress: bool = False,
+    mesh: Mesh | None = None,
+    shard: Literal["data", "fsdp"] | Rules = "data",
+    accumulate: int = 1,
 ) -> Run:
     r"""Trains a net on a data set, and returns its history, its best and its final state.
 
@@ -105,6 +111,11 @@ def fit(
     Ctrl-C ends a run after the chunk at hand (`run.stopped` is "interrupted"), and so does a
     KeyboardInterrupt from a callback; SIGTERM and SIGHUP do ("terminated") where their handler is
     `train.terminate`. A second signal ends it at once, by KeyboardInterrupt.
+
+    On a mesh the run is that of one device but for rounding: the same rows, masks and crops. Its
+    processes agree after each chunk: a signal to one of them ends all after the same step, and an
+    exception in one raises PeerError in the others. Callbacks are called in each process; only
+    process 0 prints, and writes by `csv_log` and `tensorboard_log`.
 
     A run that has ended, or that `on_chunk` was given, goes on by `resume`, to the same bits as if
     it had not been stopped; `checkpoint.Checkpoints` keeps it on a disk in between. With XLA on one
@@ -160,6 +171,13 @@ def fit(
       on_chunk: called after each chunk with the `Run` so far, whose `final` is good until it
         returns: for saving it. Not after a chunk that ends the run as not finite.
       progress: whether to print a line for each new row of the history.
+      mesh: the devices that share the work, perhaps those of several processes, each of which
+        calls `fit` with the same arguments; None for the one device, or those that the images lie
+        on. `batch_size` must be a multiple of their number, and of `accumulate` times it.
+      shard: how the state lies on the mesh: see `place`. Parameters in parts are gathered where the
+        net takes them, and the states of the `Run` lie as in training.
+      accumulate: each batch is taken in so many parts, one after the other, whose gradients are
+        added up to the batch's: see `make_step`.
 
     Returns:
       The `Run`.
@@ -168,6 +186,7 @@ def fit(
       TypeError: an argument is of the wrong kind.
       FloatingPointError: a step is not finite, under `jax_debug_nans` or `jax_debug_infs`.
       LabelError: labels are none of the task's: out of range, not integers, not finite.
+      PeerError: another process of the run has failed, or cannot be reached.
       ValueError: the data are empty, `batch_size` is larger than the data or 1 with batch norm, or
         the net's output is not what the labels are compared with, or `resume` is of other epochs,
         or `best` is no column. All before the first step.
@@ -200,41 +219,46 @@ def fit(
     )
     if is_searching():
         setting = setting._replace(max_nonfinite=1)
+    setting = laid_out(setting, mesh, shard, accumulate)
     if resume is not None:
         check_resumed(resume, state, setting.steps, goal)
         preprocessing, state = resume.preprocessing, resume.final
     preprocessing = fitted(preprocessing, setting.dataset)
     held = setting.on_device(preprocessing)
     if state is None:
-        now = init_state(net, optimizer, jax.random.key(seed), setting.input_shape, dtype)
-    else:
-        now = copied(state)
+        state = init_state(net, optimizer, jax.random.key(seed), setting.input_shape, dtype)
+    now = setting.place(state)
     deliver = partial(evaluated, evaluation_params=evaluation_params)
     check_output(net, deliver(now), setting, preprocessing)
 
     # Compiled before anything runs: what does not fit is refused here, and no epoch's time is it.
     options = {"reg": reg, "label_smoothing": label_smoothing, "compute_dtype": compute_dtype}
-    step = make_step(net, optimizer, loss, **options)
+    door = setting.door(now.params)
+    step = make_step(net, optimizer, loss, **options, compute_sharding=door, accumulate=accumulate)
     batch_of = setting.batch_of(float_dtype(now.params))
-    carry, order = first_carry(now, 0, setting.steps), setting.order(now.key, 0)
+    carry = first_carry(now, 0, setting.steps, put=setting.put)
     advance = step_of_epoch(step, batch_of)
-    with Interrupts() as interrupts, interrupts.at_once():
-        program = compile_epoch(advance, setting.max_nonfinite, carry, order, *held[0])
 
     def where(before: TrainState, rows: Array, position: int) -> str:
         batch = batch_of(before, rows, position, *held[0])
         return where_not_finite(net, before, batch, loss, **options)
 
-    session = Session(
-        setting,
-        now,
-        resume,
-        preprocessing,
-        deliver,
-        goal,
-        Measurer(net, goal, setting, held, seed),
-        where,
-        Callbacks(on_progress, on_epoch, on_chunk, progress),
-    )
-    run = session.train(program)
-    return run._replace(trained=trained(net, run.best, preprocessing, setting, goal))
+    interrupts = Interrupts(patient=setting.processes > 1)
+    with reachable("fit"):
+        with interrupts, interrupts.at_once():
+            order = setting.order(now.key, 0)
+            program = compile_epoch(advance, setting.max_nonfinite, carry, order, *held[0])
+            session = Session(
+                setting,
+                now,
+                resume,
+                preprocessing,
+                deliver,
+                goal,
+                Measurer(net, goal, setting, held, seed),
+                where,
+                Callbacks(on_progress, on_epoch, on_chunk, progress),
+            )
+        run = session.train(program, interrupts)
+        delivered = gathered(run.best)
+    return run._replace(trained=trained(net, delivered, preprocessing, setting, goal))

@@ -39,10 +39,12 @@ class Interrupts:
     """Within it, the first Ctrl-C is kept for the end of the chunk; the second acts at once.
 
     The same holds of SIGTERM and SIGHUP where their handler is `terminate`. Where a signal is
-    somebody else's already, or this is not the main thread, all stays as it is.
+    somebody else's already, or this is not the main thread, all stays as it is. Who is `patient`
+    keeps it so within `at_once`, too: other processes wait for what this one does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = False) -> None:
+        self._patient = patient
         self.presses: list[type[KeyboardInterrupt]] = []
         self._at_once = False
         self._before: dict[int, Any] = {}
@@ -73,6 +75,9 @@ class Interrupts:
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """A stretch that may end anywhere, at the first signal."""
+        if self._patient:
+            yield
+            return
         try:
             self._at_once = True
             self.check()

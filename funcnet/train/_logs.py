@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from funcnet._files import replacing
 
 
@@ -38,6 +40,8 @@ def csv_log(path: str | os.PathLike[str]) -> Callable[[dict[str, Any]], None]:
 
     def on_epoch(row: dict[str, Any]) -> None:
         nonlocal begun
+        if jax.process_index() > 0:  # the first writes for all
+            return
         has_rows = path.exists() and path.stat().st_size > 0
         if has_rows and row["epoch"] == 0:
             raise FileExistsError(
@@ -101,6 +105,8 @@ def tensorboard_log(folder: str | os.PathLike[str]) -> Callable[[dict[str, Any]]
 
     def on_epoch(row: dict[str, Any]) -> None:
         nonlocal writer
+        if jax.process_index() > 0:
+            return
         if writer is None:  # no folder before there is a row
             writer = EventFileWriter(os.fspath(folder))
             start = SessionLog(status=SessionLog.START)  # which hides what there is of later steps

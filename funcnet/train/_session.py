@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from funcnet import data
+from funcnet.train._agreement import Agreement
 from funcnet.train._arguments import Setting
 from funcnet.train._diagnosis import diagnose
 from funcnet.train._epoch import Carry, Pace, first_carry, is_searching, unsearched
@@ -28,7 +29,11 @@ _ENDED = (
 
 
 def chunks(
-    program: Callable[[Carry, int, Array], Carry], setting: Setting, train_state: Any, streak: int
+    program: Callable[[Carry, int, Array], Carry],
+    setting: Setting,
+    train_state: Any,
+    streak: int,
+    pace: Pace,
 ) -> Iterator[Chunk]:
     """Runs the epochs chunk by chunk, from where `train_state` stands.
 
@@ -36,8 +41,7 @@ def chunks(
     """
     steps = setting.steps
     epoch, position = divmod(int(train_state.step), steps)
-    pace = Pace(setting.chunk_steps)
-    carry = first_carry(train_state, position, steps, streak)
+    carry = first_carry(train_state, position, steps, streak, setting.put)
     while epoch < setting.epochs:
         rows = setting.order(carry.train_state.key, epoch)
         while position < steps:
@@ -47,6 +51,7 @@ def chunks(
                 done, streak, *found = jax.device_get(carry[1:])  # the host's one question
             seconds = time.perf_counter() - began
             done, streak = int(done), int(streak)
+            pace.took(done - position, seconds)
             losses, accuracies, finite = (np.array(a[position:done]) for a in found)
             yield Chunk(
                 carry.train_state,
@@ -60,10 +65,9 @@ def chunks(
             )
             if streak >= setting.max_nonfinite:
                 return
-            pace.took(done - position, seconds)
             position = done
         epoch, position = epoch + 1, 0
-        carry = carry._replace(position=jax.device_put(np.int32(0)))
+        carry = carry._replace(position=setting.put(np.int32(0)))
 
 
 OnEpoch = Callable[[dict[str, Any]], Any]
@@ -110,10 +114,10 @@ class Session:
         if resume.streak < setting.max_nonfinite:
             self.streak = resume.streak
 
-    def train(self, program: Callable[..., Carry]) -> Run:
+    def train(self, program: Callable[..., Carry], interrupts: Interrupts) -> Run:
         """Goes on to the end, or to where the run is stopped or is not finite."""
         odd = stopped = None
-        with Interrupts() as interrupts:
+        with interrupts:
             try:
                 odd = self._train(program, interrupts)
                 stopped = self.asked_to_stop
@@ -134,26 +138,37 @@ class Session:
             self.end_epoch(interrupts)  # it was stopped between an epoch's last step and its row
             if self.asked_to_stop is not None:
                 return None
-        for chunk in chunks(program, self.setting, self.now, self.streak):
-            self.now = chunk.train_state
-            progress = self.meter.add(chunk)
-            self.step = progress.step
-            if self.history[0]["loss"] is None:
-                self.history[0]["loss"] = float(chunk.losses[0])
-                self.say_epoch(self.history[0])
-            if self.say.on_progress is not None:
-                self.say.on_progress(progress)
-            if chunk.streak >= self.setting.max_nonfinite:
-                return self.why_not_finite(chunk.streak)
-            if not chunk.finite.all():
-                _warn_of_skipped(self.meter, int((~chunk.finite).sum()))
-            if chunk.position == self.setting.steps:
-                self.end_epoch(interrupts)
-            if self.say.on_chunk is not None:
-                self.say.on_chunk(self.so_far())
-            interrupts.check()
-            if self.asked_to_stop is not None:
-                break
+        pace = Pace(self.setting.chunk_steps)
+        agreement = Agreement(self.setting.processes > 1, interrupts, pace)
+        for chunk in chunks(program, self.setting, self.now, self.streak, pace):
+            odd = None
+            with agreement.after_chunk():
+                odd = self._take(chunk, interrupts)
+                agreement.stop = self.asked_to_stop
+            self.asked_to_stop = agreement.stop
+            if odd is not None or self.asked_to_stop is not None:
+                return odd
+        return None
+
+    def _take(self, chunk: Chunk, interrupts: Interrupts) -> str | None:
+        """Takes a chunk in, tells the callbacks, and says what was not finite if that ends it."""
+        self.now = chunk.train_state
+        progress = self.meter.add(chunk)
+        self.step = progress.step
+        if self.history[0]["loss"] is None:
+            self.history[0]["loss"] = float(chunk.losses[0])
+            self.say_epoch(self.history[0])
+        if self.say.on_progress is not None:
+            self.say.on_progress(progress)
+        if chunk.streak >= self.setting.max_nonfinite:
+            return self.why_not_finite(chunk.streak)
+        if not chunk.finite.all():
+            _warn_of_skipped(self.meter, int((~chunk.finite).sum()))
+        if chunk.position == self.setting.steps:
+            self.end_epoch(interrupts)
+        if self.say.on_chunk is not None:
+            self.say.on_chunk(self.so_far())
+        interrupts.check()
         return None
 
     def row(self, of_epoch: dict[str, Any]) -> dict[str, Any]:
@@ -186,7 +201,7 @@ class Session:
 
     def say_epoch(self, row: dict[str, Any]) -> None:
         """Hands a row to whoever wants it, who may ask for the end by returning the reason."""
-        if self.say.printed:
+        if self.say.printed and jax.process_index() == 0:
             what = things(self.setting.input_shape)
             print(epoch_line(row, self.setting.epochs, what), flush=True)
         hear: Any = self.say.on_epoch or ()
@@ -220,7 +235,7 @@ class Session:
     def why_not_finite(self, streak: int) -> str:
         """What was not finite in the last `streak` steps, and where it began."""
         steps, first = self.setting.steps, self.step - streak
-        before = self.now._replace(step=jax.device_put(np.int32(first)))
+        before = self.now._replace(step=self.setting.put(np.int32(first)))
         epoch, position = divmod(first, steps)
         where = self.where(before, self.setting.order(self.now.key, epoch), position)
         several = f" and at the {streak - 1} after it" if streak > 1 else ""
@@ -244,4 +259,4 @@ def _warn_of_skipped(meter: Meter, count: int) -> None:
     several = f" and at {count - 1} after it" if count > 1 else ""
     said = meter.what_was_odd(meter.nonfinite[-count] - 1)
     text = f"{said}{several}: skipped, and nothing was changed"
-    warnings.warn(text, RuntimeWarning, stacklevel=5)
+    warnings.warn(text, RuntimeWarning, stacklevel=6)

@@ -14,11 +14,12 @@ import optax
 from jax import Array, lax
 from jax.sharding import Sharding
 
-from funcnet import losses
+from funcnet import _validate, losses
 from funcnet._validate import example_shape
 from funcnet.kernels import not_cut_as, wide, wide_dtype
 from funcnet.nets import Net
 from funcnet.train import contract
+from funcnet.train._accumulate import differentiated, in_parts
 
 # A step's own randomness is fold_in(key, step), and steps stay below 2^31: the upper half of the
 # numbers that fold_in takes is free for everything else that a run draws.
@@ -94,9 +95,12 @@ def copied(tree: Any) -> Any:
 
     def copy(leaf: Any) -> Array:
         # jnp.copy compiles a program for each shape; but device_put takes NumPy's arrays as they
-        # lie, whatever `may_alias` says, and brings keys from several devices to one.
+        # lie, whatever `may_alias` says, brings keys from several devices to one, and refuses what
+        # lies on those of other processes.
         plain = isinstance(leaf, Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
-        return jax.device_put(leaf, may_alias=False) if plain else jnp.copy(leaf)
+        if plain and leaf.is_fully_addressable:
+            return jax.device_put(leaf, may_alias=False)
+        return jnp.copy(leaf)
 
     return jax.tree.map(copy, tree)
 
@@ -108,7 +112,8 @@ def make_step(
     reg: Any = 0.0,
     label_smoothing: int | float = 0.0,
     compute_dtype: Any = None,
-    compute_sharding: Sharding | None = None,
+    compute_sharding: Any = None,
+    accumulate: int = 1,
 ) -> Callable[[TrainState, tuple[Any, Any]], tuple[TrainState, dict[str, Array]]]:
     r"""Makes the pure train step (TrainState, (x, y)) -> (TrainState, metrics).
 
@@ -135,8 +140,13 @@ def make_step(
       compute_sharding: where each parameter is to be while the net runs, such as
         `NamedSharding(mesh, P())` for parameters that lie in parts on the devices of a batch (FSDP,
         ZeRO-3): they are gathered, gradients come back as the parameters lie, and nothing of the
-        batch's size is gathered, as XLA may otherwise choose to. None leaves that to XLA; on a mesh
-        with explicit axes it takes from parameters the axes that the batch is cut over.
+        batch's size is gathered, as XLA may otherwise choose to. A tree says it for each parameter.
+        None leaves that to XLA; on a mesh with explicit axes it takes from parameters the axes that
+        the batch is cut over.
+      accumulate: so many equal parts of the batch are taken one after the other, each of every
+        so-manieth row, and their gradients added up: to the batch's, with memory for a part. Where
+        rows meet in the net the parts are batches of their own: batch norm normalises each by
+        itself and moves its running statistics with each, and dropout draws a mask for each.
 
     Returns:
       The step. Its metrics are scalars: "loss" (before the update, penalty included), "finite",
@@ -164,11 +174,13 @@ def make_step(
     objective = make_objective(
         "make_step", net, loss, reg, label_smoothing, compute_dtype, compute_sharding
     )
+    _validate.count("make_step", "accumulate", accumulate)
+    differentiate = differentiated(objective, loss, accumulate)
+    whole = in_parts(objective, loss, accumulate)
 
     def step(
         train_state: TrainState, batch: tuple[Any, Any]
     ) -> tuple[TrainState, dict[str, Array]]:
-        differentiate = jax.value_and_grad(objective, has_aux=True)
         (value, (output, state)), grads = differentiate(train_state.params, train_state, batch)
         # JAX's gradient of a real loss by a complex number is the conjugate of where it grows.
         grads = jax.tree.map(lambda g: g.conj() if jnp.iscomplexobj(g) else g, grads)
@@ -177,7 +189,7 @@ def make_step(
 
         def objective_of(params: Any, obj_fn: Any = None) -> Array:
             del obj_fn  # optax's line searches refuse arguments that value_fn does not name
-            return objective(params, train_state, batch)[0]
+            return whole(params, train_state, batch)[0]
 
         def update(old: Any, grads: Any, state: Any) -> Any:
             params, _, opt_state = old
@@ -336,7 +348,7 @@ def make_objective(
     reg: Any,
     label_smoothing: int | float,
     compute_dtype: Any,
-    compute_sharding: Sharding | None = None,
+    compute_sharding: Any = None,
 ) -> Callable[[Any, TrainState, tuple[Any, Any]], tuple[Array, tuple[Array, Any]]]:
     """Makes what a step differentiates: (params, rest, batch) -> (loss, (output, net's state)).
 
@@ -348,10 +360,11 @@ def make_objective(
             f"{function}: compute_dtype is {compute_dtype!r}, expected a floating dtype, such as "
             "jnp.bfloat16, or None."
         )
-    if compute_sharding is not None and not isinstance(compute_sharding, Sharding):
+    places = jax.tree.leaves(compute_sharding)
+    if not all(isinstance(place, Sharding) for place in places):
         raise TypeError(
             f"{function}: compute_sharding is {compute_sharding!r}, expected a "
-            "jax.sharding.Sharding, such as NamedSharding(mesh, P()), or None."
+            "jax.sharding.Sharding, such as NamedSharding(mesh, P()), a tree of them, or None."
         )
     penalised = not (isinstance(reg, (int, float)) and reg == 0)
 
@@ -360,7 +373,10 @@ def make_objective(
         low = params
         if compute_dtype is not None:
             low, x = _cast(low, compute_dtype), _cast(x, compute_dtype)
-        low = jax.tree.map(partial(_placed, x, compute_sharding), low)
+        places = compute_sharding
+        if places is None or isinstance(places, Sharding):
+            places = jax.tree.map(lambda _: compute_sharding, low)
+        low = jax.tree.map(partial(_placed, x), low, places)
         key = jax.random.fold_in(rest.key, rest.step)
         output, state = net.apply(low, rest.state, x, train=True, key=key)
         value = measure(wide(output), y)
@@ -371,7 +387,7 @@ def make_objective(
     return objective
 
 
-def _placed(x: Any, sharding: Sharding | None, p: Array) -> Array:
+def _placed(x: Any, p: Array, sharding: Sharding | None) -> Array:
     """A parameter where the net is to have it: as `sharding` says, or not cut as the batch is."""
     if sharding is None:
         return not_cut_as(p, x)
