@@ -98,7 +98,7 @@ def copied(tree: Any) -> Any:
         # lie, whatever `may_alias` says, brings keys from several devices to one, and refuses what
         # lies on those of other processes.
         plain = isinstance(leaf, Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
-        if plain and leaf.is_fully_addressable:
+        if plain and (isinstance(leaf, jax.core.Tracer) or leaf.is_fully_addressable):
             return jax.device_put(leaf, may_alias=False)
         return jnp.copy(leaf)
 
