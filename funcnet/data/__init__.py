@@ -38,11 +38,13 @@ from funcnet.data._preprocessing import (
     preprocess,
 )
 from funcnet.data._sources import SETS, Source
+from funcnet.data._streamed import RESIDENT_BYTES, SourceError, Streamed, opened
 from funcnet.data._synthetic import synthetic
 from funcnet.data._tables import Missing, from_table
 
 __all__ = [
     "NAMES",
+    "RESIDENT_BYTES",
     "SETS",
     "Augmentation",
     "DataFormatError",
@@ -55,7 +57,9 @@ __all__ = [
     "Missing",
     "Preprocessing",
     "Source",
+    "SourceError",
     "Split",
+    "Streamed",
     "Task",
     "check_labels",
     "compose",
@@ -71,6 +75,7 @@ __all__ = [
     "keeps_integers",
     "load",
     "on_device",
+    "opened",
     "preprocess",
     "random_crop",
     "random_flip",
