@@ -7,6 +7,9 @@ augment = data.compose(data.random_crop, data.random_flip)         # augment(key
 x = data.preprocess(prepared, augment(key, images))                # in the step, on the device
 ```
 
+Images may be a source beyond memory, as a memory-mapped file is: `Streamed`. `pack` makes one of
+any data set.
+
 Data of one's own come by `data.read(path)`: a folder of pictures, a table, or arrays in a file.
 
 Where an official file is missing it is downloaded, and its checksum is verified before anything
@@ -28,6 +31,7 @@ from funcnet.data._folder import from_folder
 from funcnet.data._formats import DataFormatError
 from funcnet.data._load import NAMES, DataNotFoundError, Location, find, load
 from funcnet.data._own import read, read_inputs
+from funcnet.data._packed import from_packed, pack
 from funcnet.data._parquet import from_parquet
 from funcnet.data._preprocessing import (
     Kind,
@@ -70,12 +74,14 @@ __all__ = [
     "from_arrays",
     "from_folder",
     "from_npz",
+    "from_packed",
     "from_parquet",
     "from_table",
     "keeps_integers",
     "load",
     "on_device",
     "opened",
+    "pack",
     "preprocess",
     "random_crop",
     "random_flip",
