@@ -17,8 +17,8 @@ True
 """
 
 from funcnet._homes import at_home
+from funcnet._processes import PeerError
 from funcnet.train import metrics
-from funcnet.train._agreement import PeerError
 from funcnet.train._batches import batch_order, decay_per_epoch, steps_per_epoch
 from funcnet.train._diagnosis import Diagnosis, LayerSizes, Sizes, diagnose
 from funcnet.train._evaluation import evaluate

@@ -3,59 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
+from funcnet import _processes
+from funcnet._processes import PeerError
 from funcnet.train._epoch import Pace
 from funcnet.train._interrupts import Interrupts, Terminated
 
-_BYTES = 2048  # of what a process says
-_CHARACTERS = 100  # of a text in it
+_CHARACTERS = 200  # of a text that is told
 # What XLA and JAX say where a process cannot be reached any more.
 _LOST = re.compile(r"gloo|connection (closed|reset)|coordination ?service|heartbeat", re.IGNORECASE)
-
-
-class PeerError(RuntimeError):
-    """Another process of the run has failed or cannot be reached; the message says which."""
-
-    __module__ = "funcnet.train"
-
-
-def exchanged(said: Any) -> list[Any]:
-    """What each process says, JSON of a few words, in the order of their numbers."""
-    text = np.frombuffer(json.dumps(said).encode(), np.uint8)
-    if len(text) > _BYTES:
-        raise ValueError(f"exchanged: {len(text)} bytes are said, expected at most {_BYTES}.")
-    heard = multihost_utils.process_allgather(np.pad(text, (0, _BYTES - len(text))))
-    return [json.loads(bytes(row).rstrip(b"\0")) for row in np.reshape(heard, (-1, _BYTES))]
-
-
-def from_first(value: Any) -> Any:
-    """Process 0's value in all of them: what clocks and folders decide, one process has to."""
-    return value if jax.process_count() == 1 else exchanged(value)[0]
-
-
-@contextlib.contextmanager
-def together(what: str) -> Iterator[None]:
-    """Ends with the same exception everywhere: its own where it failed, PeerError elsewhere."""
-    if jax.process_count() == 1:
-        yield
-        return
-    error: BaseException | None = None
-    try:
-        yield
-    except Exception as own:
-        error = own
-    heard = exchanged(_sentence(error))
-    if error is not None:
-        raise error
-    _require_all_well(what, heard)
 
 
 @contextlib.contextmanager
@@ -83,46 +43,65 @@ class Agreement:
     """
 
     def __init__(self, several: bool, interrupts: Interrupts, pace: Pace):
-        self.several, self.interrupts, self.pace = several, interrupts, pace
-        self.stop: str | None = None  # why a callback wants the run to end
+        self._several, self._interrupts, self._pace = several, interrupts, pace
+        self._error: Exception | None = None  # of a callback, until all have heard of it
+        self._signal: type[KeyboardInterrupt] | None = None  # to any of them
 
     @contextlib.contextmanager
-    def after_chunk(self) -> Iterator[None]:
-        """Around what a process does by itself after a chunk; raises what all are to know."""
-        if not self.several:
-            yield
-            return
-        error: BaseException | None = None
+    def held(self) -> Iterator[None]:
+        """Around a callback: the others are about to measure, or to say what they have to say."""
+        try:
+            with self.pressing():
+                yield
+        except Exception as error:
+            if not self._several:
+                raise
+            self._error = self._error or error
+
+    @contextlib.contextmanager
+    def pressing(self) -> Iterator[None]:
+        """Makes a press of Ctrl-C of a callback's KeyboardInterrupt, for all to hear of."""
         try:
             yield
-        except (Exception, KeyboardInterrupt) as own:
-            error = own
-        pressed = isinstance(error, KeyboardInterrupt)
-        kinds = [*self.interrupts.presses, *([type(error)] if pressed else [])]
-        heard = exchanged(
-            {
-                "error": None if pressed else _sentence(error),
-                "signal": [issubclass(kind, Terminated) for kind in kinds[:1]],
-                "length": self.pace.length,
-                "stop": self.stop and self.stop[:_CHARACTERS],
-            }
-        )
-        if error is not None and not pressed:
-            raise error
-        _require_all_well("fit", [said["error"] for said in heard])
-        if signals := [is_term for said in heard for is_term in said["signal"]]:
-            raise Terminated if any(signals) else KeyboardInterrupt
-        self.pace.length = heard[0]["length"]
-        self.stop = next((said["stop"] for said in heard if said["stop"]), None)
+        except KeyboardInterrupt as press:
+            if not self._several or len(self._interrupts.presses) > 1:
+                raise
+            self._interrupts.presses.append(type(press))
+
+    def reached(self, stop: str | None) -> str | None:
+        """Tells what this process has to tell, and returns why a callback of any wants the end.
+
+        Raises:
+            Exception: what a callback raised here.
+            PeerError: one raised in another process.
+        """
+        if not self._several:
+            return stop
+        pressed = self._interrupts.presses[:1]
+        said = {
+            "error": self._error and _sentence(self._error),
+            "signal": [issubclass(kind, Terminated) for kind in pressed],
+            "length": self._pace.length,
+            "stop": stop and stop[:_CHARACTERS],
+        }
+        heard = _processes.exchanged(said)
+        if self._error is not None:
+            raise self._error
+        for number, other in enumerate(heard):
+            if other["error"]:
+                raise PeerError(f"fit: process {number} has failed ({other['error']}).")
+        if terminations := [is_term for other in heard for is_term in other["signal"]]:
+            self._signal = Terminated if any(terminations) else KeyboardInterrupt
+        self._pace.length = heard[0]["length"]
+        return next((other["stop"] for other in heard if other["stop"]), None)
+
+    def check(self) -> None:
+        """Raises the signal that there was, as `Interrupts.check`."""
+        if not self._several:
+            self._interrupts.check()
+        elif self._signal is not None:
+            raise self._signal
 
 
-def _sentence(error: BaseException | None) -> str | None:
-    if error is None:
-        return None
+def _sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:_CHARACTERS]
-
-
-def _require_all_well(what: str, heard: list[str | None]) -> None:
-    for number, error in enumerate(heard):
-        if error is not None:
-            raise PeerError(f"{what}: process {number} has failed ({error}).")

@@ -28,6 +28,7 @@ from funcnet.train._arguments import (
 from funcnet.train._batches import Sampling
 from funcnet.train._epoch import compile_epoch, first_carry, is_searching, step_of_epoch
 from funcnet.train._evaluation import Measurer
+from funcnet.train._feed import feed as feed_of
 from funcnet.train._interrupts import Interrupts
 from funcnet.train._mesh import Rules, gathered
 from funcnet.train._records import Progress, Run
@@ -108,6 +109,11 @@ def fit(
     `diagnose` finds it; `run.final` holds the parameters from before. Under `jax_debug_nans` or
     `jax_debug_infs` the first such step raises FloatingPointError, with the same words.
 
+    Images may be a source that does not fit into memory, as a memory-mapped file: see `data.Split`.
+    The rows of the coming steps are then read while others are computed, in the same order, and the
+    run has the same bits. A source that fails ends the run by `data.SourceError`, whose `run` is
+    what there is up to the last step.
+
     Ctrl-C ends a run after the chunk at hand (`run.stopped` is "interrupted"), and so does a
     KeyboardInterrupt from a callback; SIGTERM and SIGHUP do ("terminated") where their handler is
     `train.terminate`. A second signal ends it at once, by KeyboardInterrupt.
@@ -185,6 +191,7 @@ def fit(
     Raises:
       TypeError: an argument is of the wrong kind.
       FloatingPointError: a step is not finite, under `jax_debug_nans` or `jax_debug_infs`.
+      SourceError: a source of the data gives other rows than it should, or none.
       LabelError: labels are none of the task's: out of range, not integers, not finite.
       PeerError: another process of the run has failed, or cannot be reached.
       ValueError: the data are empty, `batch_size` is larger than the data or 1 with batch norm, or
@@ -236,20 +243,23 @@ def fit(
     door = setting.door(now.params)
     step = make_step(net, optimizer, loss, **options, compute_sharding=door, accumulate=accumulate)
     batch_of = setting.batch_of(float_dtype(now.params))
+    feed = feed_of(setting, held[0])
     carry = first_carry(now, 0, setting.steps, put=setting.put)
     advance = step_of_epoch(step, batch_of)
 
-    def where(before: TrainState, rows: Array, position: int) -> str:
-        batch = batch_of(before, rows, position, *held[0])
+    def where(before: TrainState, epoch: int, position: int) -> str:
+        rows, _ = feed.at(before.key, epoch, position)
+        batch = batch_of(before, rows, position, *feed.inputs)
         return where_not_finite(net, before, batch, loss, **options)
 
     interrupts = Interrupts(patient=setting.processes > 1)
     with reachable("fit"):
         with interrupts, interrupts.at_once():
-            order = setting.order(now.key, 0)
-            program = compile_epoch(advance, setting.max_nonfinite, carry, order, *held[0])
+            order = feed.example(now.key)
+            program = compile_epoch(advance, setting.max_nonfinite, carry, order, *feed.inputs)
             session = Session(
                 setting,
+                feed,
                 now,
                 resume,
                 preprocessing,

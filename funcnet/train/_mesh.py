@@ -75,6 +75,26 @@ class Layout(NamedTuple):
 
         return jax.tree.map(placed, tree)
 
+    def batches(self, ndim: int) -> NamedSharding:
+        """(steps, rows, ...): batches one after the other, each with its rows in parts."""
+        axes = (None, self.axes) if ndim > 1 else ()
+        return NamedSharding(self.mesh, PartitionSpec(*axes))
+
+    def own(self, rows: int) -> np.ndarray:
+        """Which rows of a batch the devices of this process hold."""
+        places = self.rows.addressable_devices_indices_map((rows,)).values()
+        return np.unique(np.concatenate([np.arange(rows)[place] for place in places]))
+
+    def put_batches(self, own: np.ndarray, rows: int) -> Array:
+        """Batches on the devices, each process having its `own` rows of them: (steps, own, ...)."""
+        shape = (own.shape[0], rows, *own.shape[2:])
+        columns = self.own(rows)
+
+        def part(index: Any) -> np.ndarray:
+            return own[:, np.searchsorted(columns, np.arange(rows)[index[1]])]
+
+        return jax.make_array_from_callback(shape, self.batches(len(shape)), part)
+
     def specs(self, state: TrainState) -> Any:
         """The PartitionSpec of each leaf; an optimizer's state lies as its parameter does."""
         rules = () if self.rules in SHARDS else self.rules

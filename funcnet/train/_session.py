@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax import Array
 
 from funcnet import data
 from funcnet.train._agreement import Agreement
 from funcnet.train._arguments import Setting
 from funcnet.train._diagnosis import diagnose
 from funcnet.train._epoch import Carry, Pace, first_carry, is_searching, unsearched
+from funcnet.train._feed import Resident, Windows
 from funcnet.train._interrupts import Interrupts, Terminated
 from funcnet.train._records import Chunk, History, Meter, Progress, Run
 from funcnet.train._step import TrainState, copied
@@ -29,25 +29,38 @@ _ENDED = (
 
 
 def chunks(
-    program: Callable[[Carry, int, Array], Carry],
+    program: Callable[[Carry, int, Any], Carry],
     setting: Setting,
+    feed: Resident | Windows,
     train_state: Any,
     streak: int,
     pace: Pace,
 ) -> Iterator[Chunk]:
     """Runs the epochs chunk by chunk, from where `train_state` stands.
 
-    The state that a chunk yields is good until the next chunk is asked for, which donates it.
+    The state that a chunk yields is good until the next chunk is asked for, which donates it. Where
+    the feed fails, what was done before is a chunk, too.
     """
     steps = setting.steps
     epoch, position = divmod(int(train_state.step), steps)
     carry = first_carry(train_state, position, steps, streak, setting.put)
     while epoch < setting.epochs:
-        rows = setting.order(carry.train_state.key, epoch)
         while position < steps:
-            began = time.perf_counter()
+            began, stop, at = time.perf_counter(), pace.stop(position, steps), position
+            failed: data.SourceError | None = None
             with unsearched():
-                carry = program(carry, pace.stop(position, steps), rows)
+                while at < stop and failed is None:
+                    try:
+                        rows, until = feed.at(carry.train_state.key, epoch, at)
+                    except data.SourceError as error:
+                        failed = error
+                        continue
+                    if at > position:
+                        carry.position.block_until_ready()  # no more than a window is on its way
+                    at = min(stop, until)
+                    carry = program(carry, at, rows)
+                if failed is not None and at == position:
+                    raise failed
                 done, streak, *found = jax.device_get(carry[1:])  # the host's one question
             seconds = time.perf_counter() - began
             done, streak = int(done), int(streak)
@@ -65,6 +78,8 @@ def chunks(
             )
             if streak >= setting.max_nonfinite:
                 return
+            if failed is not None:
+                raise failed
             position = done
         epoch, position = epoch + 1, 0
         carry = carry._replace(position=setting.put(np.int32(0)))
@@ -88,19 +103,21 @@ class Session:
     def __init__(
         self,
         setting: Setting,
+        feed: Resident | Windows,
         now: TrainState,
         resume: Run | None,
         preprocessing: data.Preprocessing,
         deliver: Callable[[TrainState], TrainState],
         goal: Goal,
         measure: Callable[[TrainState], dict[str, Any]],
-        where: Callable[[TrainState, Array, int], str],
+        where: Callable[[TrainState, int, int], str],
         say: Callbacks,
     ):
-        self.setting, self.now, self.step = setting, now, int(now.step)
+        self.setting, self.feed, self.now, self.step = setting, feed, now, int(now.step)
         self.preprocessing, self.deliver, self.measure = preprocessing, deliver, measure
         self.goal, self.where, self.say = goal, where, say
         self.asked_to_stop: str | None = None
+        self.agreement = Agreement(False, Interrupts(), Pace())
         steps, epochs = setting.steps, setting.epochs
         self.meter = Meter(setting.batch_size, steps, epochs, self.step, resume)
         self.began, self.streak = time.perf_counter(), 0
@@ -125,6 +142,10 @@ class Session:
                 if len(interrupts.presses) > 1 or self.is_donated():
                     raise  # the second signal, or one in the middle of a chunk
                 stopped = "terminated" if isinstance(press, Terminated) else "interrupted"
+            except data.SourceError as error:
+                if not self.is_donated():
+                    error.run = self.ended(str(error))
+                raise
         if odd is not None:
             if is_searching():
                 raise FloatingPointError(f"fit: {odd}")
@@ -134,20 +155,23 @@ class Session:
 
     def _train(self, program: Callable[..., Carry], interrupts: Interrupts) -> str | None:
         """Takes chunk after chunk, and says what was not finite where that ended them."""
+        pace = Pace(self.setting.chunk_steps)
+        self.agreement = Agreement(self.setting.processes > 1, interrupts, pace)
         if self.step > self.history[-1]["step"] and self.step % self.setting.steps == 0:
             self.end_epoch(interrupts)  # it was stopped between an epoch's last step and its row
             if self.asked_to_stop is not None:
                 return None
-        pace = Pace(self.setting.chunk_steps)
-        agreement = Agreement(self.setting.processes > 1, interrupts, pace)
-        for chunk in chunks(program, self.setting, self.now, self.streak, pace):
-            odd = None
-            with agreement.after_chunk():
-                odd = self._take(chunk, interrupts)
-                agreement.stop = self.asked_to_stop
-            self.asked_to_stop = agreement.stop
-            if odd is not None or self.asked_to_stop is not None:
+        for chunk in chunks(program, self.setting, self.feed, self.now, self.streak, pace):
+            odd = self._take(chunk, interrupts)
+            self.asked_to_stop = self.agreement.reached(self.asked_to_stop)
+            if odd is not None:
                 return odd
+            if self.say.on_chunk is not None:
+                with self.agreement.pressing():
+                    self.say.on_chunk(self.so_far())
+            self.agreement.check()
+            if self.asked_to_stop is not None:
+                break
         return None
 
     def _take(self, chunk: Chunk, interrupts: Interrupts) -> str | None:
@@ -159,16 +183,14 @@ class Session:
             self.history[0]["loss"] = float(chunk.losses[0])
             self.say_epoch(self.history[0])
         if self.say.on_progress is not None:
-            self.say.on_progress(progress)
+            with self.agreement.held():
+                self.say.on_progress(progress)
         if chunk.streak >= self.setting.max_nonfinite:
             return self.why_not_finite(chunk.streak)
-        if not chunk.finite.all():
+        if not chunk.finite.all() and jax.process_index() == 0:
             _warn_of_skipped(self.meter, int((~chunk.finite).sum()))
         if chunk.position == self.setting.steps:
             self.end_epoch(interrupts)
-        if self.say.on_chunk is not None:
-            self.say.on_chunk(self.so_far())
-        interrupts.check()
         return None
 
     def row(self, of_epoch: dict[str, Any]) -> dict[str, Any]:
@@ -206,8 +228,9 @@ class Session:
             print(epoch_line(row, self.setting.epochs, what), flush=True)
         hear: Any = self.say.on_epoch or ()
         for function in hear if isinstance(hear, Sequence) else (hear,):
-            answer = function(row)
-            self.asked_to_stop = answer if isinstance(answer, str) else self.asked_to_stop
+            with self.agreement.held():
+                answer = function(row)
+                self.asked_to_stop = answer if isinstance(answer, str) else self.asked_to_stop
 
     def so_far(self, stopped: str | None = None) -> Run:
         """The run up to here; its states are good until the next chunk."""
@@ -237,7 +260,7 @@ class Session:
         steps, first = self.setting.steps, self.step - streak
         before = self.now._replace(step=self.setting.put(np.int32(first)))
         epoch, position = divmod(first, steps)
-        where = self.where(before, self.setting.order(self.now.key, epoch), position)
+        where = self.where(before, epoch, position)
         several = f" and at the {streak - 1} after it" if streak > 1 else ""
         return f"{self.meter.what_was_odd(first)}{several}: {where}"
 

@@ -110,7 +110,7 @@ before = jax.device_get(state.params)
 # Rows, crops and masks.
 def batch(state, split, layout):
     order = train.batch_order(state.key, 1, 400, 40)
-    x, y = batch_maker(True, crop, jnp.float32, layout)(state, order, 3, split, preprocessing)
+    x, y = batch_maker("order", crop, jnp.float32, layout)(state, order, 3, split, preprocessing)
     return order, x, y, layers.dropout(state.key, jnp.ones((40, 16)), 0.5)
 
 one = jax.jit(batch, static_argnums=2)(state, tuple(DATA.train), None)
