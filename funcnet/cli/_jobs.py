@@ -225,6 +225,7 @@ class Job:
             self.loss,
             training.label_smoothing,
             None if training.compute_dtype == "float32" else training.compute_dtype,
+            training.accumulate or 1,
         )
 
     @property

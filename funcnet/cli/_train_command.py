@@ -22,10 +22,12 @@ from funcnet import checkpoint, data, plots, train
 from funcnet import report as reports
 from funcnet._files import replacing
 from funcnet._machine import cpu_model, device
+from funcnet._processes import exchanged, together
 from funcnet.cli import _compiled, _stdout
 from funcnet.cli import _train_folder as files
 from funcnet.cli import _train_options as settings
 from funcnet.cli._command import CommandError, console, drawing, expected_errors, print_whole
+from funcnet.cli._devices import DeviceOptions, only_first, shared
 from funcnet.cli._jobs import Job, loaded, resolved_with_data, warnings_said
 from funcnet.cli._train_options import (
     DataOptions,
@@ -99,6 +101,7 @@ class Train:
     output: OutputOptions = dataclasses.field(default_factory=OutputOptions)
     net: NetOptions = dataclasses.field(default_factory=NetOptions)
     optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
+    device: DeviceOptions = dataclasses.field(default_factory=DeviceOptions)
 
     EPILOG: ClassVar[str] = f"""
 {_recipes()}
@@ -110,6 +113,7 @@ Examples:
   funcnet train --data mnist --optimizer nesterov --dropout 0.2 --seed 1
   funcnet train --resume --epochs 40
   funcnet train --epochs 200 --best val_loss --patience 10
+  funcnet train --devices all --batch-size 64 --shard fsdp
   funcnet train --data cifar10 --net fully_connected --hidden 500 500 500 --norm batch \\
     --optimizer adam --lr-decay 0.9 --weight-scale 0.01 --preprocessing mean_image
 
@@ -127,16 +131,20 @@ memory; 2 wrong options or data, or another process in the folder; 130 Ctrl-C; 1
 
     def run(self) -> int:
         """Trains, prints and writes; returns the exit code."""
+        return shared("funcnet train", self.device, self.output.traceback, self._process)
+
+    def _process(self) -> int:
+        """What each process does; the first alone prints and writes."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(_endings())
             stack.enter_context(warnings_said("funcnet train"))
             stack.enter_context(_compiled.kept("funcnet train"))
-            return self._run(console(self.output.quiet), stack)
+            return self._run(console(self.output.quiet or not only_first()), stack)
 
     def _run(self, out: Any, stack: contextlib.ExitStack) -> int:
         said = Options(self.data, self.net, self.optimizer, self.training, self.stopping)
         config: dict[str, Any] = {}
-        with expected_errors():
+        with expected_errors(), together("the run begins"):
             files.saving(self.output.checkpoint_every, 1)
             if self.output.resume:
                 folder, config = files.reopened(self.output.out, stack)
@@ -154,28 +162,36 @@ memory; 2 wrong options or data, or another process in the folder; 130 Ctrl-C; 1
                     _stdout.say(f"funcnet train: warning: {line}: bits may differ")
             else:
                 folder, config = files.claimed(self.output.out, options, dataset.name, stack), now
+            mesh = self.device.over()
+            engine.check_mesh(mesh, job.batch_size, job.trial.accumulate)
+        folder = Path(exchanged(str(folder))[0])
+        with expected_errors():
             every = files.saving(self.output.checkpoint_every, job.steps_per_epoch)
             checkpoints = _checkpoints(folder, options, every)
             begun = checkpoints.restore(job.template()) if self.output.resume else None
             logs = _logs(self.output.log, folder, begun)
         began = time.perf_counter()
         try:
-            if not self.output.resume:
-                stack.enter_context(files.unless_begun(folder))
-            files.write_json(folder / files.CONFIG, config)
-            out.print(facts("run", _facts(job, folder, begun)))
+            if only_first():
+                if not self.output.resume:
+                    stack.enter_context(files.unless_begun(folder))
+                files.write_json(folder / files.CONFIG, config)
+            out.print(facts("run", _facts(job, folder, begun, self.device, mesh)))
             out.print()
             print_whole(out, layers(job.summary))
             out.print()
             what = engine.things(dataset.input_shape)
             with Report(out, options.training.epochs or 0, what) as report:
                 save = checkpoints if every else None
-                run = _fitted(job, inputs, folder, report, begun, save, logs)
+                on = {"mesh": mesh, "shard": self.device.shard}
+                run = _fitted(job, inputs | on, folder, report, begun, save, logs)
             steps = job.steps_per_epoch * (options.training.epochs or 0)
             if run.stopped == train.EARLY_STOPPING and int(run.final.step) >= steps:
                 run = run._replace(stopped=None)  # there was nothing left to stop
             if every and run.stopped in (None, train.EARLY_STOPPING, *SIGNALS):
                 checkpoints.save(run)
+            if not only_first():
+                return _ended(run, job, folder, out)
             if run.stopped == "terminated":
                 checkpoint.save_trained(folder, run.trained)
             else:
@@ -258,7 +274,9 @@ def _checkpoints(
 _TOLD = {"classification": "classes", "regression": "targets", "multilabel": "labels"}
 
 
-def _facts(job: Job, folder: Path, begun: train.Run | None) -> Iterator[tuple[str, str]]:
+def _facts(
+    job: Job, folder: Path, begun: train.Run | None, devices: DeviceOptions, mesh: Any
+) -> Iterator[tuple[str, str]]:
     """The table before the run."""
     options, dataset = job.options, job.dataset
     shape = "×".join(map(str, dataset.input_shape))
@@ -288,6 +306,8 @@ def _facts(job: Job, folder: Path, begun: train.Run | None) -> Iterator[tuple[st
     on_cpu = f"{cpu_model()}, {found['cpu_cores']} cores"
     on = on_cpu if found["platform"] == "cpu" else f"{found['count']} × {found['kind']}"
     yield "device", f"{found['platform']}: {on}"
+    if used := devices.said(mesh):
+        yield "mesh", used
     yield "folder", str(folder)
     if begun is not None:
         yield "goes on", f"after step {int(begun.final.step)}"
@@ -330,7 +350,7 @@ def _fitted(
 ) -> train.Run:
     """Runs `fit`, each row of its history on the disk as it comes."""
     training: Any = job.options.training
-    net, optimizer, reg, loss, label_smoothing, compute_dtype = job.trial
+    net, optimizer, reg, loss, label_smoothing, compute_dtype, accumulate = job.trial
     rows = 0
     last_step = 0 if begun is None else int(begun.final.step)
 
@@ -351,16 +371,19 @@ def _fitted(
         rows += 1
         file.write(files.line(row))
         file.flush()
-        os.fsync(file.fileno())
+        if only_first():
+            os.fsync(file.fileno())
         report.epoch(row)
         return None if stop is None else stop(row)
 
     known = _known(begun)
-    files.write_history(folder / files.HISTORY, known)
+    history: Any = folder / files.HISTORY if only_first() else os.devnull
+    if only_first():
+        files.write_history(history, known)
     for row in known if stop is not None else ():
         stop(row)
     try:
-        with open(folder / files.HISTORY, "ab") as file:
+        with open(history, "ab") as file:
             return train.fit(
                 net,
                 job.dataset,
@@ -373,6 +396,7 @@ def _fitted(
                 reg=reg,
                 label_smoothing=label_smoothing,
                 compute_dtype=compute_dtype,
+                accumulate=accumulate,
                 sampling=training.sampling,
                 resume=begun,
                 on_progress=on_progress,
@@ -402,6 +426,8 @@ def _logs(
 ) -> list[Callable[[dict[str, Any]], Any]]:
     """What else writes the history; a table begins with the rows that there are."""
     logs: list[Callable[[dict[str, Any]], Any]] = []
+    if not only_first():
+        return logs
     if "tensorboard" in kinds:
         logs.append(train.tensorboard_log(folder / "tensorboard"))
     if "csv" in kinds:
@@ -426,7 +452,7 @@ def _finished(
     test: dict[str, Any] = dict.fromkeys((*job.goal.metrics, "loss"))
     test_seconds = len(job.dataset.test.labels) / (images_per_second or math.inf)
     if run.stopped != "interrupted" or test_seconds < _PATIENCE_SECONDS:
-        test = train.evaluate(job.trial.net, run, job.dataset.test, loss=job.trial.loss)
+        test = train.evaluate(job.trial.net, run.trained, job.dataset.test, loss=job.trial.loss)
     best = run.best_row
     return {
         "best_epoch": run.best_epoch,

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from funcnet import checkpoint, data
+from funcnet import _processes, checkpoint, data
 from funcnet._files import read_object, replacing
 from funcnet._machine import changed, device, settings, versions
 from funcnet._moments import blocks
@@ -33,6 +33,8 @@ def claimed(out: str | None, options: Options, data_name: str, stack: contextlib
 
     Two runs never share a folder: raises CommandError where there is something in it, or somebody.
     """
+    if _processes.index() > 0:  # the first tells which it is
+        return Path(out or "")
     if out is not None:
         return _claim(Path(out), stack)
     stem = f"runs/{data_name}-{options.net.name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -93,7 +95,8 @@ def reopened(out: str | None, stack: contextlib.ExitStack) -> tuple[Path, dict[s
     """The folder of a run to go on with, locked while `stack` is open, and its configuration."""
     folder = Path(out) if out is not None else latest("--resume: ", "; name its folder by --out")
     _require_run(folder, "--resume: ")
-    stack.enter_context(checkpoint.locked(folder))
+    if _processes.index() == 0:
+        stack.enter_context(checkpoint.locked(folder))
     return folder, configured(folder, "--resume: ")
 
 

@@ -170,6 +170,8 @@ class TrainingOptions:
     """Passes over the training data; 0 only evaluates the initial net."""
     batch_size: Annotated[int | None, _THE_DATA_SETS] = None
     """Images in a step."""
+    accumulate: Annotated[int | None, option("1")] = None
+    """Parts that a step takes its images in, one after the other, to need less memory."""
     loss: Annotated[str | None, choice(LOSSES), option("the task's")] = None
     """softmax: cross-entropy; hinge: the multiclass support vector machine's; mse: the mean squared
     error of numbers; binary: cross-entropy of each of several labels."""
@@ -321,7 +323,7 @@ _LIMITS: dict[str, tuple[float, float, str]] = {
     "label_smoothing": (0.0, 1.0, _SHARES),
     "reg": (0.0, math.inf, "a number of at least 0"),
     "epochs": (0, math.inf, "a number of at least 0"),
-    "batch_size": (1, math.inf, "a number of at least 1"),
+    **dict.fromkeys(("batch_size", "accumulate"), (1, math.inf, "a number of at least 1")),
     "patience": (1, math.inf, "a number of at least 1"),
     "seed": (0, 2**32, "a number from 0 to 2^32 - 1"),
 }

@@ -41,6 +41,7 @@ class Trial(NamedTuple):
     loss: Callable[..., Array] = losses.softmax_cross_entropy
     label_smoothing: int | float = 0.0
     compute_dtype: Any = None
+    accumulate: int = 1
 
 
 class Best(NamedTuple):

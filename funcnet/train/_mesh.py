@@ -212,19 +212,21 @@ def is_here(leaf: Any) -> bool:
 
 
 def gathered(tree: Any) -> Any:
-    """The tree, with what is spread over several processes whole in each of them.
+    """The tree, with what lies on the devices of several processes whole on one of each's own.
 
-    All processes have to ask for it together. What this one has already stays as it is.
+    All processes have to ask for it together. What this one has alone stays as it is.
     """
 
     def whole(leaf: Any) -> Any:
-        if is_here(leaf):
+        if not isinstance(leaf, Array) or leaf.is_fully_addressable:
             return leaf
         if is_key(leaf):
             data = whole(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-        everywhere = NamedSharding(leaf.sharding.mesh, PartitionSpec())
-        return jax.jit(_itself, out_shardings=everywhere)(leaf)
+        if not leaf.is_fully_replicated:
+            everywhere = NamedSharding(leaf.sharding.mesh, PartitionSpec())  # type: ignore[attr-defined]
+            leaf = jax.jit(_itself, out_shardings=everywhere)(leaf)
+        return leaf.addressable_data(0)
 
     return jax.tree.map(whole, tree)
 
@@ -321,6 +323,12 @@ def place(
     (P(None, 'model'), P(None, 'model'))
     """
     return layout_of("place", mesh, shard).place(state)
+
+
+def check_mesh(mesh: Mesh | None, batch_size: int, accumulate: int) -> None:
+    """Raises ValueError where a batch does not divide, before there is anything of a run."""
+    parts = 1 if mesh is None else layout_of("fit", mesh, "data").parts
+    check_divides(parts, accumulate, batch_size, False)
 
 
 def check_divides(parts: int, accumulate: int, batch_size: int, full: bool) -> None:

@@ -1,5 +1,6 @@
 """What `train.fit` and `sweep.run` are both made of: arguments, batches, the epoch, its records."""
 
+from funcnet.train._agreement import reachable
 from funcnet.train._arguments import (
     EVALUATION_ROWS,
     Setting,
@@ -17,6 +18,7 @@ from funcnet.train._epoch import (
     slow_in_loops,
     step_of_epoch,
 )
+from funcnet.train._mesh import SHARDS, Layout, check_mesh, gathered, layout_of
 from funcnet.train._step import answers, evaluated, ignored_label
 from funcnet.train._tasks import Goal, goal
 from funcnet.train._words import SHARES, called, epoch_line, measured, number, things
@@ -24,26 +26,32 @@ from funcnet.train._words import SHARES, called, epoch_line, measured, number, t
 __all__ = [
     "EVALUATION_ROWS",
     "SAMPLINGS",
+    "SHARDS",
     "SHARES",
     "Carry",
     "Goal",
+    "Layout",
     "Pace",
     "Sampling",
     "Setting",
     "answers",
     "batch_maker",
     "called",
+    "check_mesh",
     "checked",
     "compile_epoch",
     "epoch_line",
     "evaluated",
     "first_carry",
     "fitted",
+    "gathered",
     "goal",
     "ignored_label",
     "input_dtype",
+    "layout_of",
     "measured",
     "number",
+    "reachable",
     "require_output",
     "slow_in_loops",
     "step_of_epoch",
