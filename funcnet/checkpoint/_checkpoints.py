@@ -153,13 +153,11 @@ class Checkpoints:
             if due:
                 self.save(run)
             return
-        if self._coming is not None and not due:
-            due = False
-            if all(_processes.exchanged(self._coming.written.done())):
-                self.wait()
         if due:
             self.wait()
             self._begin(run)
+        elif self._coming and all(_processes.exchanged(self._coming.written.done())):
+            self.wait()
 
     def save(self, run: Run) -> Path:
         """Writes a checkpoint and returns its path; afterwards, the last `keep` are there.

@@ -30,13 +30,16 @@ _PIECE = re.compile(r"(.*)@(\d{1,15}:\d{1,15}(?:,\d{1,15}:\d{1,15})*)", re.DOTAL
 def pieces(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """What of the arrays this process writes, by the pieces' names.
 
-    Raises ValueError where a piece has the name of another leaf.
+    What each process has by itself the first one writes. Raises ValueError where a piece has the
+    name of another leaf.
     """
     found: dict[str, Any] = {}
     for name, leaf in arrays.items():
+        spread = isinstance(leaf, Array) and not leaf.is_fully_addressable
+        if _processes.index() and not spread:
+            continue
         if not isinstance(leaf, Array):
-            if _processes.index() == 0:
-                found[name] = leaf
+            found[name] = leaf
             continue
         for shard in leaf.addressable_shards:
             if shard.replica_id == 0:

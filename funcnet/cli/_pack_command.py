@@ -51,7 +51,10 @@ above a quarter of a GiB are read row by row, two batches ahead of the step; sma
             field.name: getattr(self, field.name) for field in dataclasses.fields(DataOptions)
         }
         with expected_of_data(), warnings_said("funcnet pack"):
-            dataset = loaded(DataOptions(**fields), _stdout.say)
+            try:
+                dataset = loaded(DataOptions(**fields), _stdout.say)
+            except CommandError as error:
+                raise CommandError(str(error).removeprefix("--data: "), error.code) from error
         try:
             with expected_errors():
                 data.pack(dataset, place)

@@ -133,9 +133,10 @@ def go_on(folder, process, saves, say, kill=None):
             say(f"saved {step}")
             continue
         checkpoints(run(step))  # which the one before is there by
-        say(f"saved {step - 1}" if step > 1 and done else "begun")
-    checkpoints.wait()
-    say(f"saved {step}")
+        say(f"saved {step - 1}" if done else "begun")
+    if background:
+        checkpoints.wait()
+        say(f"saved {step}")
 
 
 # --- Kills
