@@ -222,10 +222,13 @@ def test_no_epoch_evaluates_only(here, capsys):
 @pytest.mark.parametrize(
     "words",
     [
-        ["--sampling", "full", "--optimizer", "sgd"],
+        pytest.param(["--sampling", "full", "--optimizer", "sgd"], marks=pytest.mark.slow),
         ["--sampling", "replacement", "--loss", "hinge", "--reg", "1e-3"],
         ["--data", "synthetic", "--net", "softmax", "--augment", "crop-flip-cutout"],
-        ["--net", "two_layer_convnet", "--channels", "4", "--preprocessing", "scaled_mean_image"],
+        pytest.param(
+            ["--net", "two_layer_convnet", "--channels=4", "--preprocessing=scaled_mean_image"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda words: words[1],
 )
