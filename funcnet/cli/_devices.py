@@ -25,7 +25,6 @@ from funcnet.train.engine import SHARDS, reachable
 
 HEARTBEAT_SECONDS = 40
 """After which a process that does not answer is taken for dead; of one that ends all hear soon."""
-_START_SECONDS = 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +44,8 @@ class DeviceOptions:
     """How many processes there are, each started by its own command."""
     process: Annotated[int | None, option("0")] = None
     """Number of this one, from 0."""
+    wait: int = 50
+    """Seconds that processes wait for each other at the start."""
 
     @property
     def several(self) -> bool:
@@ -209,7 +210,7 @@ class _Child:
                 self.options.processes,
                 self.options.process,
                 heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-                initialization_timeout=_START_SECONDS,
+                initialization_timeout=self.options.wait,
             )
         except (ValueError, RuntimeError) as error:
             raise CommandError(f"--coordinator {self.options.coordinator}: {error}") from error

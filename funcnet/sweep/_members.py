@@ -132,9 +132,18 @@ def _weak(columns: dict[str, Array]) -> dict[str, Array]:
 class Trainer:
     """What all groups of members share: the data on the device, and how they are evaluated."""
 
-    def __init__(self, plan: Plan, preprocessing: data.Preprocessing, keep: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        plan: Plan,
+        preprocessing: data.Preprocessing,
+        keep: tuple[str, ...] = (),
+        layout: engine.Layout | None = None,
+    ):
         self.plan, self.keep, setting = plan, keep, plan.setting
+        self.mesh = None if layout is None else layout.mesh
         self.inputs, val = setting.on_device(preprocessing)
+        if layout is not None:
+            self.inputs, val = layout.put((self.inputs, val))
         self._batch = setting.evaluation_batch_size
         self._counts = len(setting.accuracy_rows(0)), 0
         self._val: Any = None

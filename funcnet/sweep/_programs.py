@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
+from jax.sharding import Mesh, PartitionSpec
 
 from funcnet import data, losses, train
 from funcnet._jaxprs import traced
@@ -140,10 +141,18 @@ class Plan(NamedTuple):
 class Programs:
     """A plan's functions over a leading axis of members, compiled; with "loop" it has length 1.
 
-    Its `step` is as `trace` has it, to be traced once for all ways.
+    Its `step` is as `trace` has it, to be traced once for all ways. Over a mesh each device has as
+    many of the members as the others, and runs them as one device does.
     """
 
-    def __init__(self, plan: Plan, how: How, step: Callable[..., Any], looped: bool = True):
+    def __init__(
+        self,
+        plan: Plan,
+        how: How,
+        step: Callable[..., Any],
+        looped: bool = True,
+        mesh: Mesh | None = None,
+    ):
         self.looped = looped
 
         def advance(at: engine.Carry, own: Any, count: Any, *inputs: Any) -> engine.Carry:
@@ -154,8 +163,8 @@ class Programs:
         # Not compiled as a whole, as `fit` does not: fused, a float32 initialiser rounds otherwise.
         self.start = jax.vmap(plan.start)
         self.order = jax.vmap(plan.setting.order, in_axes=(0, None))  # of one program for all plans
-        self._advance = jax.jit(over_members(how, advance), donate_argnums=0)
-        self.evaluate = jax.jit(over_members(how, plan.evaluate), donate_argnums=0)
+        self._advance = jax.jit(over_members(how, advance, mesh), donate_argnums=0)
+        self.evaluate = jax.jit(over_members(how, plan.evaluate, mesh), donate_argnums=0)
 
     def advance(self, at: engine.Carry, own: Any, count: int, *inputs: Any) -> engine.Carry:
         """Runs the next `count` steps of an epoch, and waits for them."""
@@ -164,8 +173,13 @@ class Programs:
         return jax.block_until_ready(at)
 
 
-def over_members(how: How, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function(a, b, *shared)` over the leading axis of `a` and `b`; "loop" takes one member."""
+def over_members(
+    how: How, function: Callable[..., Any], mesh: Mesh | None = None
+) -> Callable[..., Any]:
+    """`function(a, b, *shared)` over the leading axis of `a` and `b`; "loop" takes one member.
+
+    One a device, where a mesh has several.
+    """
 
     def mapped(a: Any, b: Any, *shared: Any) -> Any:
         if how == "vmap":
@@ -175,7 +189,17 @@ def over_members(how: How, function: Callable[..., Any]) -> Callable[..., Any]:
         a, b = jax.tree.map(lambda leaf: leaf[0], (a, b))
         return jax.tree.map(lambda leaf: leaf[None], function(a, b, *shared))
 
-    return mapped
+    if mesh is None:
+        return mapped
+    own = PartitionSpec(mesh.axis_names)
+
+    def spread(a: Any, b: Any, *shared: Any) -> Any:
+        specs = (own, own, *[PartitionSpec()] * len(shared))
+        # No device asks another for anything, so that nothing needs to say what varies over them.
+        each = jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=own, check_vma=False)
+        return each(a, b, *shared)
+
+    return spread
 
 
 class Traced(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from funcnet import _validate, data
@@ -59,6 +60,7 @@ def run(
     evaluation_batch_size: int = EVALUATION_ROWS,
     on_progress: Callable[[Progress], Any] | None = None,
     on_member: Callable[[int, Member], Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> Result:
     r"""Trains a member for each row of values and each seed, all by one program.
 
@@ -102,6 +104,8 @@ def run(
       evaluation_batch_size: rows at a time in evaluation.
       on_progress: called with a `Progress`, four times a second or after each step.
       on_member: called with the index and the `Member` as it finishes, or is found in the folder.
+      mesh: devices of this process that share the members, each with as many as the others, whole;
+        None for one device. With "loop" each has one at a time.
 
     Returns:
       The `Result`.
@@ -145,11 +149,17 @@ def run(
     if members_at_once is not None:
         _validate.count("sweep.run", "members_at_once", members_at_once)
     how = _checked_way(how)
+    layout = None if mesh is None else engine.layout_of("sweep.run", mesh, "data")
+    if layout is not None and layout.processes > 1:
+        raise ValueError(
+            f"sweep.run: mesh has devices of {layout.processes} processes, expected those of this "
+            "one, jax.local_devices(): give each process members of its own."
+        )
     if not set(keep) <= set(KEEP):
         raise ValueError(f"sweep.run: keep is {keep!r}, expected of {KEEP}.")
     preprocessing = engine.fitted(preprocessing, setting.dataset)
     plan = Plan(make, setting, dtype)
-    trainer = Trainer(plan, preprocessing, tuple(sorted(set(keep))))
+    trainer = Trainer(plan, preprocessing, tuple(sorted(set(keep))), layout)
     traced = _traced(plan, members, trainer)
 
     finished: dict[int, Member] = {}
@@ -171,10 +181,11 @@ def run(
                     finish(index, found)
 
         todo = [index for index in range(len(members.seeds)) if index not in finished]
-        at_once = min(members_at_once or len(todo), len(todo))
+        devices = 1 if layout is None else layout.parts
+        at_once = -(-min(members_at_once or len(todo), len(todo)) // devices) * devices
         way, programs, step_seconds = _chosen(how, traced, trainer, members.of(todo), at_once)
         report = Report(plan, len(members.seeds), len(finished), on_progress)
-        at_once = 1 if way == "loop" else at_once
+        at_once = devices if way == "loop" else at_once
         for first in range(0, len(todo), max(at_once, 1)):
             group = todo[first : first + at_once]
             # The last group is filled up by its first member: one program for groups of any size.
@@ -244,7 +255,8 @@ def _config(
 
 def _traced(plan: Plan, members: Members, trainer: Trainer) -> Traced:
     """Traces a member, or says why it cannot be."""
-    values, inputs = members.row(0), trainer.inputs
+    # Shapes alone: on a mesh its devices are no part of what each of them does.
+    values, inputs = members.row(0), jax.tree.map(_shape, trainer.inputs)
     try:
         traced = trace(plan, values, *inputs)
     except TypeError as error:
@@ -265,6 +277,10 @@ def _traced(plan: Plan, members: Members, trainer: Trainer) -> Traced:
     return traced
 
 
+def _shape(leaf: Any) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
 def _chosen(
     how: Any, traced: Traced, trainer: Trainer, members: Members, at_once: int
 ) -> tuple[How, Programs, dict[str, float]]:
@@ -272,14 +288,17 @@ def _chosen(
     plan, measured = trainer.plan, how == "measure"
     first: How = "loop" if measured else how
     looped = first != "loop" or not traced.loops_badly
-    tried = {first: Programs(plan, first, traced.step, looped)}
+    tried = {first: Programs(plan, first, traced.step, looped, trainer.mesh)}
     steps = plan.setting.epochs * plan.setting.steps * len(members.seeds)
     if not measured or traced.loops_badly or not steps or len(members.seeds) == 1:
         return first, tried[first], {}
     seconds: dict[str, float] = {}
     for way in HOWS:
-        tried.setdefault(way, Programs(plan, way, traced.step))
-        some = members.of(list(range(1 if way == "loop" else at_once)))
+        tried.setdefault(way, Programs(plan, way, traced.step, mesh=trainer.mesh))
+        few = 1 if trainer.mesh is None else trainer.mesh.size
+        some = members.of(
+            [i % len(members.seeds) for i in range(few if way == "loop" else at_once)]
+        )
         seconds[way] = trainer.step_seconds(tried[way], some)
         if seconds["loop"] * steps < _WORTH_MEASURING_SECONDS:
             break

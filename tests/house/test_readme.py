@@ -64,9 +64,9 @@ def test_every_public_name_is_named():
                 assert f"`{name}`" in README, name
 
 
-def test_the_programs_of_the_page_on_meshes_run():
-    text = (ROOT / "docs" / "meshes.md").read_text()
-    program = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+def test_the_programs_of_the_pages_on_meshes_run():
+    pages = [(ROOT / "docs" / name).read_text() for name in ("many_devices.md", "meshes.md")]
+    program = "\n".join(re.findall(r"```python\n(.*?)```", "\n".join(pages), re.DOTALL))
     flags = f"--xla_force_host_platform_device_count=8 {quick_compile_flags()}"
     out = run_python(program, XLA_FLAGS=flags)
     assert "right" in out.splitlines()[-1]
