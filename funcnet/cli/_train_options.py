@@ -306,6 +306,7 @@ _HIDDEN = {"two_layer": (100,), "small": (512,)}
 _UNSAID: dict[str, dict[str, Any]] = {
     "data": {"name": "digits"},
     "training": {
+        "accumulate": 1,
         "label_smoothing": 0.0,
         "reg": 0.0,
         "augment": "none",
