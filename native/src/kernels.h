@@ -115,11 +115,21 @@ void avg_pool(Pool& pool, const Pooling& pooling, const float* x, float* y);
 // dx = the gradient of sum(dy avg_pool(x)) by x.
 void avg_pool_gradient(Pool& pool, const Pooling& pooling, const float* dy, float* dx);
 
+// y = x w(x) number by number, w the normal distribution's, or the sigmoid that is nearly that.
+void gelu(Pool& pool, bool approximate, int64_t count, const float* x, float* y);
+// dx = the gradient of sum(dy y) by x.
+void gelu_gradient(Pool& pool, bool approximate, int64_t count, const float* x, const float* dy,
+                   float* dx);
+
 // Loops of our own are compiled for the wide vectors too, and the right one is chosen at loading;
 // the sanitizers cannot be there so early.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if __GNUC__ >= 12
+#define FUNCNET_WIDE __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
 #define FUNCNET_WIDE __attribute__((target_clones("default", "avx2", "avx512f")))
+#endif
 #else
 #define FUNCNET_WIDE
 #endif
