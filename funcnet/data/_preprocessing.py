@@ -14,6 +14,7 @@ from jaxtyping import Shaped
 from funcnet._moments import blocks, first, moments
 
 Kind = Literal["none", "mean_image", "scaled", "scaled_mean_image", "standardised", "integers"]
+"""What `fit_preprocessing` can be asked for by name."""
 
 # The largest |mean| * scale, the mean in deviations, of images that the device preprocesses: the
 # mean's rounding to float32 is then 2^-14 of a deviation. Of those that only the device can
