@@ -1,4 +1,4 @@
-"""What the pages let one move is computed by docs/scripts/models.js, and is what funcnet computes."""
+"""What the pages let one move, docs/scripts/models.js, computes what funcnet computes."""
 
 from __future__ import annotations
 

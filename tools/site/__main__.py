@@ -1,7 +1,7 @@
 """Makes the documentation: pages are run, written as Markdown, rendered by Zensical, and checked.
 
 python -m tools.site           # runs the pages, makes build/pages and site/, checks all of it
-python -m tools.site --pages   # runs the pages and makes build/pages, which any tool that reads mkdocs.yml renders
+python -m tools.site --pages   # runs the pages and makes build/pages alone
 """
 
 from __future__ import annotations

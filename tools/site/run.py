@@ -14,6 +14,7 @@ python -m tools.site.run PAGE...    # these; with --write, what they print is wr
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
 import doctest
 import hashlib
@@ -37,7 +38,8 @@ ROOT = Path(__file__).parent.parent.parent
 CACHE = ROOT / ".cache" / "pages"
 MARK = re.compile(r"^<!-- run( [^>]*)?-->$", re.MULTILINE)
 BLOCK = re.compile(
-    r"^(?P<skip><!-- not run: [^>]+ -->\n)?(?:<!-- with (?P<needs>\w+) -->\n)?```(?P<kind>python|bash)\n(?P<code>.*?)^```\n"
+    r"^(?P<skip><!-- not run: [^>]+ -->\n)?(?:<!-- with (?P<needs>\w+) -->\n)?"
+    r"```(?P<kind>python|bash)\n(?P<code>.*?)^```\n"
     r"(?P<shown>\n*```text\n(?P<text>.*?)^```\n)?",
     re.DOTALL | re.MULTILINE,
 )
@@ -124,18 +126,23 @@ def key(page: Path) -> str:
 
 def run_all(chosen: list[Path] | None = None) -> list[str]:
     """Runs the pages whose results are not kept, and returns the faults of all."""
-    faults = []
-    for page in pages() if chosen is None else chosen:
+
+    def fresh(page: Path) -> bool:
+        kept = CACHE / page.stem / "key"
+        return chosen is None and kept.exists() and kept.read_text() == key(page)
+
+    def ran(page: Path) -> list[str]:
         kept = CACHE / page.stem
-        if chosen is None and (kept / "key").exists() and (kept / "key").read_text() == key(page):
-            continue
         shutil.rmtree(kept, ignore_errors=True)
-        ran = run(page, kept)
-        print(f"{page.name}: {len(ran.printed)} blocks, {ran.seconds:.1f} s", flush=True)
-        faults += ran.faults
-        if not ran.faults:
+        found = run(page, kept)
+        print(f"{page.name}: {len(found.printed)} blocks, {found.seconds:.1f} s", flush=True)
+        if not found.faults:
             (kept / "key").write_text(key(page))
-    return faults
+        return found.faults
+
+    stale = [page for page in (chosen or pages()) if not fresh(page)]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as workers:
+        return [fault for faults in workers.map(ran, stale) for fault in faults]
 
 
 def write(page: Path) -> None:
