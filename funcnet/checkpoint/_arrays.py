@@ -132,16 +132,20 @@ def write_npz(
     NumPy's format has no name for is bytes to NumPy, and named in the comment of its member.
     """
     with zipfile.ZipFile(file, "w") as archive:
-        for index, (name, leaf) in enumerate(arrays.items()):
-            array, info = stored(name, leaf), zipfile.ZipInfo(f"{name}.npy")
-            if array.dtype.name in _EXTENDED:
-                info.comment = array.dtype.name.encode()
-                array = array.view(f"V{array.dtype.itemsize}")
-            with archive.open(info, "w", force_zip64=True) as member:
-                npy.write_array(member, array, version=(1, 0), allow_pickle=False)
-                if index == len(arrays) // 2:
-                    file.flush()
-                    half()
+        try:
+            for index, (name, leaf) in enumerate(arrays.items()):
+                array, info = stored(name, leaf), zipfile.ZipInfo(f"{name}.npy")
+                if array.dtype.name in _EXTENDED:
+                    info.comment = array.dtype.name.encode()
+                    array = array.view(f"V{array.dtype.itemsize}")
+                with archive.open(info, "w", force_zip64=True) as member:
+                    npy.write_array(member, array, version=(1, 0), allow_pickle=False)
+                    if index == len(arrays) // 2:
+                        file.flush()
+                        half()
+        except BaseException:
+            archive.fp = None  # closing would refuse what a signal left open, and hide the signal
+            raise
 
 
 def read_npz(path: Path) -> Arrays:
