@@ -61,7 +61,7 @@ def draw() -> Figure:
     speed.barh(range(len(bars)), [ratio for _, ratio in bars], color=BLUE)
     for y, (name, ratio) in enumerate(bars):
         speed.text(ratio + 0.02, y, name.split(" ")[0], va="center", fontsize=8.5)
-    speed.axvline(1, color="black", lw=1)
+    speed.axvline(1, color="black", lw=1, zorder=0)
     speed.set(yticks=[], xlim=(0, 1.35), xlabel="time, autodiff = 1")
     speed.invert_yaxis()
     speed.set_title("its speed")
