@@ -55,7 +55,8 @@ def order(room: str) -> list[str]:
 def page(room: str) -> str:
     """The room's page as Markdown."""
     own = ROOT / "docs" / "api" / f"{room}.md"
-    before = own.read_text().split("\n", 1)[1].strip() if own.exists() else ""
+    before = own.read_text().partition("\n")[2] if own.exists() else ""
+    before = re.sub(r"^::: funcnet\.\w+$", "", before, flags=re.MULTILINE).strip()
     module = getattr(funcnet, room)
     parts = [
         f"# {room}",
