@@ -19,6 +19,7 @@ CITATION = re.compile(r"courses\.md((?:(?!\.\s|\.?</|;).)*)", re.DOTALL)  # to t
 ROW = re.compile(r"(?<![\w.#-])([0-4]-\d{1,2}|[12]\.\d)(?![\w-])")
 ARTICLE = re.compile(r"<article.*?</article>", re.DOTALL)
 TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
+LONG = 40  # characters of TeX that may be wider than a telephone: such a formula scrolls
 BASE = "http://site/"  # a name for the site's root, which no request is made to
 
 
@@ -44,7 +45,9 @@ def finish(site: Path) -> list[str]:
 
 def mathml(match: re.Match[str]) -> str:
     display = "block" if match.group(1) == "div" else "inline"
-    return convert(html.unescape(match.group(2)), display=display)
+    drawn = convert(html.unescape(match.group(2)), display=display)
+    long = display == "inline" and len(match.group(2)) > LONG
+    return f'<span class="formula">{drawn}</span>' if long else drawn
 
 
 def scrolling(match: re.Match[str]) -> str:
