@@ -341,7 +341,10 @@ def no_cache_of_programs():
     ("words", "kept"),
     [
         ("train --hidden 30 --epochs 1 --out run --quiet", {"config.json", "history.jsonl"}),
-        ("sweep --hidden 30 --epochs 1 --out run --quiet", {"config.json"}),
+        pytest.param(
+            *("sweep --hidden 30 --epochs 1 --out run --quiet", {"config.json"}),
+            marks=pytest.mark.slow,
+        ),
         ("bench --load good.json --json run/new.json", set()),
         ("check rules.py:square --args 3 --json run/new.json", set()),
     ],
