@@ -35,7 +35,7 @@ from typing import NamedTuple
 from funcnet import _machine
 
 ROOT = Path(__file__).parent.parent.parent
-CACHE = ROOT / ".cache" / "pages"
+CACHE = ROOT / "build" / "ran"  # not .cache, which Zensical empties
 MARK = re.compile(r"^<!-- run( [^>]*)?-->$", re.MULTILINE)
 BLOCK = re.compile(
     r"^(?P<skip><!-- not run: [^>]+ -->\n)?(?:<!-- with (?P<needs>\w+) -->\n)?"
