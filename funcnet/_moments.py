@@ -14,9 +14,9 @@ _EPS, _TINY = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
 _UNSEEN = 2.0**-10  # an error of the mean that nobody sees, in deviations
 
 
-def blocks(rows: np.ndarray) -> Iterator[slice]:
+def blocks(rows: Any) -> Iterator[slice]:
     """The rows in blocks, of about a million entries at most."""
-    step = max(1, min(_BLOCK_ROWS, _BLOCK_ENTRIES // max(1, rows[0].size)))
+    step = max(1, min(_BLOCK_ROWS, _BLOCK_ENTRIES // max(1, math.prod(rows.shape[1:]))))
     return (slice(start, start + step) for start in range(0, len(rows), step))
 
 
@@ -27,7 +27,7 @@ def first(where: np.ndarray, block: slice = slice(0, None)) -> tuple[int, ...]:
 
 
 def moments(
-    rows: np.ndarray, axes: tuple[int, ...] = (), *, deviation: bool = True
+    rows: Any, axes: tuple[int, ...] = (), *, deviation: bool = True
 ) -> tuple[np.ndarray, Any]:
     r"""The mean and the (biased) standard deviation over the rows and some axes of an example.
 
@@ -37,7 +37,8 @@ def moments(
     constant's, 0.
 
     Args:
-      rows: (n, ...) of an integer or floating dtype, n at least 1 and at most 2^31.
+      rows: (n, ...) of an integer or floating dtype, n at least 1 and at most 2^31: an array, or
+        what has its shape and dtype and gives its blocks.
       axes: the axes of an example over which is averaged, too; they stay, of size 1.
       deviation: whether it is wanted; otherwise it is None.
 
@@ -54,19 +55,23 @@ def moments(
     return of(rows, axes, deviation)
 
 
-def _count(rows: np.ndarray, axes: tuple[int, ...]) -> int:
+def _count(rows: Any, axes: tuple[int, ...]) -> int:
     return math.prod([len(rows), *(rows.shape[1 + axis] for axis in axes)])
 
 
 def _of_integers(
-    rows: np.ndarray, axes: tuple[int, ...], deviation: bool
+    rows: Any, axes: tuple[int, ...], deviation: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Squares of 16 bits and sums of 2^31 of them fit into int64; what is wider comes in limbs."""
     count = _count(rows, axes)
     low, spread, limbs = np.zeros((1,) * (rows.ndim - 1), object), None, 1
     if rows.dtype.itemsize > 2:
-        low = rows.min(0).min(axes, keepdims=True).astype(object)
-        spread = rows.max(0).max(axes, keepdims=True).astype(object) - low
+        least, most = rows[:1].min(0), rows[:1].max(0)
+        for block in blocks(rows):
+            part = rows[block]
+            least, most = np.minimum(least, part.min(0)), np.maximum(most, part.max(0))
+        low = least.min(axes, keepdims=True).astype(object)
+        spread = most.max(axes, keepdims=True).astype(object) - low
         limbs = max(1, -(-int(spread.max()).bit_length() // 16))
     offset = (low % (1 << 64)).astype(np.uint64)
     sums = np.zeros((limbs, *rows.shape[1:]), np.int64)
@@ -111,18 +116,20 @@ def _check_resolution(mean: np.ndarray, spread: Any) -> None:
 
 
 def _of_floats(
-    rows: np.ndarray, axes: tuple[int, ...], deviation: bool
+    rows: Any, axes: tuple[int, ...], deviation: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     count = _count(rows, axes)
     low: Any = np.inf
     high: Any = -np.inf
     for block in blocks(rows):
-        values = rows[block].astype(np.float64)
+        part = rows[block]
+        values = part.astype(np.float64)
         odd = ~np.isfinite(values)
         if odd.any():
             row, *column = first(odd, block)
+            value = part[row - block.start][*column]
             raise ValueError(
-                f"fit_preprocessing: images[{row}] has {rows[row][*column]} at {column}, which is "
+                f"fit_preprocessing: images[{row}] has {value} at {column}, which is "
                 "not finite; drop or mend it before training."
             )
         low = np.minimum(low, values.min(0).min(axes, keepdims=True))

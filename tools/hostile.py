@@ -217,7 +217,9 @@ HOSTILE_RUNS: dict[str, Any] = {
     "a config of numbers": lambda run: run | {"config": 3},
     "paths of others": lambda run: run | {"paths": ["w"]},
     "steps of text": lambda run: run | {"nonfinite": 3},
-    "no versions": lambda run: run | {"format": 2, "versions": {}},
+    "no versions": lambda run: run | {"format": 3, "versions": {}},
+    "10^12 processes": lambda run: run | {"processes": 10**12},
+    "processes of text": lambda run: run | {"processes": "1"},
 }
 
 

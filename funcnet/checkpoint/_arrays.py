@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -114,13 +115,17 @@ def placed(where: str, name: str, array: np.ndarray, like: Any) -> Any:
     """
     if isinstance(like, bool | int | float | complex) and not isinstance(like, np.generic):
         return array.item()
-    made = jnp.array(array, copy=True)
-    if made.dtype != array.dtype:
+    held(where, name, array.dtype)
+    return jnp.array(array, copy=True)
+
+
+def held(where: str, name: str, dtype: Any) -> None:
+    """Raises CheckpointError where JAX would cut numbers of a dtype."""
+    if (made := jax.dtypes.canonicalize_dtype(dtype)) != dtype:
         raise CheckpointError(
-            f"{where} does not fit: {name} is {array.dtype}, which JAX makes {made.dtype} here; "
-            "expected jax_enable_x64 as it was when it was saved."
+            f"{where} does not fit: {name} is {dtype}, which JAX makes {made} here; expected "
+            "jax_enable_x64 as it was when it was saved."
         )
-    return made
 
 
 def write_npz(
@@ -132,16 +137,67 @@ def write_npz(
     NumPy's format has no name for is bytes to NumPy, and named in the comment of its member.
     """
     with zipfile.ZipFile(file, "w") as archive:
-        for index, (name, leaf) in enumerate(arrays.items()):
-            array, info = stored(name, leaf), zipfile.ZipInfo(f"{name}.npy")
-            if array.dtype.name in _EXTENDED:
-                info.comment = array.dtype.name.encode()
-                array = array.view(f"V{array.dtype.itemsize}")
-            with archive.open(info, "w", force_zip64=True) as member:
-                npy.write_array(member, array, version=(1, 0), allow_pickle=False)
-                if index == len(arrays) // 2:
-                    file.flush()
-                    half()
+        try:
+            for index, (name, leaf) in enumerate(arrays.items()):
+                array, info = stored(name, leaf), zipfile.ZipInfo(f"{name}.npy")
+                if array.dtype.name in _EXTENDED:
+                    info.comment = array.dtype.name.encode()
+                    array = array.view(f"V{array.dtype.itemsize}")
+                with archive.open(info, "w", force_zip64=True) as member:
+                    npy.write_array(member, array, version=(1, 0), allow_pickle=False)
+                    if index == len(arrays) // 2:
+                        file.flush()
+                        half()
+        except BaseException:
+            archive.fp = None  # closing would refuse what a signal left open, and hide the signal
+            raise
+
+
+class Npz:
+    """The arrays of an `.npz` file, each read when it is asked for; nothing is executed.
+
+    Raises CheckpointError where the file is damaged, or is none of these.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        with self._expected(), contextlib.ExitStack() as stack:
+            file = stack.enter_context(open(path, "rb"))
+            self._archive = stack.enter_context(zipfile.ZipFile(file))
+            file.seek(-22, os.SEEK_END)
+            end = file.read()
+            if not (end.startswith(b"PK\5\6") and end.endswith(b"\0\0")):
+                raise zipfile.BadZipFile("bytes follow its end")
+            infos = self._archive.infolist()
+            # Stored members are no larger than the file itself: there is no bomb among them.
+            if sum(info.file_size for info in infos) > path.stat().st_size:
+                raise zipfile.BadZipFile("its members claim more bytes than it has")
+            self._members = {info.filename.removesuffix(".npy"): info for info in infos}
+            if len(self._members) < len(infos):
+                raise CheckpointError(f"{path} holds two arrays of a name.")
+            self._close = stack.pop_all().close
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        with self._expected():
+            return _array(f"{self.path}: {name}", self._archive, self._members[name])
+
+    def __enter__(self) -> Npz:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._close()
+
+    @contextlib.contextmanager
+    def _expected(self) -> Iterator[None]:
+        """Turns what a damaged file raises into CheckpointError."""
+        kinds = zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, UnicodeError
+        try:
+            yield
+        except kinds as error:
+            raise CheckpointError(f"{self.path} is no complete .npz file: {error}.") from None
 
 
 def read_npz(path: Path) -> Arrays:
@@ -156,22 +212,8 @@ def read_npz(path: Path) -> Arrays:
     Raises:
       CheckpointError: the file is damaged, or is none of these.
     """
-    try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-            file.seek(-22, os.SEEK_END)
-            end = file.read()
-            if not (end.startswith(b"PK\5\6") and end.endswith(b"\0\0")):
-                raise zipfile.BadZipFile("bytes follow its end")
-            members = [(info.filename.removesuffix(".npy"), info) for info in archive.infolist()]
-            # Stored members are no larger than the file itself: there is no bomb among them.
-            if sum(info.file_size for _, info in members) > path.stat().st_size:
-                raise zipfile.BadZipFile("its members claim more bytes than it has")
-            arrays = {name: _array(f"{path}: {name}", archive, info) for name, info in members}
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, UnicodeError) as error:
-        raise CheckpointError(f"{path} is no complete .npz file: {error}.") from None
-    if len(arrays) < len(members):
-        raise CheckpointError(f"{path} holds two arrays of a name.")
-    return arrays
+    with Npz(path) as arrays:
+        return {name: arrays[name] for name in arrays}
 
 
 # What NumPy writes. Its own reader takes all that Python's parser takes, and fails in as many ways.

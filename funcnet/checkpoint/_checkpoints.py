@@ -1,11 +1,14 @@
 """A run's checkpoints in a folder: written whole or not at all, verified before they are read.
 
-A checkpoint is a folder `step_00000490` with `arrays.npz` (every array by its name), `run.json`
-(the rest, and what the arrays must be) and `manifest.json` (the SHA-256 of the two), written under
-another name and then renamed. It is not orbax's: orbax 0.12.8 takes an empty folder "200" for the
-latest step; and of 55 ways to damage a checkpoint of its 11 files (each emptied, halved, short of a
-byte, deleted, or with one bit flipped) it restored 37 without a word, one of them with wrong
-numbers. The manifest, the specs and the order of renames would all have to be built around it.
+A checkpoint is a folder `step_00000490` with `arrays.npz` (every array by its name, or in pieces),
+`run.json` (the rest, and what the arrays must be) and `manifest.json` (the SHA-256 of all), written
+under another name and then renamed. Of several processes each writes the pieces of its own devices,
+process i in `arrays.i.npz`; when all have, the first one makes the manifest and renames.
+
+It is not orbax's: orbax 0.12.8 takes an empty folder "200" for the latest step; and of 55 ways to
+damage a checkpoint of its 11 files (each emptied, halved, short of a byte, deleted, or with one bit
+flipped) it restored 37 without a word, one of them with wrong numbers. The manifest, the specs and
+the order of renames would all have to be built around it.
 """
 
 from __future__ import annotations
@@ -18,36 +21,44 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcnet import _processes
 from funcnet._machine import changed, settings, versions
 from funcnet.checkpoint._arrays import (
     CheckpointError,
     compare,
     is_key,
     named,
-    placed,
-    read_npz,
-    restored,
     spec,
     stored,
     write_npz,
 )
+from funcnet.checkpoint._shards import Pieces, file_of, wrapped
+from funcnet.checkpoint._shards import pieces as pieces_of
 from funcnet.data import Preprocessing
 from funcnet.kernels import native_status
 from funcnet.train import History, Run, TrainState
 
 _NAME = re.compile(r"step_(\d{8,})(\.old)?")
 _HIDDEN = ".part-"  # what is not complete yet, or not any more
-_FORMAT = 1
-_ARRAYS, _RUN, _MANIFEST = "arrays.npz", "run.json", "manifest.json"
+_FORMAT = 2  # 1 had no pieces, and else the same
+_RUN, _MANIFEST = "run.json", "manifest.json"
 _BEST, _REST = "best.", "run."
+
+
+class _Coming(NamedTuple):
+    """A checkpoint that a thread writes."""
+
+    step: int
+    written: Future[None]
 
 
 class Checkpoints:
@@ -58,7 +69,14 @@ class Checkpoints:
     state, step and key), history, losses and preprocessing, and `config`. It is there completely or
     not at all, whenever the process is killed: its files are written and synced under another name,
     with a manifest of their SHA-256 sums last; then it is renamed, and only then older ones go.
-    Saving is done when `save` returns; nothing refers to the run's buffers afterwards.
+    Saving is done when `save` returns; nothing refers to the run's buffers afterwards. With
+    `background`, what is due is copied to the host and written by a thread, with the same order and
+    the same promises; what goes wrong there is raised by the next call, `wait` or the end of a
+    `with` block.
+
+    Of several processes, started by `jax.distributed`, each has a `Checkpoints` of the same folder,
+    on a file system that they share, and calls it when the others do: each writes what its own
+    devices hold, and what is restored may be of any other number of processes and devices.
 
     A run has a folder of its own: one with checkpoints in it must be restored from before it is
     saved to, and `locked` keeps a second process out.
@@ -69,8 +87,10 @@ class Checkpoints:
       every_steps: save when as many steps have been done since the last time.
       every_seconds: save when as many seconds have gone; None and None save only by `save`.
       config: what the run depends on, as JSON; restoring compares it.
-      steps: called with the name of each step of saving, for tests that kill it there:
-        "begin", "data" (half-written), "manifest" (before it), "rename" (before it), "prune".
+      background: whether a thread writes what is due; `save` itself returns when it is there.
+      steps: called with the name of each step of saving, for tests that kill it there: "begin",
+        "data" (half-written), "written", and in the first process "manifest" (before it), "rename"
+        (before it), "prune".
 
     >>> import tempfile
     >>> from funcnet import data, nets, optimizers, train
@@ -95,6 +115,7 @@ class Checkpoints:
         every_steps: int | None = None,
         every_seconds: int | float | None = 60.0,
         config: Mapping[str, Any] | None = None,
+        background: bool = False,
         steps: Callable[[str], Any] = lambda name: None,
     ):
         if keep < 1:
@@ -102,7 +123,10 @@ class Checkpoints:
         self.folder, self.keep = Path(folder), keep
         self.every_steps, self.every_seconds = every_steps, every_seconds
         self.config = json.loads(json.dumps(dict(config or {})))
+        self.background = background
         self._steps = steps
+        self._coming: _Coming | None = None
+        self._thread: ThreadPoolExecutor | None = None
         self._ours: set[int] = set()  # the steps of this run's
         self._bad: set[str] = set()
         self._last = 0, time.monotonic()
@@ -120,10 +144,20 @@ class Checkpoints:
         """Saves, if a checkpoint is due."""
         step, at = self._last
         steps, seconds = int(run.final.step) - step, time.monotonic() - at
-        if (self.every_steps is not None and steps >= self.every_steps) or (
+        due = (self.every_steps is not None and steps >= self.every_steps) or (
             self.every_seconds is not None and seconds >= self.every_seconds
-        ):
-            self.save(run)
+        )
+        if self.every_seconds is not None:
+            due = _processes.exchanged(due)[0]  # no two clocks agree
+        if not self.background:
+            if due:
+                self.save(run)
+            return
+        if due:
+            self.wait()
+            self._begin(run)
+        elif self._coming and all(_processes.exchanged(self._coming.written.done())):
+            self.wait()
 
     def save(self, run: Run) -> Path:
         """Writes a checkpoint and returns its path; afterwards, the last `keep` are there.
@@ -135,46 +169,120 @@ class Checkpoints:
           OSError: it cannot be written; what was there before is untouched.
           TypeError: a leaf is neither a PRNG key nor an array of numbers that JAX computes with.
         """
-        step = int(run.final.step)
-        self._check(run, step)
-        place = self.folder / f"step_{step:08}"
-        part = self.folder / f"{_HIDDEN}{place.name}"
-        self._steps("begin")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for left_over in self.folder.glob(f"{_HIDDEN}*"):
-            shutil.rmtree(left_over)
-        try:
-            part.mkdir()
-            arrays = _arrays_of(run)
-            with _synced(part / _ARRAYS) as file:
-                write_npz(file, arrays, half=lambda: self._steps("data"))
-            with _synced(part / _RUN) as file:
-                file.write(_encoded(_rest_of(run, self.config)))
-            self._steps("manifest")
-            manifest = _manifest(part)
-            with _synced(part / _MANIFEST) as file:
-                file.write(manifest)
-            _sync(part)
-            self._steps("rename")
-            self._ours.add(step)
-            old = place.with_suffix(".old")
-            if place.exists():  # of the same step: there must be one of the two at every moment
-                shutil.rmtree(old, ignore_errors=True)
-                place.rename(old)
-            part.rename(place)
-            _sync(self.folder)
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-        self._bad.discard(place.name)
+        self.wait()
+        step, pieces, rest = self._checked(run)
+        with self._cleared(step):
+            with _processes.together(f"step {step} is written"):
+                self._write(step, pieces, rest)
+            with _processes.together(f"step {step} is saved"):
+                self._publish(step)
+        return self._place(step)
+
+    def wait(self) -> None:
+        """Ends what is written in the background; raises what went wrong there, as `save`."""
+        coming, self._coming = self._coming, None
+        if coming is None:
+            return
+        with self._cleared(coming.step):
+            with _processes.together(f"step {coming.step} is written"):
+                coming.written.result()
+            if _processes.count() > 1:
+                with _processes.together(f"step {coming.step} is saved"):
+                    self._publish(coming.step)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Waits for what is written in the background."""
+        self.wait()
+
+    def _begin(self, run: Run) -> None:
+        """Copies a run to the host, and has a thread write it; alone, to the end."""
+        step, pieces, rest = self._checked(run)
+        copies = {name: np.array(stored(name, piece)) for name, piece in pieces.items()}
         self._last = step, time.monotonic()
+
+        def work() -> None:
+            self._write(step, copies, rest)
+            if _processes.count() == 1:
+                self._publish(step)
+
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "funcnet-checkpoints")
+        self._coming = _Coming(step, self._thread.submit(work))
+
+    def _checked(self, run: Run) -> tuple[int, dict[str, Any], bytes]:
+        """The step of a run that may be saved, this process's pieces, and what is no arrays.
+
+        The folder of what is not complete is there then, and empty.
+        """
+        step = int(run.final.step)
+        with _processes.together(f"step {step} is sound"):
+            self._check(run, step)
+            rest = _encoded(_rest_of(run, self.config))
+            pieces = pieces_of(_arrays_of(run))
+        with _processes.together(f"step {step} begins"):
+            self._steps("begin")
+            if _processes.index() == 0:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                for left_over in self.folder.glob(f"{_HIDDEN}*"):
+                    shutil.rmtree(left_over)
+                self._part(step).mkdir()
+        return step, pieces, rest
+
+    def _place(self, step: int) -> Path:
+        return self.folder / f"step_{step:08}"
+
+    def _part(self, step: int) -> Path:
+        return self.folder / f"{_HIDDEN}{self._place(step).name}"
+
+    @contextlib.contextmanager
+    def _cleared(self, step: int) -> Iterator[None]:
+        """Takes away what is not complete where the block fails."""
+        try:
+            yield
+        except BaseException:
+            if _processes.index() == 0:
+                shutil.rmtree(self._part(step), ignore_errors=True)
+            raise
+
+    def _write(self, step: int, pieces: dict[str, Any], rest: bytes) -> None:
+        """Writes what this process has to write."""
+        part = self._part(step)
+        with _synced(part / file_of(_processes.index())) as file:
+            write_npz(file, pieces, half=lambda: self._steps("data"))
+        if _processes.index() == 0:
+            with _synced(part / _RUN) as file:
+                file.write(rest)
+        self._steps("written")
+
+    def _publish(self, step: int) -> None:
+        """Gives what all processes have written its manifest and its name; the first one does."""
+        self._ours.add(step)
+        self._bad.discard(self._place(step).name)
+        self._last = step, time.monotonic()
+        if _processes.index():
+            return
+        place, part = self._place(step), self._part(step)
+        self._steps("manifest")
+        manifest = _manifest(part)
+        with _synced(part / _MANIFEST) as file:
+            file.write(manifest)
+        _sync(part)
+        self._steps("rename")
+        old = place.with_suffix(".old")
+        if place.exists():  # of the same step: there must be one of the two at every moment
+            shutil.rmtree(old, ignore_errors=True)
+            place.rename(old)
+        part.rename(place)
+        _sync(self.folder)
         good = [path for path in self.paths() if path.name not in self._bad and path != old]
         for path in set(self.paths()) - set(good[: self.keep]):
             gone = self.folder / f"{_HIDDEN}{path.name}"
             path.rename(gone)  # what is half deleted has no checkpoint's name
             self._steps("prune")
             shutil.rmtree(gone)
-        return place
 
     def restore(self, template: TrainState) -> Run | None:
         """Reads the newest checkpoint that is whole.
@@ -195,24 +303,30 @@ class Checkpoints:
             names every leaf that differs; or there are checkpoints, and not one is whole: it says
             what is wrong with each.
         """
+        self.wait()
         if self.folder.is_dir():
             for path in sorted(self.folder.iterdir()):
                 if not _NAME.fullmatch(path.name) and not path.name.startswith(_HIDDEN):
                     text = f"{path} is no checkpoint, and is ignored."
                     warnings.warn(text, RuntimeWarning, stacklevel=2)
         self._bad, wrong = set(), []
-        for path in self.paths():
-            try:
-                _verify(path)
-                run, others = _read(path, template, self.config)
-            except CheckpointError:
-                raise
-            # Behind a right manifest, a run.json that no run has written raises the others.
-            except (
-                *(_DamagedError, OSError),
-                *(ValueError, TypeError, LookupError, AttributeError, RecursionError),
-            ) as error:
-                wrong.append(f"{path.name}: {error}")
+        for path in self._common(self.paths()):
+            run, others, damage = None, list[str](), None
+            with _processes.together(f"{path.name} is restored"):
+                try:
+                    _verify(path)
+                    run, others = _read(path, template, self.config)
+                except CheckpointError:
+                    raise
+                # Behind a right manifest, a run.json that no run has written raises the others.
+                except (
+                    *(_DamagedError, OSError),
+                    *(ValueError, TypeError, LookupError, AttributeError, RecursionError),
+                ) as error:
+                    damage = str(error)
+            damage = next(filter(None, _processes.exchanged(damage and damage[:500])), None)
+            if run is None or damage is not None:
+                wrong.append(f"{path.name}: {damage}")
                 self._bad.add(path.name)
                 continue
             if wrong:
@@ -228,9 +342,20 @@ class Checkpoints:
             raise CheckpointError(f"{self.folder} has no whole checkpoint: {'; '.join(wrong)}.")
         return None
 
+    def _common(self, paths: list[Path]) -> list[Path]:
+        """The paths, which all processes must see alike."""
+        names = " ".join(path.name for path in paths)
+        seen = _processes.exchanged([len(paths), hashlib.sha256(names.encode()).hexdigest()])
+        if any(one != seen[0] for one in seen):
+            raise CheckpointError(
+                f"{self.folder}: the processes see {', '.join(str(count) for count, _ in seen)} "
+                "checkpoints in it, or others; expected a folder that all of them share."
+            )
+        return paths
+
     def _check(self, run: Run, step: int) -> None:
         for state in (run.final, run.best):
-            for name, leaf in named(state).items():
+            for name, leaf in pieces_of(_numbers(named(state))).items():
                 if not _is_sound(name, leaf):
                     raise CheckpointError(
                         f"step {step} is not saved: {name} holds numbers that are not finite. A "
@@ -250,8 +375,6 @@ def _is_sound(name: str, leaf: Any) -> bool:
 
     A number alone in an optimizer's state may be infinite, as the best loss is before the first.
     """
-    if is_key(leaf):
-        return True
     numbers = stored(name, leaf)
     if not jnp.issubdtype(numbers.dtype, jnp.inexact):
         return True
@@ -275,6 +398,11 @@ def _arrays_of(run: Run) -> dict[str, Any]:
     """Every array of a run by name, keys as their data."""
     arrays = named(run.final) | named(run.best, _BEST) | {f"{_REST}losses": run.losses}
     arrays |= named(run.preprocessing, f"{_REST}preprocessing.")
+    return _numbers(arrays)
+
+
+def _numbers(arrays: dict[str, Any]) -> dict[str, Any]:
+    """The arrays with keys as their data."""
     return {n: jax.random.key_data(a) if is_key(a) else a for n, a in arrays.items()}
 
 
@@ -283,6 +411,7 @@ def _rest_of(run: Run, config: Any) -> dict[str, Any]:
     leaves = named(run.final) | named(run.best, _BEST)
     return {
         "format": _FORMAT,
+        "processes": _processes.count(),
         "step": int(run.final.step),
         "leaves": {name: spec(leaf) for name, leaf in leaves.items()},
         "keys": {n: str(jax.random.key_impl(leaf)) for n, leaf in leaves.items() if is_key(leaf)},
@@ -367,7 +496,7 @@ def _read(folder: Path, template: TrainState, config: dict[str, Any]) -> tuple[R
     Compares all that can be before it reads an array.
     """
     rest = json.loads((folder / _RUN).read_bytes())
-    if rest["format"] != _FORMAT:
+    if rest["format"] not in (1, _FORMAT):
         raise CheckpointError(
             f"{folder} has format {rest['format']}, expected {_FORMAT}: it is of another version, "
             f"funcnet {rest['versions']['funcnet']}."
@@ -381,23 +510,28 @@ def _read(folder: Path, template: TrainState, config: dict[str, Any]) -> tuple[R
     compare(str(folder), rest["leaves"], {name: spec(leaf) for name, leaf in leaves.items()})
     if rest["paths"] != _paths(template):
         raise CheckpointError(f"{folder} does not fit: its containers are other ones.")
-    arrays = read_npz(folder / _ARRAYS)
-    made = []
-    for name, leaf in leaves.items():
-        if is_key(leaf):
-            array = jax.random.wrap_key_data(jnp.array(arrays[name]), impl=rest["keys"][name])
-        else:
-            array = placed(str(folder), name, restored(arrays[name], leaf), leaf)
-        place = getattr(leaf, "sharding", None)
-        made.append(array if place is None else jax.device_put(array, place))
+    files = sorted(folder.glob("arrays*.npz"))
+    if {file.name for file in files} != {file_of(index) for index in range(len(files))} or (
+        len(files) != rest.get("processes", 1)
+    ):
+        raise ValueError(f"{len(files)} files of arrays are not those of {rest['processes']!r}")
+    others = [f"{_REST}losses", *(f"{_REST}preprocessing.{n}" for n in Preprocessing._fields)]
+    with Pieces(files, leaves, others) as arrays:
+        made = [
+            wrapped(arrays.placed(str(folder), name, leaf), rest["keys"][name], leaf)
+            if is_key(leaf)
+            else arrays.placed(str(folder), name, leaf)
+            for name, leaf in leaves.items()
+        ]
+        losses, *statistics = (arrays[name] for name in others)
     tree, count = jax.tree.structure(template), len(made) // 2
     final, best = (jax.tree.unflatten(tree, half) for half in (made[:count], made[count:]))
     run = Run(
         History(rest["history"]),
         best,
         final,
-        arrays[f"{_REST}losses"],
-        Preprocessing(*(arrays[f"{_REST}preprocessing.{n}"] for n in Preprocessing._fields)),
+        losses,
+        Preprocessing(*statistics),
         rest["stopped"],
         rest["best_epoch"],
         tuple(rest["nonfinite"]),

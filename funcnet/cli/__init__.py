@@ -69,6 +69,11 @@ COMMANDS = {
         "SweepCommand",
         "Train a net with many hyper-parameters and seeds, compiled once, and rank them.",
     ),
+    "pack": Place(
+        "funcnet.cli._pack_command",
+        "Pack",
+        "Write a data set as plain arrays in a folder, which training reads without holding them.",
+    ),
     "check": Place(
         "funcnet.cli._check_command",
         "CheckCommand",

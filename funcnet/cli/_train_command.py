@@ -325,7 +325,7 @@ def _fitted(
     folder: Path,
     report: Report,
     begun: train.Run | None,
-    on_chunk: Callable[[train.Run], Any] | None,
+    on_chunk: checkpoint.Checkpoints | None,
     logs: list[Callable[[dict[str, Any]], Any]],
 ) -> train.Run:
     """Runs `fit`, each row of its history on the disk as it comes."""
@@ -381,6 +381,10 @@ def _fitted(
                 **inputs,
             )
     except checkpoint.CheckpointError:
+        raise
+    except data.SourceError as error:
+        if error.run is not None and on_chunk is not None:
+            on_chunk.save(error.run)
         raise
     except (ValueError, TypeError) as error:
         if rows or begun is not None:

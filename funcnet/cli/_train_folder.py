@@ -19,6 +19,7 @@ import numpy as np
 from funcnet import checkpoint, data
 from funcnet._files import read_object, replacing
 from funcnet._machine import changed, device, settings, versions
+from funcnet._moments import blocks
 from funcnet.cli import _train_options
 from funcnet.cli._command import CommandError
 from funcnet.cli._train_options import Options
@@ -160,7 +161,14 @@ def digest(dataset: data.Dataset) -> str:
     """A SHA-256 of what a run learns from and is measured on."""
     digest = hashlib.sha256()
     for split in (dataset.train, dataset.val, dataset.test):
-        for array in split:
+        for array in map(data.opened, split):
+            if isinstance(array, data.Streamed):
+                digest.update(f"{array.shape} {array.dtype} ".encode())
+                if array.sha256 is not None:  # of the file, which need not be read for it
+                    digest.update(array.sha256.encode())
+                for block in blocks(array) if array.sha256 is None else ():
+                    digest.update(np.ascontiguousarray(array[block]).data)
+                continue
             array = np.ascontiguousarray(array)
             digest.update(f"{array.shape} {array.dtype} ".encode())
             digest.update(array.data)

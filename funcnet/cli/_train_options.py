@@ -77,7 +77,7 @@ class DataOptions:
     name: Annotated[str | None, option("digits", "data", f"{{{','.join(SETS)}}}|PATH")] = None
     """Data set; digits needs no file, synthetic is made, not read. Or the path of your own: a
     folder of pictures in folders named as their classes, a .csv, .tsv or .parquet table, pictures
-    in .parquet, or arrays in .npz."""
+    in .parquet, arrays in .npz, or a folder of funcnet pack."""
     target: Annotated[tuple[str, ...] | None, option("target, label, class or y")] = None
     """Column of your table that is to be told, or several."""
     features: Annotated[tuple[str, ...] | None, option("all others that have a name")] = None

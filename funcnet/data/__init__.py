@@ -7,6 +7,9 @@ augment = data.compose(data.random_crop, data.random_flip)         # augment(key
 x = data.preprocess(prepared, augment(key, images))                # in the step, on the device
 ```
 
+Images may be a source beyond memory, as a memory-mapped file is: `Streamed`. `pack` makes one of
+any data set.
+
 Data of one's own come by `data.read(path)`: a folder of pictures, a table, or arrays in a file.
 
 Where an official file is missing it is downloaded, and its checksum is verified before anything
@@ -28,6 +31,7 @@ from funcnet.data._folder import from_folder
 from funcnet.data._formats import DataFormatError
 from funcnet.data._load import NAMES, DataNotFoundError, Location, find, load
 from funcnet.data._own import read, read_inputs
+from funcnet.data._packed import from_packed, pack
 from funcnet.data._parquet import from_parquet
 from funcnet.data._preprocessing import (
     Kind,
@@ -38,11 +42,13 @@ from funcnet.data._preprocessing import (
     preprocess,
 )
 from funcnet.data._sources import SETS, Source
+from funcnet.data._streamed import RESIDENT_BYTES, SourceError, Streamed, opened
 from funcnet.data._synthetic import synthetic
 from funcnet.data._tables import Missing, from_table
 
 __all__ = [
     "NAMES",
+    "RESIDENT_BYTES",
     "SETS",
     "Augmentation",
     "DataFormatError",
@@ -55,7 +61,9 @@ __all__ = [
     "Missing",
     "Preprocessing",
     "Source",
+    "SourceError",
     "Split",
+    "Streamed",
     "Task",
     "check_labels",
     "compose",
@@ -66,11 +74,14 @@ __all__ = [
     "from_arrays",
     "from_folder",
     "from_npz",
+    "from_packed",
     "from_parquet",
     "from_table",
     "keeps_integers",
     "load",
     "on_device",
+    "opened",
+    "pack",
     "preprocess",
     "random_crop",
     "random_flip",

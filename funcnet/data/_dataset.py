@@ -1,7 +1,8 @@
-"""A data set in memory: three splits of images and labels, and what labels must be."""
+"""A data set: three splits of images and labels, and what labels must be."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -11,8 +12,9 @@ import numpy as np
 from jaxtyping import Shaped
 
 from funcnet import _notebook
-from funcnet._moments import first
+from funcnet._moments import blocks, first
 from funcnet.data._preprocessing import Preprocessing, for_device
+from funcnet.data._streamed import Streamed, opened
 
 Task = Literal["classification", "regression", "multilabel"]
 """What is to be told of an example: its class, numbers, or which of several labels it has."""
@@ -27,12 +29,13 @@ class Split(NamedTuple):
 
     Attributes:
         images: (n, h, w, c) uint8, channels last; of tables (n, features), or whatever else a net
-            takes.
+            takes. An array, or a source of rows that need not fit into memory: see `Streamed`.
         labels: (n,) int32, the index of each example's class; for other tasks as `Dataset` says.
+            Labels of several axes may be a source, too.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    images: Any
+    labels: Any
 
     def __repr__(self) -> str:
         return f"Split({', '.join(f'{name} {array}' for name, array in _arrays(self))})"
@@ -159,6 +162,8 @@ def check_labels(
            [0.]])
     """
     what = "integer" if task == "classification" else "number"
+    if isinstance(labels, Streamed):
+        return _streamed(labels, classes, name, ignore_index, task)
     try:
         array = np.asarray(labels)
     except Exception as error:  # whatever a stranger's conversion raises
@@ -167,6 +172,21 @@ def check_labels(
         return _numbers(array, classes, name, task)
     assert classes is not None
     return _indices(array, classes, name, ignore_index)
+
+
+def _streamed(labels: Streamed, *options: Any) -> Any:
+    """Labels that are looked at block by block, and made again of each block that is read."""
+    classes, name, ignore_index, task = options
+
+    def checked(rows: np.ndarray, start: int = 0) -> np.ndarray:
+        try:
+            return check_labels(rows, classes, name, ignore_index, task)
+        except LabelError as error:
+            said = re.sub(r"\[(\d+)", lambda m: f"[{int(m[1]) + start}", str(error), count=1)
+            raise LabelError(said) from None
+
+    found = [checked(labels[block], block.start)[:1] for block in blocks(labels)]
+    return labels.map(checked, found[0].dtype, found[0].shape[1:])
 
 
 def _indices(array: np.ndarray, classes: int, name: str, ignore_index: int | None) -> np.ndarray:
@@ -237,8 +257,9 @@ def on_device(
 ) -> tuple[Any, Preprocessing]:
     """Returns a copy of a split on the device, and what `preprocess` is left to do to it there.
 
-    Images that float32 could not tell apart are preprocessed before, or with `raw` refused: see
-    `for_device`.
+    What is `Streamed` stays in storage, its rows made as the device is to have them when they are
+    read. Images that float32 could not tell apart are preprocessed before, or with `raw` refused:
+    see `for_device`.
 
     >>> from funcnet.data import fit_preprocessing
     >>> split = Split(np.array([[1e8], [1e8 + 2]]), np.array([0, 1]))
@@ -246,7 +267,9 @@ def on_device(
     >>> held.images.ravel(), left.mean
     (Array([-1.,  1.], dtype=float64), array([0.]))
     """
-    images, left = for_device(preprocessing, split.images, raw=raw)
+    images, left = for_device(preprocessing, opened(split.images), raw=raw)
+    if isinstance(images, Streamed) or isinstance(split.labels, Streamed):
+        return Split(images, split.labels), left
     # Copies, because on a CPU JAX may read the caller's own arrays as long as they live.
     if not isinstance(images, jax.Array):
         images = np.array(images)

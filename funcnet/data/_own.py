@@ -14,6 +14,7 @@ from funcnet.data._arrays import from_npz, read_arrays
 from funcnet.data._dataset import Dataset
 from funcnet.data._folder import from_folder, walk
 from funcnet.data._formats import bad
+from funcnet.data._packed import PACKED, from_packed
 from funcnet.data._parquet import from_parquet, image_column, pictures_of
 from funcnet.data._pictures import RESIZE, SUFFIXES, Picture, in_file, read_pictures
 
@@ -26,7 +27,7 @@ _READERS: dict[str, Callable[..., Dataset]] = {
 }
 _ACCEPTED = (
     "Accepted are a folder of pictures in folders named as their classes, a .npz file of arrays, a "
-    ".csv, .tsv or .parquet table, and a folder of .parquet files."
+    ".csv, .tsv or .parquet table, a folder of .parquet files, and one of funcnet pack."
 )
 
 
@@ -37,6 +38,7 @@ def read(path: str | os.PathLike[str], **options: Any) -> Dataset:
     |---|---|
     | a folder of pictures, in folders named as their classes | `from_folder` |
     | a folder of .parquet files, or one .parquet | `from_parquet` |
+    | a folder with a dataset.json, as `pack` makes it | `from_packed` |
     | .csv, .tsv | `from_table` |
     | .npz | `from_npz` |
 
@@ -64,6 +66,8 @@ def read(path: str | os.PathLike[str], **options: Any) -> Dataset:
     if not place.exists():
         raise FileNotFoundError(f"data: there is no file or folder {path}. {_ACCEPTED}")
     if place.is_dir():
+        if (place / PACKED).is_file():
+            return from_packed(place, **options)
         parquet = any(place.glob("*.parquet")) or any(place.glob("data/*.parquet"))
         return (from_parquet if parquet else from_folder)(place, **options)
     if place.suffix.lower() not in _READERS:

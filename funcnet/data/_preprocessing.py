@@ -12,8 +12,10 @@ from jax import Array
 from jaxtyping import Shaped
 
 from funcnet._moments import blocks, first, moments
+from funcnet.data._streamed import Streamed, opened
 
 Kind = Literal["none", "mean_image", "scaled", "scaled_mean_image", "standardised", "integers"]
+"""What `fit_preprocessing` can be asked for by name."""
 
 # The largest |mean| * scale, the mean in deviations, of images that the device preprocesses: the
 # mean's rounding to float32 is then 2^-14 of a deviation. Of those that only the device can
@@ -35,7 +37,7 @@ class Preprocessing(NamedTuple):
 
 
 def fit_preprocessing(
-    images: Shaped[Array | np.ndarray, " n *example"],
+    images: Shaped[Array | np.ndarray, " n *example"] | Streamed,
     kind: Kind = "standardised",
     full_scale: int | float = 255.0,
 ) -> Preprocessing:
@@ -56,10 +58,12 @@ def fit_preprocessing(
     Of integers the sums are exact, of any size, and each statistic is their quotient rounded to
     float64; floats are summed in float64, as their distances from the middle of their range. A
     channel whose deviation is within float64's rounding of its values is constant. No copy of the
-    images is made.
+    images is made; what is `Streamed` is read in blocks, integers of one or two bytes once, others
+    up to four times.
 
     Args:
-        images: (n, ..., c), the training split's: never the validation or test rows.
+        images: (n, ..., c), the training split's: never the validation or test rows. A source as
+            `Split.images` has it, too.
         kind: one of the above.
         full_scale: the value that "scaled" makes 1: `Dataset.full_scale`.
 
@@ -76,7 +80,8 @@ def fit_preprocessing(
     >>> fit_preprocessing(images, "standardised")
     Preprocessing(mean=array([[[1., 6.]]]), scale=array([[[1., 1.]]]))
     """
-    images = np.asarray(images)
+    images = opened(images)
+    images = images if isinstance(images, Streamed) else np.asarray(images)
     if images.ndim < 2 or not images.size:
         raise ValueError(
             f"fit_preprocessing: images has shape {images.shape}, expected (n, ..., channels) "
@@ -170,7 +175,7 @@ def for_device(
 
     Args:
         preprocessing: from `fit_preprocessing`.
-        images: (n, ...), of any dtype.
+        images: (n, ...), of any dtype; of what is `Streamed` each row is made so when it is read.
         raw: whether they must stay, for an augmentation; what is traced must.
 
     Returns:
@@ -184,7 +189,9 @@ def for_device(
     >>> held.ravel().round(2), left
     (array([-1.22,  0.  ,  1.22]), Preprocessing(mean=array([0.]), scale=array([1.])))
     """
-    if not isinstance(images, jax.Array):
+    if isinstance(images, Streamed):
+        images = _real("preprocess", images)
+    elif not isinstance(images, jax.Array):
         images = _real("preprocess", np.asarray(images))
     for statistic in preprocessing:
         sizes = zip(statistic.shape, images.shape[1:], strict=False)
@@ -214,11 +221,13 @@ def for_device(
             "Preprocess them before, as NumPy arrays."
         )
     ones = (1,) * (images.ndim - 1)
-    centred = _rounded(np.asarray(images), lambda block: (block - mean) * scale)
+    if not isinstance(images, Streamed):
+        images = np.asarray(images)
+    centred = _rounded(images, lambda block: (block - mean) * scale)
     return centred, Preprocessing(np.zeros(ones), np.ones(ones))
 
 
-def _real(function: str, images: np.ndarray) -> np.ndarray:
+def _real(function: str, images: Any) -> Any:
     """Images of real numbers, in a dtype in which NumPy can add them up."""
     kinds = jnp.bool_, jnp.integer, jnp.floating
     if not any(jnp.issubdtype(images.dtype, kind) for kind in kinds):
@@ -269,19 +278,31 @@ def _held(images: Any) -> Any:
     return images.astype(np.float32)
 
 
-def _rounded(images: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """What a function makes of images in float64, as JAX's widest floats."""
-    result = np.empty(images.shape, jax.dtypes.canonicalize_dtype(np.float64))
-    for block in blocks(images) if images.size else ():
-        values = images[block].astype(np.float64)
+def _rounded(images: Any, function: Callable[[np.ndarray], np.ndarray]) -> Any:
+    """What a function makes of images in float64, as JAX's widest floats.
+
+    Of what is streamed all rows are looked at before, so that no number is lost in the middle.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(np.float64)
+
+    def made(part: np.ndarray, start: int = 0) -> np.ndarray:
+        values = part.astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
-            result[block] = function(values)
-        lost = np.isfinite(values) & ~np.isfinite(result[block])
+            found = function(values).astype(dtype)
+        lost = np.isfinite(values) & ~np.isfinite(found)
         if lost.any():
-            index = first(lost, block)
+            row, *rest = first(lost)
             raise ValueError(
-                f"preprocess: images[{', '.join(map(str, index))}] is {images[index]}, of which "
-                f"preprocessing makes a number past {np.finfo(result.dtype).max:.3g}, the largest "
-                f"of {result.dtype}; scale the images down, or standardise them."
+                f"preprocess: images[{', '.join(map(str, (start + row, *rest)))}] is "
+                f"{part[row, *rest]}, of which preprocessing makes a number past "
+                f"{np.finfo(dtype).max:.3g}, the largest of {dtype}; scale the images down, or "
+                "standardise them."
             )
-    return result
+        return found
+
+    result = None if isinstance(images, Streamed) else np.empty(images.shape, dtype)
+    for block in blocks(images) if images.size else ():
+        found = made(images[block], block.start)
+        if result is not None:
+            result[block] = found
+    return images.map(made, dtype) if result is None else result

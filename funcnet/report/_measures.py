@@ -64,7 +64,10 @@ def measure(trained: Trained, split: data.Split, *, most: int = MOST) -> dict[st
     >>> right / found["rows"] == found["accuracy"] == run.history["val_accuracy"][1]
     True
     """
-    split = data.Split(*map(np.asarray, split))
+    images = data.opened(split.images)
+    if not isinstance(images, data.Streamed):
+        images = np.asarray(images)
+    split = data.Split(images, np.asarray(split.labels))
     if not len(split.labels):
         raise ValueError("measure: the split is empty.")
     kinds = {"classification": _classes, "multilabel": _labels, "regression": _targets}

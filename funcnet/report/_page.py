@@ -234,7 +234,9 @@ def _classes(measured: dict[str, Any]) -> Element:
 def _mistakes(page: Page, split: data.Split) -> list[Element]:
     measured = page.measured
     mistakes = measured["mistakes"]
-    examples = np.asarray(split.images)
+    examples = data.opened(split.images)
+    if not isinstance(examples, data.Streamed):
+        examples = np.asarray(examples)
     regression = "targets" in measured
     if regression:
         words = "The examples with the largest residuals."
@@ -243,16 +245,16 @@ def _mistakes(page: Page, split: data.Split) -> list[Element]:
     if examples.ndim == 4 and examples.shape[-1] in (1, 3):
         told = tag("div", [_picture(one, examples, page) for one in mistakes], class_="pictures")
         return [tag("p", words), told]
-    numbers = examples.reshape(len(examples), -1)
-    shown = min(numbers.shape[1], _VALUES)
-    if shown < numbers.shape[1]:
-        words += f" Of the {numbers.shape[1]:,} numbers of an example, the first {shown}."
+    count = math.prod(examples.shape[1:])
+    shown = min(count, _VALUES)
+    if shown < count:
+        words += f" Of the {count:,} numbers of an example, the first {shown}."
     last = "residual" if regression else "probability"
-    names = _features(page.trained, numbers.shape[1])[:shown]
+    names = _features(page.trained, count)[:shown]
     words += f" Rows are those of the {page.split_name} split, counted from 0."
     head = ("row", "true", "predicted", last, *names)
     rows = [
-        (one["row"], *_answer(one), *(_number(v) for v in numbers[one["row"], :shown].tolist()))
+        (one["row"], *_answer(one), *map(_number, examples[one["row"]].ravel()[:shown].tolist()))
         for one in mistakes
     ]
     return [tag("p", words), table(head, rows)]
@@ -269,7 +271,7 @@ def _features(trained: Trained | None, count: int) -> list[str]:
     return names if len(names) == count else [f"x{k}" for k in range(count)]
 
 
-def _picture(one: dict[str, Any], examples: np.ndarray, page: Page) -> Element:
+def _picture(one: dict[str, Any], examples: Any, page: Page) -> Element:
     image = figures.picture(examples[one["row"]], page.full_scale)
     true, predicted, last = _answer(one)
     words = f"{last} off" if "residual" in one else last

@@ -136,7 +136,7 @@ def run(
         evaluation_batch_size,
         max_nonfinite,
         ignore_index=_ignored_label(make, members.row(0)),
-    )
+    ).in_memory()
     if setting.dataset.task != "classification":
         raise ValueError(
             f"sweep.run: the data set's task is {setting.dataset.task}, expected classification, "

@@ -14,7 +14,14 @@ from jax import Array
 from funcnet import _validate, data
 from funcnet._validate import float_dtype
 from funcnet.nets import Net
-from funcnet.train._batches import SAMPLINGS, Sampling, batch_maker, batch_order, steps_per_epoch
+from funcnet.train._batches import (
+    SAMPLINGS,
+    Rows,
+    Sampling,
+    batch_maker,
+    batch_order,
+    steps_per_epoch,
+)
 from funcnet.train._records import Run
 from funcnet.train._step import TrainState
 from funcnet.train._tasks import Goal, task_of
@@ -60,9 +67,21 @@ class Setting(NamedTuple):
         """The rows of an epoch's batches."""
         return batch_order(key, epoch, self.rows, self.batch_size, self.sampling)
 
+    @property
+    def streams(self) -> bool:
+        """Whether the rows to train on stay in storage, and come in windows of an epoch."""
+        return any(isinstance(of, data.Streamed) for of in self.dataset.train)
+
     def batch_of(self, dtype: Any) -> Callable[..., tuple[Array, Array]]:
         """What makes a step's batch: see `batch_maker`."""
-        return batch_maker(self.sampling != "full", self.augment, dtype)
+        rows: Rows = "whole" if self.sampling == "full" else "order"
+        return batch_maker("windows" if self.streams else rows, self.augment, dtype)
+
+    def in_memory(self) -> Setting:
+        """The same with all of its data in memory, which are asked for again and again."""
+        splits = (self.dataset.train, self.dataset.val)
+        train, val = (data.Split(*map(_whole, split)) if split else split for split in splits)
+        return self._replace(dataset=self.dataset._replace(train=train, val=val))
 
     def accuracy_rows(self, seed: int) -> np.ndarray:
         """The rows of the training split that a run of this seed takes its accuracy of."""
@@ -107,6 +126,7 @@ def checked(
     n = len(labels)
     if sampling == "full":
         batch_size = n
+        dataset = dataset._replace(train=data.Split(*map(_whole, dataset.train)))
     elif batch_size > n:
         raise ValueError(
             f"fit: batch_size is {batch_size}, but dataset.train has {n} rows; use a batch_size of "
@@ -125,6 +145,10 @@ def checked(
         max_nonfinite,
         chunk_steps,
     )
+
+
+def _whole(rows: Any) -> Any:
+    return np.asarray(rows) if isinstance(rows, data.Streamed) else rows
 
 
 def as_dataset(dataset: Any) -> Any:
@@ -265,17 +289,20 @@ def has_rows(split: Any) -> bool:
 
 
 def as_split(split: Any, name: str) -> data.Split:
-    """The split with its images as an array, of whatever NumPy makes one of, or TypeError."""
+    """The split with its images as an array, of whatever NumPy makes one of, or TypeError.
+
+    A large source becomes `data.Streamed`.
+    """
     if not (hasattr(split, "images") and hasattr(split, "labels")):
         kind = type(split).__name__
         raise TypeError(f"{name} is a {kind}, expected a data.Split(images, labels).")
-    images = split.images
+    images = data.opened(split.images)
     if np.ma.is_masked(images):
         raise TypeError(
             f"{name}.images is a masked array without {np.ma.count_masked(images)} of its values; "
             "fill them with images.filled(value), or leave their rows out."
         )
-    if not isinstance(images, np.ndarray | Array):
+    if not isinstance(images, np.ndarray | Array | data.Streamed):
         try:
             images = np.asarray(images)
         except Exception as error:
@@ -304,8 +331,12 @@ def labelled(
 
     It may be empty.
     """
-    images = as_split(split, name).images
-    labels = data.check_labels(split.labels, classes, f"{name}.labels", ignore_index, task)
+    images, labels = as_split(split, name).images, split.labels
+    if getattr(labels, "ndim", 1) > 1:  # those of a whole split are small where they are one each
+        labels = data.opened(labels)
+    labels = data.check_labels(labels, classes, f"{name}.labels", ignore_index, task)
+    if isinstance(labels, data.Streamed) and isinstance(images, Array):
+        images = np.asarray(images)  # the two are gathered on the host
     if len(images) != len(labels):
         raise ValueError(
             f"{name} has {len(images)} images but {len(labels)} labels; expected one label for "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -113,23 +113,45 @@ def batch_order(
     return rows[: shape[0] * shape[1]].reshape(shape)
 
 
+class Window(NamedTuple):
+    """The batches of some steps of an epoch, from step number `first` on.
+
+    Images and labels are (steps, batch_size, ...).
+    """
+
+    first: Any
+    images: Any
+    labels: Any
+
+
+Rows = Literal["order", "whole", "windows"]
+
+
 def batch_maker(
-    gathers: bool, augment: Callable[[Array, Array], Array] | None, dtype: Any
+    source: Rows,
+    augment: Callable[[Array, Array], Array] | None,
+    dtype: Any,
 ) -> Callable[..., tuple[Array, Array]]:
     """Makes `batch_of(train_state, order, position, split, preprocessing) -> (x, y)`.
 
-    Without `gathers`, each step takes the whole split as it lies.
+    By "order" each step takes the rows that its epoch's order says, by "whole" the whole split as
+    it lies. By "windows", `order` is a `Window`, which has the rows themselves, and nobody looks at
+    the split.
     """
 
     def batch_of(
         train_state: TrainState,
-        order: Array,
+        order: Any,
         position: Any,
         split: Any,
         preprocessing: data.Preprocessing,
     ) -> tuple[Array, Array]:
-        images, labels = split
-        if gathers:
+        if source == "windows":
+            batch = partial(lax.dynamic_index_in_dim, index=position - order.first, keepdims=False)
+            images, labels = batch(order.images), batch(order.labels)
+        else:
+            images, labels = split
+        if source == "order":
             rows = lax.dynamic_index_in_dim(order, position, keepdims=False)
             images, labels = (a.at[rows].get(mode="promise_in_bounds") for a in split)
         if augment is not None:

@@ -88,9 +88,9 @@ def compile_epoch(
     def on_host(step: Callable[..., Carry]) -> Callable[[Carry, int, Array], Carry]:
         def host_loop(carry: Carry, stop: int, order: Array) -> Carry:
             for _ in range(int(carry.position), stop):
-                carry = step(carry, order, *inputs)
                 if int(carry.streak) >= max_nonfinite:
                     break
+                carry = step(carry, order, *inputs)
             return carry
 
         return host_loop

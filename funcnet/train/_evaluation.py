@@ -18,6 +18,7 @@ from funcnet._validate import float_dtype
 from funcnet.kernels import wide
 from funcnet.nets import Net
 from funcnet.train._arguments import EVALUATION_ROWS, Setting, as_split, check_split, input_dtype
+from funcnet.train._feed import ahead
 from funcnet.train._records import Run
 from funcnet.train._step import TrainState, answers, ignored_label
 from funcnet.train._tasks import Goal
@@ -144,7 +145,7 @@ class Batches:
         self._kept: list[tuple[Any, ...]] = []
         images = split.images
         size = len(rows) * math.prod(images.shape[1:]) * images.dtype.itemsize
-        self._keeps = isinstance(images, Array) and size <= _KEPT_BYTES
+        self._keeps = isinstance(images, Array | data.Streamed) and size <= _KEPT_BYTES
 
     @cached_property
     def labels(self) -> Any:
@@ -160,13 +161,18 @@ class Batches:
         return iter(self._kept)
 
     def _gathered(self) -> Iterator[tuple[Any, ...]]:
-        for first in range(0, len(self._rows), self._size):
-            rows = self._rows[first : first + self._size]
-            own = np.arange(self._size) < len(rows)
-            rows = np.pad(rows, (0, self._size - len(rows)), mode="edge")
-            images, labels = _taken(self._split, rows)
-            images, left = data.for_device(self._preprocessing, images)
-            yield left, images, labels, own
+        firsts = range(0, len(self._rows), self._size)
+        if any(isinstance(of, data.Streamed) for of in self._split):
+            return ahead(self._batch, firsts)
+        return map(self._batch, firsts)
+
+    def _batch(self, first: int) -> tuple[Any, ...]:
+        rows = self._rows[first : first + self._size]
+        own = np.arange(self._size) < len(rows)
+        rows = np.pad(rows, (0, self._size - len(rows)), mode="edge")
+        images, labels = _taken(self._split, rows)
+        images, left = data.for_device(self._preprocessing, images)
+        return left, images, labels, own
 
 
 def _taken(arrays: Any, rows: np.ndarray) -> Any:

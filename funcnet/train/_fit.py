@@ -25,6 +25,7 @@ from funcnet.train._arguments import (
 from funcnet.train._batches import Sampling
 from funcnet.train._epoch import compile_epoch, first_carry, is_searching, step_of_epoch
 from funcnet.train._evaluation import Measurer
+from funcnet.train._feed import feed as feed_of
 from funcnet.train._interrupts import Interrupts
 from funcnet.train._records import Progress, Run
 from funcnet.train._session import Callbacks, OnEpoch, Session, where_not_finite
@@ -102,6 +103,11 @@ def fit(
     `diagnose` finds it; `run.final` holds the parameters from before. Under `jax_debug_nans` or
     `jax_debug_infs` the first such step raises FloatingPointError, with the same words.
 
+    Images may be a source that does not fit into memory, as a memory-mapped file: see `data.Split`.
+    The rows of the coming steps are then read while others are computed, in the same order, and the
+    run has the same bits. A source that fails ends the run by `data.SourceError`, whose `run` is
+    what there is up to the last step.
+
     Ctrl-C ends a run after the chunk at hand (`run.stopped` is "interrupted"), and so does a
     KeyboardInterrupt from a callback; SIGTERM and SIGHUP do ("terminated") where their handler is
     `train.terminate`. A second signal ends it at once, by KeyboardInterrupt.
@@ -167,6 +173,7 @@ def fit(
     Raises:
       TypeError: an argument is of the wrong kind.
       FloatingPointError: a step is not finite, under `jax_debug_nans` or `jax_debug_infs`.
+      SourceError: a source of the data gives other rows than it should, or none.
       LabelError: labels are none of the task's: out of range, not integers, not finite.
       ValueError: the data are empty, `batch_size` is larger than the data or 1 with batch norm, or
         the net's output is not what the labels are compared with, or `resume` is of other epochs,
@@ -216,17 +223,20 @@ def fit(
     options = {"reg": reg, "label_smoothing": label_smoothing, "compute_dtype": compute_dtype}
     step = make_step(net, optimizer, loss, **options)
     batch_of = setting.batch_of(float_dtype(now.params))
-    carry, order = first_carry(now, 0, setting.steps), setting.order(now.key, 0)
+    feed = feed_of(setting, held[0])
+    carry, order = first_carry(now, 0, setting.steps), feed.example(now.key)
     advance = step_of_epoch(step, batch_of)
     with Interrupts() as interrupts, interrupts.at_once():
-        program = compile_epoch(advance, setting.max_nonfinite, carry, order, *held[0])
+        program = compile_epoch(advance, setting.max_nonfinite, carry, order, *feed.inputs)
 
-    def where(before: TrainState, rows: Array, position: int) -> str:
-        batch = batch_of(before, rows, position, *held[0])
+    def where(before: TrainState, epoch: int, position: int) -> str:
+        rows, _ = feed.at(before.key, epoch, position)
+        batch = batch_of(before, rows, position, *feed.inputs)
         return where_not_finite(net, before, batch, loss, **options)
 
     session = Session(
         setting,
+        feed,
         now,
         resume,
         preprocessing,

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax import Array
 
 from funcnet import data
 from funcnet.train._arguments import Setting
 from funcnet.train._diagnosis import diagnose
 from funcnet.train._epoch import Carry, Pace, first_carry, is_searching, unsearched
+from funcnet.train._feed import Resident, Windows
 from funcnet.train._interrupts import Interrupts, Terminated
 from funcnet.train._records import Chunk, History, Meter, Progress, Run
 from funcnet.train._step import TrainState, copied
@@ -28,22 +28,38 @@ _ENDED = (
 
 
 def chunks(
-    program: Callable[[Carry, int, Array], Carry], setting: Setting, train_state: Any, streak: int
+    program: Callable[[Carry, int, Any], Carry],
+    setting: Setting,
+    feed: Resident | Windows,
+    train_state: Any,
+    streak: int,
 ) -> Iterator[Chunk]:
     """Runs the epochs chunk by chunk, from where `train_state` stands.
 
-    The state that a chunk yields is good until the next chunk is asked for, which donates it.
+    The state that a chunk yields is good until the next chunk is asked for, which donates it. Where
+    the feed fails, what was done before is a chunk, too.
     """
     steps = setting.steps
     epoch, position = divmod(int(train_state.step), steps)
     pace = Pace(setting.chunk_steps)
     carry = first_carry(train_state, position, steps, streak)
     while epoch < setting.epochs:
-        rows = setting.order(carry.train_state.key, epoch)
         while position < steps:
-            began = time.perf_counter()
+            began, stop, at = time.perf_counter(), pace.stop(position, steps), position
+            failed: data.SourceError | None = None
             with unsearched():
-                carry = program(carry, pace.stop(position, steps), rows)
+                while at < stop and failed is None:
+                    try:
+                        rows, until = feed.at(carry.train_state.key, epoch, at)
+                    except data.SourceError as error:
+                        failed = error
+                        continue
+                    if at > position:
+                        carry.position.block_until_ready()  # no more than a window is on its way
+                    at = min(stop, until)
+                    carry = program(carry, at, rows)
+                if failed is not None and at == position:
+                    raise failed
                 done, streak, *found = jax.device_get(carry[1:])  # the host's one question
             seconds = time.perf_counter() - began
             done, streak = int(done), int(streak)
@@ -60,6 +76,8 @@ def chunks(
             )
             if streak >= setting.max_nonfinite:
                 return
+            if failed is not None:
+                raise failed
             pace.took(done - position, seconds)
             position = done
         epoch, position = epoch + 1, 0
@@ -84,16 +102,17 @@ class Session:
     def __init__(
         self,
         setting: Setting,
+        feed: Resident | Windows,
         now: TrainState,
         resume: Run | None,
         preprocessing: data.Preprocessing,
         deliver: Callable[[TrainState], TrainState],
         goal: Goal,
         measure: Callable[[TrainState], dict[str, Any]],
-        where: Callable[[TrainState, Array, int], str],
+        where: Callable[[TrainState, int, int], str],
         say: Callbacks,
     ):
-        self.setting, self.now, self.step = setting, now, int(now.step)
+        self.setting, self.feed, self.now, self.step = setting, feed, now, int(now.step)
         self.preprocessing, self.deliver, self.measure = preprocessing, deliver, measure
         self.goal, self.where, self.say = goal, where, say
         self.asked_to_stop: str | None = None
@@ -121,6 +140,10 @@ class Session:
                 if len(interrupts.presses) > 1 or self.is_donated():
                     raise  # the second signal, or one in the middle of a chunk
                 stopped = "terminated" if isinstance(press, Terminated) else "interrupted"
+            except data.SourceError as error:
+                if not self.is_donated():
+                    error.run = self.ended(str(error))
+                raise
         if odd is not None:
             if is_searching():
                 raise FloatingPointError(f"fit: {odd}")
@@ -134,7 +157,7 @@ class Session:
             self.end_epoch(interrupts)  # it was stopped between an epoch's last step and its row
             if self.asked_to_stop is not None:
                 return None
-        for chunk in chunks(program, self.setting, self.now, self.streak):
+        for chunk in chunks(program, self.setting, self.feed, self.now, self.streak):
             self.now = chunk.train_state
             progress = self.meter.add(chunk)
             self.step = progress.step
@@ -222,7 +245,7 @@ class Session:
         steps, first = self.setting.steps, self.step - streak
         before = self.now._replace(step=jax.device_put(np.int32(first)))
         epoch, position = divmod(first, steps)
-        where = self.where(before, self.setting.order(self.now.key, epoch), position)
+        where = self.where(before, epoch, position)
         several = f" and at the {streak - 1} after it" if streak > 1 else ""
         return f"{self.meter.what_was_odd(first)}{several}: {where}"
 

@@ -15,6 +15,7 @@ from funcnet.checkpoint import Checkpoints
 from funcnet.checks import _resume
 from funcnet.train import _evaluation
 from tests.support import resume_runs
+from tests.support.lanes import by_default
 from tests.support.resuming import (
     DATA,
     NET,
@@ -34,7 +35,7 @@ def whole():
 # --- fit goes on from a Run
 
 
-@pytest.mark.parametrize("at", [1, 4, pytest.param(6, marks=pytest.mark.slow), 11])
+@pytest.mark.parametrize("at", by_default([1, 4, 6, 11], {4, 6}))
 def test_a_run_goes_on_to_the_same_bits(whole, at):
     first = fit(chunk_steps=1, on_chunk=stop_at(at))
     assert (first.stopped, int(first.final.step)) == ("interrupted", at)
@@ -122,8 +123,9 @@ DRAWS = {
 }
 
 
-@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
-def test_draws_are_the_same_with_x64_and_without(draw):
+@pytest.mark.parametrize("name", by_default(DRAWS, {"composed", "replacement", "dropout"}))
+def test_draws_are_the_same_with_x64_and_without(name):
+    draw = DRAWS[name]
     wide = jax.jit(draw)(jax.random.key(7))
     with jax.enable_x64(False):
         narrow = jax.jit(draw)(jax.random.key(7))
@@ -141,6 +143,7 @@ def test_a_run_that_goes_on_without_x64_differs_by_rounding_alone(whole):
 # --- check_resume
 
 
+@pytest.mark.slow
 def test_check_resume():
     report = checks.check_resume(resume_runs.everything, stops=(4,)).raise_if_bad()
     assert [check.name for check in report] == ["repeat", "step 4"]

@@ -54,9 +54,8 @@ def with_value(optimizer):
     return optax.GradientTransformation(optimizer.init, update)
 
 
-# A state of each form: none, one moment, two with a counter, three, matrices apart, chains.
-COMMON = {"sgd", "momentum", "adam", "muon", "a schedule", "optax adamw"}
-COMMON |= {"optax, injected", "optax, infinite at first"}
+# A state of each form: none, two moments with a counter, matrices apart, a chain with weak types.
+COMMON = {"sgd", "adam", "muon", "optax, injected"}
 
 
 @pytest.mark.parametrize("name", by_default(OPTIMIZERS, COMMON))
@@ -394,8 +393,14 @@ FAULTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("make", "name", "where", "said"), FAULTS.values(), ids=FAULTS)
-def test_a_broken_step_is_found_and_the_leaf_is_named(make, name, where, said):
+# Faults of a leaf that a neighbour in the table has in another leaf or to another dtype.
+LIKE_OTHERS = {"a moment in bfloat16", "a counter in int64", "parameters in float64"}
+LIKE_OTHERS |= {"a weak beginning", "a callback in a branch", "NaN from the start", "a leaf more"}
+
+
+@pytest.mark.parametrize("fault_of", by_default(FAULTS, {*FAULTS} - LIKE_OTHERS))
+def test_a_broken_step_is_found_and_the_leaf_is_named(fault_of):
+    make, name, where, said = FAULTS[fault_of]
     report = checks.check_step(*make(), BATCH)
     assert not report.ok
     found = report.failed if name is None else [report[name]]
@@ -463,6 +468,7 @@ print(json.dumps({k: checks.check_step(*v, batch).to_dict() for k, v in found.it
 """
 
 
+@pytest.mark.slow
 def test_on_two_devices_leaves_must_lie_where_they_lay():
     done = subprocess.run(
         [sys.executable, "-c", DEVICES],

@@ -28,8 +28,10 @@ EXEMPT = {
     "dropout": {"outputs", "empty", "singleton"},
     "l2_penalty": {"outputs", "empty", "singleton"},
 }
-# One rule of each kind, and those whose excuses are their own; the release certifies all.
-CERTIFIED = {"relu", "dropout", "affine", "max_pool", "batch_norm", "softmax_cross_entropy"}
+# Of arrays and a key, and of parameters with several outputs; the release certifies all.
+CERTIFIED = {"dropout", "batch_norm"}
+# One rule of each kind.
+DETECTED = {"relu", "dropout", "conv2d", "max_pool", "batch_norm", "softmax_cross_entropy"}
 
 
 @pytest.mark.parametrize("name", by_default(ROWS, CERTIFIED))
@@ -49,7 +51,7 @@ def test_every_sample_is_certified(name):
         certify(ROWS[name], index, seed=1).raise_if_bad()
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", by_default(ROWS, DETECTED))
 def test_detection(name):
     """A relative error of 1e-12 in a whole leaf, or of 1e-9 in one entry, does not pass."""
     found = power.threshold(ROWS[name], 0)
@@ -150,7 +152,10 @@ STRANGERS = {
 SAME_RIGHT = {"a gradient of the wrong dtype", "a broadcast bias gradient"}
 
 
-@pytest.mark.parametrize("mistake", STRANGERS)
+@pytest.mark.parametrize(
+    "mistake",
+    by_default(STRANGERS, {"a transposed weight gradient", "a mask redrawn in the backward pass"}),
+)
 def test_strangers_mistakes_are_caught_and_named(mistake):
     """The first by all checks; for the others those that name it must do."""
     wrong, right, args, message = STRANGERS[mistake]

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 
 import jax
 import pytest
@@ -137,6 +138,10 @@ WRONG = [
     ("export --to pickle", "'pickle'.*'onnx', 'stablehlo', 'safetensors'"),
     ("export broken", r"broken/model\.json is damaged"),
     ("export", "there is no run in runs; name the folder of one"),
+    # funcnet pack
+    ("pack digits", "missing from funcnet pack: OUT"),
+    ("pack digits file", "file is there already, expected a folder to be made"),
+    ("pack nowhere.npz new", r"error: there is no data set and no path nowhere\.npz"),
     # funcnet sweep
     ("sweep --learning-rate", "--learning-rate has no value"),
     ("sweep --learning-rate 0.1 fast", "--learning-rate: expected .*FLOAT.*, not '0.1', 'fast'"),
@@ -336,7 +341,10 @@ def no_cache_of_programs():
     ("words", "kept"),
     [
         ("train --hidden 30 --epochs 1 --out run --quiet", {"config.json", "history.jsonl"}),
-        ("sweep --hidden 30 --epochs 1 --out run --quiet", {"config.json"}),
+        pytest.param(
+            *("sweep --hidden 30 --epochs 1 --out run --quiet", {"config.json"}),
+            marks=pytest.mark.slow,
+        ),
         ("bench --load good.json --json run/new.json", set()),
         ("check rules.py:square --args 3 --json run/new.json", set()),
     ],
@@ -418,6 +426,7 @@ def test_after_a_signal_the_process_is_not_taken_down(code, monkeypatch, capsys)
     at_once = []
     monkeypatch.setattr(cli, "main", lambda: print("said") or code)
     monkeypatch.setattr(os, "_exit", at_once.append)
+    monkeypatch.setattr(threading, "enumerate", list)  # others' daemons, as zarr's, are not asked
     with pytest.raises(SystemExit) as end:
         cli.program()
     assert end.value.code == code

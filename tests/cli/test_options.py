@@ -20,6 +20,7 @@ from funcnet.cli import _train_command
 from funcnet.cli import _train_options as settings
 from tests.support import command_lines
 from tests.support.command_lines import parsed
+from tests.support.lanes import by_default
 
 here, blank_figures = command_lines.here, command_lines.blank_figures
 WRONG = {
@@ -135,7 +136,7 @@ def test_every_net_is_built_by_default(name):
         assert nets.summary(net, (8, 8, 1)).rows[-1].output_shape == (10,)
 
 
-@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+@pytest.mark.parametrize("name", by_default(optimizers.OPTIMIZERS, {"sgd", "adamw", "muon"}))
 def test_every_optimizer_is_built_by_default(name):
     options = parsed(f"funcnet train --optimizer {name}").optimizer
     rate = 1e-3 if name == "adam" else optimizers.OPTIMIZERS[name].learning_rate

@@ -63,6 +63,7 @@ def test_a_table_of_classes_knows_their_names(here):
     assert set(trained.predict(np.zeros((3, 1)))) <= {"blue", "red"}
 
 
+@pytest.mark.slow  # the README's pictures are by default
 def test_pictures_in_folders_are_trained_with_convolutions_and_told_apart(here):
     assert cli.main(["train", "--data", "pets", "--epochs", "20", "--val", "4", *QUIET]) == 0
     config = json.loads(Path("run/config.json").read_text())
@@ -73,6 +74,7 @@ def test_pictures_in_folders_are_trained_with_convolutions_and_told_apart(here):
     assert trained.predict(images).tolist() == ["cat", "dog"]
 
 
+@pytest.mark.slow
 def test_a_run_on_ones_own_data_goes_on_from_another_folder(here, monkeypatch):
     command = ["train", "--data", "arrays.npz", "--hidden", "5"]
     assert cli.main([*command, "--epochs", "1", *QUIET]) == 0

@@ -17,6 +17,7 @@ from funcnet.cli._sweep_command import _shown
 from funcnet.cli._train_report import Report, layers
 from funcnet.train import Progress
 from tests.support.bench_files import reports
+from tests.support.lanes import by_default
 
 QUICK = "train --net softmax --epochs 2 --out run"
 SWEEP = "sweep --net softmax --epochs 1 --learning-rate 1e-3 1e-2 --how loop --out swept"
@@ -48,12 +49,17 @@ PRINTING = [*HELPS, "--version", "info", "bench --load good.json"]
 
 
 @pytest.mark.parametrize(
-    ("line", "encoding"),
-    [(line, encoding) for line in PRINTING for encoding in ("ascii", "cp1252")]
-    + [(line, "ascii") for line in (QUICK, SWEEP, "check relu")],
+    "case",
+    by_default(
+        [(line, encoding) for line in PRINTING for encoding in ("ascii", "cp1252")]
+        + [(line, "ascii") for line in (QUICK, SWEEP, "check relu")],
+        {*((line, "ascii") for line in PRINTING), ("info", "cp1252"), (QUICK, "ascii")},
+    ),
+    ids="-".join,
 )
-def test_every_encoding_takes_what_is_printed(here, capsys, line, encoding):
+def test_every_encoding_takes_what_is_printed(here, capsys, case):
     """Nothing raises, and nothing comes out as an escape: "×" is x where there is no such sign."""
+    line, encoding = case
     (here / "good.json").write_text(reports()["good.json"])
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     with printing_to(stream):
@@ -102,7 +108,10 @@ CLOSED = [
         1,
         "No space left on device",
         id="disk",
-        marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full"),
+        marks=[
+            pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full"),
+            pytest.mark.slow,
+        ],
     ),
 ]
 

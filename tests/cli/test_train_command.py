@@ -222,10 +222,13 @@ def test_no_epoch_evaluates_only(here, capsys):
 @pytest.mark.parametrize(
     "words",
     [
-        ["--sampling", "full", "--optimizer", "sgd"],
+        pytest.param(["--sampling", "full", "--optimizer", "sgd"], marks=pytest.mark.slow),
         ["--sampling", "replacement", "--loss", "hinge", "--reg", "1e-3"],
         ["--data", "synthetic", "--net", "softmax", "--augment", "crop-flip-cutout"],
-        ["--net", "two_layer_convnet", "--channels", "4", "--preprocessing", "scaled_mean_image"],
+        pytest.param(
+            ["--net", "two_layer_convnet", "--channels=4", "--preprocessing=scaled_mean_image"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda words: words[1],
 )
@@ -297,6 +300,7 @@ def test_ctrl_c_before_the_first_row_leaves_nothing(here, capsys, monkeypatch):
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_it_with_what_it_has(here):
     """As a process, by a name of the command that needs no script; test_streams.py has more."""
     words = [sys.executable, "-m", "funcnet", "train", *PROCESS, "--out", "run"]

@@ -238,7 +238,7 @@ def started(*words):
     raise AssertionError(process.stderr.read())
 
 
-def test_the_lock_a_signal_and_two(here, capsys):
+def test_the_lock_and_a_signal(here, capsys):
     words = ["train", *PROCESS, "--epochs", "100000", "--out", "run"]
     process = started(*words, "--checkpoint-every", "1epochs")
     try:
@@ -259,7 +259,6 @@ def test_the_lock_a_signal_and_two(here, capsys):
     assert not Path("run/lock").exists()
     assert not Path("run/result.json").exists()
     assert checkpoint.load_trained("run").task == "classification"
-    leave_at_once(started("train", "--resume", "--out", "run"), signal.SIGTERM, 0.02)
 
 
 def leave_at_once(process, signum, pause):
@@ -305,6 +304,7 @@ def test_a_signal_while_the_folder_is_closed(here, monkeypatch, capsys, press, c
 def test_a_second_signal_leaves_at_once(here, signum, pause):
     words = ["train", *PROCESS, "--epochs", "100000", "--checkpoint-every", "1steps"]
     leave_at_once(started(*words, "--out", "run"), signum, pause)
+    leave_at_once(started("train", "--resume", "--out", "run"), signum, pause)
 
 
 @pytest.mark.slow

@@ -76,6 +76,7 @@ def holds_one_red_and_two_green(package, said, code):
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_rules_are_tests_in_each_process_of_xdist(package):
     ((said, code),) = run(package, ["-n", "2"])
     holds_one_red_and_two_green(package, said, code)

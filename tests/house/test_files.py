@@ -28,6 +28,19 @@ def test_a_link_stays_and_its_file_is_replaced(tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
+def test_a_signal_just_after_the_file_took_its_place_is_that_signal(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def interrupted(*paths):
+        replace(*paths)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "file")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
+
+
 def test_a_pipe_is_written_into(tmp_path):
     pipe, link, read = tmp_path / "pipe", tmp_path / "link", []
     os.mkfifo(pipe)

@@ -16,6 +16,7 @@ ROOT = Path(funcnet.__file__).parent
 GROUND = {
     *("_validate", "_files", "_homes", "_machine", "_deprecated"),
     *("_matplotlib", "_moments", "_notebook", "_reports", "_jaxprs"),
+    "_processes",
 }
 # What each room may import, beside the ground. A room that is not here may import nothing.
 BELOW = {

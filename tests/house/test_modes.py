@@ -16,16 +16,21 @@ from tests.support.rules import SAMPLES, problem_of
 
 # A rule of each kind, a convolution, and one with statistics over the whole batch.
 SOME = ["relu", "dropout", "affine", "conv2d", "max_pool", "batch_norm", "softmax_cross_entropy"]
-SOME_AND_ALL = [
-    pytest.param(SOME, id="some"),
-    pytest.param([*ROWS], id="all", marks=pytest.mark.slow),
-]
+# Over devices, one by kernels that say how they are cut, and one with sums over the devices.
+OVER_DEVICES = ["conv2d", "batch_norm"]
 
 
-def test_annotations_hold_when_they_are_executed():
-    """Every module imports, every sample passes, NumPy's arrays too; a wrong shape is caught.
+def some_and_all(some):
+    every = pytest.param([*ROWS], id="all", marks=pytest.mark.slow)
+    return [pytest.param(some, id="some"), every]
 
-    The same for a tour: train, resume, sweep, evaluate, diagnose, draw and check.
+
+@pytest.mark.parametrize("parts", ["some", pytest.param("all", marks=pytest.mark.slow)])
+def test_annotations_hold_when_they_are_executed(parts):
+    """First samples of rules pass, NumPy's arrays too, and a run; a wrong shape is caught.
+
+    In the slow lane every module imports, every sample passes, and so does a tour: train, resume,
+    sweep, evaluate, diagnose, draw and check.
     """
     out = run_python(
         """
@@ -35,17 +40,19 @@ from jaxtyping import install_import_hook, TypeCheckError
 install_import_hook("funcnet", "beartype.beartype")
 import contextlib, importlib, io, os, pkgutil, tempfile
 import funcnet
-for module in pkgutil.walk_packages(funcnet.__path__, "funcnet."):
+every = os.environ["PARTS"] == "all"
+for module in pkgutil.walk_packages(funcnet.__path__, "funcnet.") if every else ():
     if not module.name.endswith(("__main__", "_torch_worker")):
         importlib.import_module(module.name)
-from funcnet import checks, cli, data, kernels, layers, nets, optimizers, train
+from funcnet import data, kernels, layers, nets, optimizers, train
 from funcnet.catalogue import ROWS
 import jax.numpy as jnp
 from tests.support.rules import problem_of
 TAKE_NUMPY = ("_activations", "_fused", "_norms", "_pools")
 count = 0
 for row in ROWS.values():
-    for sample in row.samples(np.random.default_rng(0)):
+    samples = row.samples(np.random.default_rng(0))
+    for sample in samples if every else samples[:1]:
         def both(floats):
             y, pull = jax.vjp(problem.rule, floats)
             return y, pull(y)
@@ -71,6 +78,17 @@ try:
     losses.mean_squared_error(jnp.ones((2, 1)), jnp.ones(2))
 except TypeCheckError:
     count += 1
+dataset = data.synthetic(shape=(8, 8, 1), sizes=(40, 20, 20), classes=3)
+net = nets.fully_connected_net([4], 3, norm="batch", dropout=0)
+run = train.fit(net, dataset, optimizers.sgd(train.decay_per_epoch(1, 1, 4)), 1, 10, reg=0)
+train.evaluate(net, run.best, dataset.test, run.preprocessing)
+for name in filter(str.islower, optimizers.__all__):
+    rule = getattr(optimizers, name)(1)
+    jax.eval_shape(lambda p: rule.update(p, rule.init(p), p), run.final.params)
+print(count)
+if not every:
+    raise SystemExit
+from funcnet import checks, cli
 os.chdir(tempfile.mkdtemp())
 np.save("images.npy", data.synthetic().test.images)
 small = "--data synthetic --net softmax"
@@ -85,26 +103,19 @@ for line in (
 ):
     with contextlib.redirect_stdout(io.StringIO()):
         assert cli.main(line.split()) == 0, line
-dataset = data.synthetic(shape=(8, 8, 1), sizes=(40, 20, 20), classes=3)
-net = nets.fully_connected_net([4], 3, norm="batch", dropout=0)
-run = train.fit(net, dataset, optimizers.sgd(train.decay_per_epoch(1, 1, 4)), 1, 10, reg=0)
-train.evaluate(net, run.best, dataset.test, run.preprocessing)
 images = jnp.asarray(dataset.test.images, jnp.float32)
 train.diagnose(net, run.final, (images, jnp.asarray(dataset.test.labels)))
 net.apply(run.best.params, run.best.state, images)
-for name in filter(str.islower, optimizers.__all__):
-    rule = getattr(optimizers, name)(1)
-    jax.eval_shape(lambda p: rule.update(p, rule.init(p), p), run.final.params)
 report = checks.check_rule(losses.softmax_cross_entropy, jnp.ones((2, 3)), jnp.array([0, 2]))
 assert checks.RuleReport.from_json(report.to_json()).raise_if_bad().ok
-print(count)
 """,
+        PARTS=parts,
         XLA_FLAGS=_machine.quick_compile_flags(),
     )
-    assert int(out) == len(SAMPLES) + 3
+    assert int(out) == len(SAMPLES if parts == "all" else ROWS) + 3
 
 
-@pytest.mark.parametrize("names", SOME_AND_ALL)
+@pytest.mark.parametrize("names", some_and_all(SOME))
 def test_rules_compiled_as_users_compile_them(names):
     """Values and cotangents of a rule's samples equal the twin's under XLA's own optimisations.
 
@@ -157,7 +168,7 @@ def test_float32_stays_float32_without_x64():
             assert not any(a.weak_type for a in program.out_avals), row.name
 
 
-@pytest.mark.parametrize("names", SOME_AND_ALL)
+@pytest.mark.parametrize("names", some_and_all(OVER_DEVICES))
 def test_rules_over_devices_give_what_one_device_gives(names):
     """Over 2, 4 and 8 devices, on axes of both types and in shard_map; no batch is gathered.
 

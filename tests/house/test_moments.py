@@ -236,6 +236,7 @@ def seconds(n):
     return data.Split(SECONDS + np.stack([second, second // 2], 1), labels)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_float32")
 def test_fit_evaluate_and_sweep_see_what_preprocess_gives():
     raw = data.Dataset(*(seconds(n) for n in (60, 40, 20)), ("0", "1"))

@@ -15,6 +15,7 @@ from jax.test_util import check_grads
 from funcnet import kernels
 from funcnet.kernels import _conv_cpu, _conv_xla, _native
 from tests.support.conv_cases import DILATED, GEOMETRIES, GROUPED, IDS, assert_close, drawn, maps_of
+from tests.support.lanes import by_default
 
 
 @pytest.fixture(params=[2**12, 2**15, 2**24], ids=["singly", "chunks", "at_once"])
@@ -57,7 +58,7 @@ def test_products_of_patches_are_the_convolution(geometry, dtype, rng):
 
 
 @pytest.mark.usefixtures("cache_bytes")
-@pytest.mark.parametrize("dtype", [jnp.float64, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", by_default([jnp.float64, jnp.bfloat16], {jnp.float64}))
 @pytest.mark.parametrize("geometry", GROUPED, ids=["two", "depthwise", "twofold", "many_taps"])
 def test_groups_are_xlas_groups(geometry, dtype, rng):
     x, w, dy, where = drawn(geometry, rng, dtype)

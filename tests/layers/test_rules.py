@@ -16,21 +16,33 @@ from jax.experimental import checkify
 import funcnet
 from funcnet import layers, losses
 from funcnet.catalogue import ROWS, Row, Sample
+from tests.support.lanes import by_default
 from tests.support.rules import SAMPLES, cotangents, is_float, problem, problem_of, worst
 
 EPS = np.finfo(np.float64).eps
-each_sample = pytest.mark.parametrize(("name", "index"), SAMPLES)
-# The second sample of each rule, or its only one; the others are the slow lane's, as is the
-# certificate of most rules, which puts the first sample through the same.
 LAST = dict(SAMPLES)
-each_further_sample = pytest.mark.parametrize(
-    ("name", "index"),
-    [
-        pytest.param(name, i, marks=[] if i == min(1, LAST[name]) else [pytest.mark.slow])
-        for name, i in SAMPLES
-    ],
-)
+# A rule of each way to differentiate: by the value, by a mask of places, by sums over a batch, by
+# products and their fusion, by a convolution, by a window, by a key, by labels.
+KINDS = {"gelu", "leaky_relu", "batch_norm", "group_norm", "affine_relu", "conv2d", "max_pool"}
+KINDS |= {"dropout", "softmax_cross_entropy"}
+
+
+def samples(chosen):
+    """Samples as parameters, of which `chosen(name, index)` are tested by default."""
+    return pytest.mark.parametrize(
+        ("name", "index"),
+        [pytest.param(*s, marks=[] if chosen(*s) else [pytest.mark.slow]) for s in SAMPLES],
+    )
+
+
+each_sample = samples(lambda name, index: True)
+# The first two samples of each rule; the slow lane has them all.
+each_of_two = samples(lambda name, index: index < 2)
+# The second sample of some rules, or the only one; the others are the slow lane's, as is the
+# certificate of most rules, which puts the first sample through the same.
+each_further_sample = samples(lambda name, index: name in KINDS and index == min(1, LAST[name]))
 each_rule = pytest.mark.parametrize("name", ROWS)
+each_kind = pytest.mark.parametrize("name", by_default(ROWS, KINDS))
 # Without jit every operation is a program of its own: by default for one rule of each kind. Of the
 # others the certificate compares the eager calls with the compiled ones.
 UNJITTED = {r.kind: name for name, r in reversed(ROWS.items()) if r.conventions}.values()
@@ -43,7 +55,7 @@ def pullback(f, floats, dys):
 
 
 @pytest.mark.courses("1-1")
-@each_sample
+@each_of_two
 def test_value_and_cotangents(name, index, rng):
     p = problem(name, index)
     dys = cotangents(jax.eval_shape(p.plain, p.floats), rng, 4)
@@ -172,7 +184,7 @@ def test_vmap_over_each_argument(name, index, rng):
             assert worst(*pair, EPS) <= p.tolerance, cases[k]
 
 
-@each_rule
+@each_kind
 @pytest.mark.parametrize(
     "dtype",  # the certificate has all three too
     [jnp.bfloat16, *(pytest.param(d, marks=pytest.mark.slow) for d in (jnp.float32, jnp.float16))],
@@ -240,7 +252,7 @@ def test_sums_of_bfloat16_are_taken_in_float32(name):
     assert float(total.ravel()[0]) == 4096
 
 
-@each_rule
+@each_kind
 def test_in_a_scan_of_bfloat16_it_differentiates_and_lowers(name):
     """The carry keeps its dtype there, as each cotangent must its argument's."""
     p = problem(name, 0, jnp.bfloat16)
@@ -258,7 +270,7 @@ def test_in_a_scan_of_bfloat16_it_differentiates_and_lowers(name):
     assert all(d.dtype == jnp.bfloat16 for d in jax.tree.leaves(lowered.out_info))
 
 
-@each_rule
+@each_kind
 @pytest.mark.parametrize("rows", [0, 1])
 def test_batches_of_none_and_one(name, rows, rng):
     row = ROWS[name]
@@ -381,10 +393,7 @@ def test_residual_bytes(name, index):
 # `slow` has them all.
 ALARMING = {("max_pool", 2), ("avg_pool", 7), ("dropout", 0), ("batch_norm", 0)}
 ALARMING |= {("softmax_cross_entropy", 6)}
-each_alarm = pytest.mark.parametrize(
-    ("name", "index"),
-    [pytest.param(*s, marks=[] if s in ALARMING else [pytest.mark.slow]) for s in SAMPLES],
-)
+each_alarm = samples(lambda *sample: sample in ALARMING)
 
 
 @each_alarm

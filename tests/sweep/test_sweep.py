@@ -11,6 +11,7 @@ import pytest
 
 from funcnet import data, losses, nets, optimizers, plots, sweep, train
 from funcnet.sweep import _members, _programs
+from tests.support.lanes import by_default
 
 DATA = data.synthetic(shape=(4, 4, 1), classes=3, sizes=(103, 30, 20), noise=0.4)
 HOWS = ("loop", "map", "vmap")
@@ -89,7 +90,7 @@ def fitted():
 # --- Members are runs of fit
 
 
-@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("how", by_default(HOWS, {"vmap"}))
 def test_a_member_is_its_solo_run(how, fitted):
     at_once = {"members_at_once": 3} if how == "vmap" else {}  # the last group is filled up
     result = run(make, ROWS, (3, 7), how, epochs=EPOCHS, dtype=jnp.float64, **at_once)
@@ -112,7 +113,8 @@ def test_in_float32_a_member_is_its_solo_run_too():
 @pytest.mark.parametrize(
     ("how", "impl"),
     [
-        *(("loop", "rbg"), ("measure", "unsafe_rbg")),
+        ("loop", "rbg"),
+        pytest.param("measure", "unsafe_rbg", marks=pytest.mark.slow),
         *(("map", "rbg"), ("map", "unsafe_rbg"), ("vmap", "rbg"), ("vmap", "unsafe_rbg")),
     ],
 )
@@ -225,11 +227,12 @@ def diverged(max_nonfinite):
     return solo(sweep.Member(DIVERGES, 0, *[None] * 6), softmax, **options)
 
 
-@pytest.mark.parametrize(("how", "max_nonfinite"), [("loop", 3), ("map", 1), ("vmap", 3)])
+@pytest.mark.parametrize(
+    "case", by_default([("loop", 3), ("map", 1), ("vmap", 3)], {("vmap", 3)}), ids=HOWS
+)
 @pytest.mark.filterwarnings("ignore:the (loss|gradient):RuntimeWarning")
-def test_a_member_that_diverges_stops_as_in_fit_and_leaves_the_others_to_the_bit(
-    how, max_nonfinite
-):
+def test_a_member_that_diverges_stops_as_in_fit_and_leaves_the_others_to_the_bit(case):
+    how, max_nonfinite = case
     options = {"epochs": EPOCHS, "dtype": jnp.float64, "max_nonfinite": max_nonfinite}
     calm, wild = (
         run(values={"learning_rate": [0.1, rate, 0.05]}, how=how, **options)

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from funcnet import nets, optimizers, train
-from tests.support.small_runs import (
-    EPS,
-    KEY,
-)
+from tests.support.lanes import by_default
+from tests.support.small_runs import EPS, KEY
 
 
 def diagnosed(net, x, y=None, optimizer=None, change=lambda params: params, **options):
@@ -115,7 +113,7 @@ def all_of(value):
     return lambda params: jax.tree.map(lambda leaf: np.full(leaf.shape, value, leaf.dtype), params)
 
 
-DEEP = nets.fully_connected_net([6, 6], 3, norm="batch")
+DEEP = nets.fully_connected_net([6], 3, norm="batch")
 STARTS = {
     "input": (
         lambda: diagnosed(DEEP, with_entry(ONES, (1, 2), np.nan)),
@@ -123,11 +121,11 @@ STARTS = {
     ),
     "parameter": (
         lambda: diagnosed(DEEP, ONES, change=with_leaf("affine2", "w", jnp.inf)),
-        "affine2", "affine2.w, a parameter (1 of 36 not finite)",
+        "affine2", "affine2.w, a parameter (1 of 18 not finite)",
     ),
     "norm's parameter": (
-        lambda: diagnosed(DEEP, ONES, change=with_leaf("batch_norm2", "beta", jnp.nan)),
-        "batch_norm2", "batch_norm2.beta, a parameter (1 of 6 not finite)",
+        lambda: diagnosed(DEEP, ONES, change=with_leaf("batch_norm1", "beta", jnp.nan)),
+        "batch_norm1", "batch_norm1.beta, a parameter (1 of 6 not finite)",
     ),
     "output": (
         lambda: diagnosed(
@@ -155,7 +153,7 @@ STARTS = {
     ),
     "gradient of the loss": (
         lambda: diagnosed(DEEP, ONES, loss=lambda z, y: jnp.sqrt((z * 0.0).sum())),
-        "loss", "the gradient of affine3's output, which the loss gives back (12 of 12 not finite)",
+        "loss", "the gradient of affine2's output, which the loss gives back (12 of 12 not finite)",
     ),
     "backward rule": (
         lambda: diagnosed(
@@ -175,8 +173,13 @@ STARTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("make", "where", "what"), STARTS.values(), ids=STARTS)
-def test_diagnose_points_at_where_it_starts(make, where, what):
+# A parameter of a norm is one as any; an output overflows in float32 as it does in float16.
+SAME = {"norm's parameter", "output that overflows"}
+
+
+@pytest.mark.parametrize("name", by_default(STARTS, {*STARTS} - SAME))
+def test_diagnose_points_at_where_it_starts(name):
+    make, where, what = STARTS[name]
     found = make()
     assert found.where == where
     if what is None:

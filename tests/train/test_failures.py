@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from funcnet import checks, data, layers, losses, nets, optimizers, sweep, train
+from tests.support.lanes import by_default
 from tests.support.small_runs import (
     DATA,
     KEY,
@@ -24,7 +25,7 @@ from tests.support.small_runs import (
 # --- Numbers that are not finite
 
 
-@pytest.mark.parametrize("bad", [0, 4, 9], ids=["first", "middle", "last"])
+@pytest.mark.parametrize("bad", by_default([0, 4, 9], {4}), ids=["first", "middle", "last"])
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_harms(bad):
     dataset, step = poisoned(row_seen_at(bad))
     assert step == bad
@@ -110,7 +111,12 @@ def poisoned_steps(*steps):
 @pytest.mark.filterwarnings("ignore:the loss is nan")
 @pytest.mark.parametrize(
     ("net", "chunk_steps"),
-    [(NET, 1), (NET, 3), (NET, 10), (conv_net(("NHWC", "HWIO", "NHWC")), 3)],
+    [
+        pytest.param(NET, 1, marks=pytest.mark.slow),
+        (NET, 3),
+        pytest.param(NET, 10, marks=pytest.mark.slow),
+        (conv_net(("NHWC", "HWIO", "NHWC")), 3),
+    ],
     ids=["1", "3", "10", "3, loop on the host"],
 )
 def test_steps_that_are_not_finite_are_skipped_and_counted(net, chunk_steps):
@@ -212,7 +218,7 @@ def test_a_second_ctrl_c_acts_at_once(ctrl_c):
         fit(epochs=5, chunk_steps=3, on_progress=press_twice)
 
 
-@pytest.mark.parametrize("signum", train.ENDINGS)
+@pytest.mark.parametrize("signum", by_default(train.ENDINGS, {signal.SIGTERM}))
 def test_sigterm_where_it_is_asked_for(signum):
     """And SIGHUP."""
 
@@ -359,8 +365,9 @@ def test_a_seed_that_jax_would_cut_to_another_is_refused_before_anything_is_comp
 
 
 def test_every_int_is_a_seed():
-    runs = [fit(seed=seed, epochs=1) for seed in (3, np.int64(3), np.uint8(3), jnp.array(3))]
+    net = nets.affine(3)
+    runs = [fit(net, seed=seed, epochs=1) for seed in (3, np.int64(3), np.uint8(3), jnp.array(3))]
     for run in runs[1:]:
         np.testing.assert_array_equal(run.losses, runs[0].losses)
-    last = fit(seed=2**32 - 1, epochs=1)
+    last = fit(net, seed=2**32 - 1, epochs=1)
     np.testing.assert_array_equal(jax.random.key_data(last.final.key), [0, 2**32 - 1])

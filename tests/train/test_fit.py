@@ -2,7 +2,7 @@
 
 import math
 import re
-from itertools import pairwise
+from itertools import pairwise, product
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import pytest
 from funcnet import data, layers, nets, optimizers, train
 from funcnet.layers import AffineParams
 from funcnet.train import engine
+from tests.support.lanes import by_default
 from tests.support.small_runs import (
     DATA,
     DROPOUT_NET,
@@ -59,6 +60,7 @@ def test_the_epoch_equals_a_loop_of_steps():
     assert_close(run.final, state, 1e-12)
 
 
+@pytest.mark.slow
 def test_the_epoch_equals_a_loop_of_steps_in_float32_too():
     optimizer = optimizers.momentum(0.05)
     run = fit(optimizer=optimizer, epochs=5)
@@ -163,17 +165,17 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
     assert not np.array_equal(a.losses, c.losses)
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been():
+@pytest.mark.parametrize("at", by_default([1, 20, 39], {20}))
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(at):
     options = {"epochs": 4, "augment": data.random_flip}
     whole = fit(DROPOUT_NET, **options)
-    for at in (1, 20, 39):
-        first = fit(DROPOUT_NET, chunk_steps=1, on_progress=stop_at(at), **options)
-        assert first.stopped == "interrupted"
-        assert first.final.step == at
-        rest = fit(DROPOUT_NET, state=first.final, **options)
-        assert_same(rest.final, whole.final)
-        np.testing.assert_array_equal(np.concatenate([first.losses, rest.losses]), whole.losses)
-        assert rest.history[-1]["val_accuracy"] == whole.history[-1]["val_accuracy"]
+    first = fit(DROPOUT_NET, chunk_steps=1, on_progress=stop_at(at), **options)
+    assert first.stopped == "interrupted"
+    assert first.final.step == at
+    rest = fit(DROPOUT_NET, state=first.final, **options)
+    assert_same(rest.final, whole.final)
+    np.testing.assert_array_equal(np.concatenate([first.losses, rest.losses]), whole.losses)
+    assert rest.history[-1]["val_accuracy"] == whole.history[-1]["val_accuracy"]
 
 
 def test_an_epoch_asks_the_device_twice_and_gathers_nothing_again(monkeypatch):
@@ -266,7 +268,7 @@ def first_score(output, labels):
 
 
 @pytest.mark.courses("3-20")
-@pytest.mark.parametrize("train_accuracy_rows", [None, 1000, 7])
+@pytest.mark.parametrize("train_accuracy_rows", by_default([None, 1000, 7], {None}))
 def test_best_evaluates_to_the_best_accuracy_logged_exactly(train_accuracy_rows):
     """Rows 0-20, 1-35 and 2-13: in two courses out of three the delivered net gave another."""
     run = fit(epochs=6, train_accuracy_rows=train_accuracy_rows, optimizer=optimizers.adam(0.05))
@@ -388,10 +390,18 @@ TOY_RUNS = {
 
 
 @pytest.mark.courses("4-21", "4-22", "4-23")
-@pytest.mark.parametrize(("optimizer", "printed"), TOY_RUNS.values(), ids=TOY_RUNS)
-@pytest.mark.parametrize("way", ["fit", "step"])
-def test_toy_runs(optimizer, printed, way):
+@pytest.mark.parametrize(
+    "case",
+    by_default(
+        product(["fit", "step"], TOY_RUNS),
+        {("fit", "4-21 sgd"), *(("step", name) for name in TOY_RUNS)},
+    ),
+    ids="-".join,
+)
+def test_toy_runs(case):
     """100 full-batch steps; the printed value is the loss before the last update."""
+    way, name = case
+    optimizer, printed = TOY_RUNS[name]
     net = nets.two_layer_net(10, 3)
     start = train.init_state(net, optimizer, KEY, (4,), jnp.float64)
     start = start._replace(params=jax.device_put(copied(TOY)))
@@ -444,7 +454,7 @@ def test_overfit_fifty_rows():
     assert run.history[-1]["train_accuracy"] == 1.0
 
 
-@pytest.mark.parametrize("compute_dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize("compute_dtype", by_default([None, jnp.bfloat16], {None}))
 def test_train_loop_learns_the_digits_quickly(compute_dtype):
     dataset = data.load("digits")
     run = fit(

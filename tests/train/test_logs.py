@@ -44,6 +44,7 @@ def test_a_run_that_goes_on_from_an_earlier_epoch_doubles_no_row(tmp_path):
     assert path.read_text() == "another,table\n1,2\n"
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_each_step_of_a_run_that_went_on_once(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -6,9 +6,11 @@ import optax
 import pytest
 
 from funcnet import data, nets, optimizers, sweep, train
+from tests.support.lanes import by_default
 from tests.support.small_runs import DATA, NET, assert_same, fit
 
 SEARCHES = {"nans": jax.debug_nans, "infs": jax.debug_infs}
+BY_DEFAULT = by_default(SEARCHES, {"nans"})
 DIVERGING = nets.two_layer_net(8, 3)
 
 
@@ -18,34 +20,35 @@ def usual():
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
-def test_a_healthy_run_raises_no_alarm(search, usual):
+@pytest.mark.parametrize("name", BY_DEFAULT)
+def test_a_healthy_run_raises_no_alarm(name, usual):
     """JAX donates nothing under `jax_debug_nans`, and the step's contract blamed the step."""
-    with search(True):
+    with SEARCHES[name](True):
         run = fit(epochs=1)
     assert_same(run.final, usual.final)
 
 
-@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
-def test_a_step_that_is_not_finite_raises_with_the_place(search):
+@pytest.mark.parametrize("name", BY_DEFAULT)
+def test_a_step_that_is_not_finite_raises_with_the_place(name):
     """A compiled program raised an internal error without a word, on buffers that were donated."""
     said = r"fit: the loss is nan at step 2 \(epoch 1\): it starts in the output of affine2 \(30 of"
-    with search(True), pytest.raises(FloatingPointError, match=said):
+    with SEARCHES[name](True), pytest.raises(FloatingPointError, match=said):
         fit(DIVERGING, optimizer=optimizers.sgd(1e30))
     with pytest.warns(RuntimeWarning, match="and at the 2 after it"):  # as ever, without
         assert fit(DIVERGING, optimizer=optimizers.sgd(1e30)).streak == 3
 
 
-@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
-def test_diagnose_looks_for_itself(search):
+@pytest.mark.parametrize("name", BY_DEFAULT)
+def test_diagnose_looks_for_itself(name):
     state = train.init_state(NET, optimizers.sgd(0.1), jax.random.key(0), (4, 4, 1))
     x = np.ones((5, 4, 4, 1), np.float32)
     x[0, 0] = np.inf
-    with search(True):
+    with SEARCHES[name](True):
         found = train.diagnose(NET, state, (x, np.zeros(5, np.int32)))
     assert found.where == "input"
 
 
+@pytest.mark.slow
 def test_diagnose_leaks_no_tracer():
     state = train.init_state(DIVERGING, optimizers.sgd(0.1), jax.random.key(0), (4, 4, 1))
     batch = np.ones((5, 4, 4, 1), np.float32), np.zeros(5, np.int32)
@@ -67,6 +70,7 @@ def cross_entropy(scores, labels):
     return optax.softmax_cross_entropy_with_integer_labels(scores, labels).mean()
 
 
+@pytest.mark.slow
 def test_fit_without_jit_is_a_loop_in_python():
     seen = []
     net = linear()
@@ -90,6 +94,7 @@ def test_fit_without_jit_is_a_loop_in_python():
     assert all(a["val_accuracy"] == b["val_accuracy"] for a, b in rows)
 
 
+@pytest.mark.slow
 def test_fit_uses_no_key_twice():
     with jax.debug_key_reuse(True):
         fit(augment=data.random_flip, epochs=1)

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from funcnet import data, losses, nets, optimizers, train
+from tests.support.lanes import by_default
 from tests.support.small_runs import (
     DATA,
     EPS,
@@ -47,6 +48,7 @@ def test_step_by_hand(rng):
     assert_same(after.key, state.key)
 
 
+@pytest.mark.slow
 def test_reg_and_learning_rate_may_be_traced(rng):
     """As a sweep needs it: one program for many strengths, each what it is alone."""
     net = nets.two_layer_net(6, 3)
@@ -97,7 +99,9 @@ def test_other_losses_and_float_targets(rng):
     assert "accuracy" in jax.eval_shape(hinge, state, (x, jnp.zeros(5, jnp.int32)))[1]
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float64])
+@pytest.mark.parametrize(
+    "dtype", by_default([jnp.bfloat16, jnp.float16, jnp.float64], {jnp.bfloat16, jnp.float64})
+)
 def test_every_dtype_trains_and_losses_are_float32_at_least(dtype):
     run = fit(dtype=dtype, epochs=3)
     assert {leaf.dtype for leaf in jax.tree.leaves(run.final.params)} == {jnp.dtype(dtype)}
@@ -274,7 +278,7 @@ GIVEN = {
 }
 
 
-@pytest.mark.parametrize("name", GIVEN)
+@pytest.mark.parametrize("name", by_default(GIVEN, {"momo", "a line search"}))
 def test_optimizers_that_need_the_loss_learn(name):
     lost, _ = steps_with(GIVEN[name], steps=6)
     assert lost[-1] < lost[0]
@@ -392,7 +396,9 @@ def test_complex_parameters_go_downhill(rng):
 # --- The parameters that are evaluated
 
 
-@pytest.mark.parametrize("how", ["schedule_free", "evaluation_params"])
+@pytest.mark.parametrize(
+    "how", by_default(["schedule_free", "evaluation_params"], {"evaluation_params"})
+)
 def test_what_is_evaluated_is_delivered(how):
     """The number logged is that of `best.params`; `final` goes on to the same bits."""
     if how == "schedule_free":
@@ -412,7 +418,7 @@ def test_what_is_evaluated_is_delivered(how):
         run = fit(optimizer=optimizer, epochs=3, **options)
         half = fit(optimizer=optimizer, epochs=1, **options)
         again = fit(optimizer=optimizer, epochs=3, resume=half, **options)
-        delivered = averaged(run.final)
+        delivered = jax.jit(averaged)(run.final)
     assert_same(again.final, run.final)
     assert_same(again.best, run.best)
     assert again.history["val_loss"] == run.history["val_loss"]

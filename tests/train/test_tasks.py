@@ -9,6 +9,7 @@ import pytest
 
 from funcnet import checkpoint, data, losses, nets, optimizers, sweep, train
 from funcnet.train import metrics
+from tests.support.lanes import by_default
 from tests.support.small_runs import DATA, assert_same
 
 RNG = np.random.default_rng(0)
@@ -60,6 +61,7 @@ def test_a_run_of_numbers_is_measured_by_its_error_and_r2(regression, tmp_path):
     assert train.evaluate(nets.affine(2), restored, val) == found
 
 
+@pytest.mark.slow
 def test_a_column_of_numbers_and_ints_are_one_target():
     runs = [
         fit(nets.affine(1), dataset_of(labels, "regression", names), epochs=1)
@@ -110,7 +112,7 @@ def table(rows, width):
     return nets.Net(init, apply)
 
 
-@pytest.mark.parametrize("dtype", [np.uint16, np.int64])
+@pytest.mark.parametrize("dtype", by_default([np.uint16, np.int64], {np.int64}))
 def test_ids_reach_the_net_as_they_are_whatever_it_computes_in(dtype):
     """In bfloat16 999 would be 1000: the label of each id is told only where none is rounded."""
     dataset = dataset_of(IDS % 3, classes=3, x=IDS.astype(dtype))
