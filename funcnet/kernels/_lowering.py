@@ -60,7 +60,9 @@ class Kernel:
     precision JAX's products are to have is read then, and is a parameter of the primitive: what it
     is made of is traced when it is lowered, after `with jax.default_matmul_precision(...)` ended.
 
-    One of several results, whose axes have no names, is its definition on such a mesh.
+    One of several results, whose axes have no names, is its definition on such a mesh. Outside of
+    `jit` a call is a program that is kept; `forget` drops those, where what they are made of has
+    changed.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Kernel:
     ):
         self.primitive, self._axes, self._several = Primitive(name), axes, several
         self.primitive.multiple_results = several is not None
+        self.forget: Callable[[], None] = lambda: None
 
     @property
     def name(self) -> str:
@@ -149,6 +152,7 @@ def make_kernel(
         return mlir.lower_fun(way, multiple_results=several)(context, *operands, **params)
 
     know_devices(primitive)
+    kernel.forget = compiled.cache_clear
     primitive.def_impl(eager)
     primitive.def_abstract_eval(aval)
     mlir.register_lowering(primitive, mlir.lower_fun(xla, multiple_results=several))

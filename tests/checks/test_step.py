@@ -469,6 +469,7 @@ print(json.dumps({k: checks.check_step(*v, batch).to_dict() for k, v in found.it
 """
 
 
+@pytest.mark.slow
 def test_on_two_devices_leaves_must_lie_where_they_lay():
     done = subprocess.run(
         [sys.executable, "-c", DEVICES],
