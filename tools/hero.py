@@ -39,8 +39,8 @@ def speeds(count: int = 14) -> list[tuple[str, float]]:
 
 @plots.style()
 def draw() -> Figure:
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    rule, proof, speed = figure.subplots(1, 3, width_ratios=(1.35, 1, 0.8))
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    rule, proof, speed = figure.subplots(1, 3, width_ratios=(1.3, 0.95, 0.85))
     row = ROWS["tanh"].function
     code = "\n\n".join(inspect.getsource(part).rstrip() for part in (row.fwd, row.bwd))
     code = code.replace("(1 - wide(y)) * (1 +", "(1 - wide(y))\n             * (1 +")
@@ -48,7 +48,7 @@ def draw() -> Figure:
     rule.set_title("a rule")
     rule.text(0, 0.93, r"$y = \tanh x$", fontsize=15, va="top")
     rule.text(0, 0.80, r"$dx = (1 - y)(1 + y)\,dy$", fontsize=15, va="top")
-    rule.text(0, 0.62, code, family="monospace", fontsize=8.5, va="top", linespacing=1.5)
+    rule.text(0, 0.62, code, family="monospace", fontsize=9, va="top", linespacing=1.5)
     found = errors()
     places = range(len(found))
     proof.plot([error for _, error, _ in found], places, "o", color=BLUE, ms=4, label="its error")

@@ -16,8 +16,8 @@ const short = (v) =>
   v === 0 ? "0" : Math.abs(v) >= 0.01 && Math.abs(v) < 1000 ? String(+v.toPrecision(3)) : v.toExponential(0);
 
 // Lines over their index or over x, with axes; log scales by option.
-function draw(series, { logy = false, xlabel = "", ylabel = "", xs = null, marks = false } = {}) {
-  const [width, height, left, bottom] = [640, 300, 64, 42];
+function draw(series, { room = 640, logy = false, xlabel = "", ylabel = "", xs = null, marks = false } = {}) {
+  const [width, height, left, bottom] = [Math.max(280, Math.min(640, room)), 300, 64, 42];
   const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
   const scale = (v) => (logy ? Math.log10(Math.max(v, 1e-300)) : v);
   const all = series.flatMap((s) => s.values.map(scale)).filter(Number.isFinite);
@@ -95,16 +95,22 @@ const MODELS = {
       activation: ["activation", ["relu", "tanh"]],
     },
     run({ depth, scale, activation }) {
-      const { lengths } = deep(depth, 10 ** scale, { activation });
-      const said = `scale ${short(10 ** scale)}: the first layer's gradient is ${lengths[0].toExponential(2)} long, the last one's ${lengths[depth - 1].toExponential(2)}`;
-      const shown = { logy: true, xlabel: "layer", ylabel: "length of its gradient", xs: (_, i) => i + 1 };
-      return [[{ name: "gradient", values: lengths }], shown, said];
+      const scales = Array.from({ length: 36 }, (_, i) => -3 + i / 10);
+      const first = (layers, s) => deep(layers, 10 ** s, { activation }).lengths[0];
+      const depths = [...new Set([2, 5, 12, depth])];
+      const series = depths.map((layers) => ({
+        name: `${layers} layers`,
+        values: scales.map((s) => first(layers, s)),
+      }));
+      const said = `${depth} layers at scale ${short(10 ** scale)}: the first layer's gradient is ${first(depth, scale).toExponential(2)} long, at half the scale ${first(depth, scale - Math.log10(2)).toExponential(2)}`;
+      const shown = { logy: true, xlabel: "weight scale, power of ten", ylabel: "first gradient" };
+      return [series, { ...shown, xs: (_, i) => scales[i] }, said];
     },
   },
   norm: {
     controls: {
       depth: ["layers", 2, 12, 1, 5],
-      norm: ["mark this net's scale, 10^", -3, 0.5, 0.05, -2],
+      norm: ["weight scale, 10^", -3, 0.5, 0.05, -2],
     },
     run({ depth, norm }) {
       const scales = Array.from({ length: 36 }, (_, i) => -3 + i / 10);
@@ -166,7 +172,7 @@ function build(place) {
         input.type === "checkbox" ? input.checked : input.type === "range" ? +input.value : input.value;
     }
     const [series, options, words] = model.run(values);
-    picture.replaceChildren(...draw(series, options));
+    picture.replaceChildren(...draw(series, { room: place.clientWidth - 28, ...options }));
     said.textContent = words;
   };
   for (const [name, spec] of Object.entries(model.controls)) bar.append(control(name, spec, changed));

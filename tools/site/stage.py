@@ -18,6 +18,7 @@ REPOSITORY = {  # files of the repository that are pages too
     "experiments/README.md": "studies.md",
     "native/README.md": "native.md",
 }
+FIGURE = re.compile(r"`figures/(\w+\.png)`")
 ROW = re.compile(r"[0-4]-\d{1,2}")
 LINK = re.compile(r"(?<=\]\()(?!https?:|#|mailto:)([^)\s#]+)(#[^)\s]*)?(?=\))")
 
@@ -76,6 +77,7 @@ def rows(course: str) -> str:
     lines = ["| row | the course | funcnet | command |", "|---|---|---|---|"]
     for names, *cells in studies():
         if re.search(rf"(?<![\d-]){course}-\d", names):
+            cells = [FIGURE.sub(r"[\1](images/studies/\1)", cell) for cell in cells]
             lines.append("| " + " | ".join([ROW.sub(linked, names), *cells]) + " |")
     return "\n".join(lines)
 
