@@ -1,4 +1,4 @@
-"""matplotlib for figures in files, which need no window and so no backend of anybody's windows."""
+"""matplotlib for figures in files, which need no window, and the one style of all figures."""
 
 from __future__ import annotations
 
@@ -13,6 +13,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 else:
     Figure = Any  # annotations that are executed find a name
+
+
+# Okabe and Ito's colours, which people with any kind of colour vision tell apart.
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+COLOURS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#000000")
+STYLE: dict[Any, Any] = {
+    "font.size": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "legend.fontsize": 11,
+    "lines.linewidth": 1.8,
+}
 
 
 def require(function: str) -> ModuleType:

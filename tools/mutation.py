@@ -97,14 +97,14 @@ def reached(*seeds: Callable) -> list[types.FunctionType]:
             continue
         if function.__qualname__ != function.__name__:  # a function within a function
             continue
-        if function.__name__ in LEFT_ALONE_CALLS:
+        if function.__name__ in LEFT_ALONE_CALLS or function.__name__ == "<lambda>":
             continue
         found[id(function)] = function
         names = set(_names(function.__code__))
         values = [function.__globals__.get(name) for name in names]
         modules = [v for v in values if isinstance(v, types.ModuleType)]
         modules = [m for m in modules if m.__name__.startswith(PACKAGE)]
-        queue += [v for v in values if callable(v)]
+        queue += [getattr(v, "definition", v) for v in values if callable(v)]
         queue += [getattr(m, name, None) for m in modules for name in names]
     return sorted(found.values(), key=lambda f: (f.__module__, f.__code__.co_firstlineno))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import functools
 import io
 import json
 import pathlib
@@ -30,6 +31,7 @@ import numpy as np
 
 from funcnet import checks
 from funcnet.catalogue import ROWS, Row
+from funcnet.kernels._lowering import Kernel
 from tests.support import checkers, optimizer_table, zoo
 from tools import mutation_checks
 from tools.mutation import Mutant, mutants_of, planted, reached
@@ -70,7 +72,7 @@ def fate_of(mutant: Mutant, names: Sequence[str]) -> Fate:
     """Plants a mutant and runs the proofs of whoever reaches it until one notices."""
     stages = max(len(mutation_checks.subjects()[name].stages) for name in names)
     started, spent = time.perf_counter(), 0.0
-    optimizer_table.program.cache_clear()
+    forget(mutant)
     for stage in range(stages):
         dearest = stage == stages - 1
         done: set[int] = set()
@@ -81,11 +83,28 @@ def fate_of(mutant: Mutant, names: Sequence[str]) -> Fate:
             done |= {id(p) for p in proofs}
             with planted(mutant), np.errstate(all="ignore"):
                 if any(map(_notices, proofs)):
-                    optimizer_table.program.cache_clear()
+                    forget(mutant)
                     seconds = time.perf_counter() - started - spent
                     return Fate(mutant, names[0], name, stage, seconds)
-    optimizer_table.program.cache_clear()
+    forget(mutant)
     return Fate(mutant, names[0], "", -1, time.perf_counter() - started - spent)
+
+
+def forget(mutant: Mutant) -> None:
+    """Drops programs in which the mutant would not be seen, or would be seen after it is gone."""
+    optimizer_table.program.cache_clear()
+    if mutant.target.__module__.startswith("funcnet.kernels."):
+        for kernel in _kernels():
+            kernel.forget()
+
+
+@functools.cache
+def _kernels() -> list[Kernel]:
+    """The primitives whose definitions are planted with mistakes."""
+    rooms = [m for name, m in sys.modules.items() if name.startswith("funcnet.kernels.")]
+    return list(
+        {id(v): v for m in rooms for v in vars(m).values() if isinstance(v, Kernel)}.values()
+    )
 
 
 def _spread(names: Sequence[str]) -> Sequence[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +27,7 @@ _COLOURS = {
 }
 _PEERS = ("flax", "equinox", "torch", BFLOAT16)  # of rules
 _OURS, _VARIANT = "#0072B2", "#8CC5E8"
+_PAGE = 9.0  # inches: at the width of a page its letters are of the page's size
 
 
 class Sheet(NamedTuple):
@@ -356,34 +358,46 @@ def figure(report: Report, path: str | os.PathLike[str] | None = None) -> Figure
         ...
     ValueError: figure: the report has no results to draw.
     """
-    _matplotlib.require("bench.figure")
-    from matplotlib.figure import Figure
-
     rules = report.section("rules")
     wholes = report.section("steps") + report.section("runs")
     if not rules and not wholes:
         raise ValueError("figure: the report has no results to draw.")
-    drawn = Figure(
-        figsize=(13, 1.5 + 0.3 * max(len(rules), 1.6 * len(wholes), 6)), layout="constrained"
-    )
-    axes = list(drawn.subplots(1, 2 * bool(rules) + bool(wholes), squeeze=False)[0])
-    if rules:
-        _draw_times(axes.pop(0), rules)
-        _draw_bytes(axes.pop(0), rules)
-    if wholes:
-        _draw_wholes(axes.pop(0), wholes)
-    drawn.suptitle(str(report.machine), fontsize=10)
-    if path is not None:
-        _matplotlib.save(drawn, path, dpi=120)
+    with _matplotlib.require("bench.figure").rc_context({**_matplotlib.STYLE, "font.size": 10}):
+        from matplotlib.figure import Figure
+
+        sides = sum(len(r.contenders) for r in wholes)
+        heights = [1.3 + 0.24 * len(rules)] * bool(rules) + [1.3 + 0.2 * sides] * bool(wholes)
+        drawn = Figure(figsize=(_PAGE, 0.4 + sum(heights)), layout="constrained")
+        grid = drawn.add_gridspec(len(heights), 5, height_ratios=heights)
+        if rules:
+            times = drawn.add_subplot(grid[0, :3])
+            _draw_times(times, rules)
+            _draw_bytes(drawn.add_subplot(grid[0, 3:], sharey=times), rules)
+        if wholes:
+            _draw_wholes(drawn.add_subplot(grid[-1, :]), wholes)
+        drawn.suptitle(str(report.machine), fontsize=10)
+        if path is not None:
+            _matplotlib.save(drawn, path, dpi=120)
     return drawn
 
 
-def _label(axes: Any, labels: list[str], title: str) -> None:
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+def _finish(axes: Any, labels: list[str], title: str, columns: int) -> None:
+    """Names the rows, and puts the legend between the title and the bars."""
+    axes.set_yticks(range(len(labels)), labels, fontsize=9)
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.set_title(title, fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="x", alpha=0.3)
+    lines = -(-len(axes.get_legend_handles_labels()[0]) // columns)
+    axes.set_title(title, fontsize=11, pad=8 + 16 * lines)
+    axes.grid(axis="y", visible=False)
+    axes.set_axisbelow(True)
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=columns,
+        fontsize=9,
+        borderaxespad=0.2,
+        columnspacing=1,
+        handlelength=1.2,
+    )
 
 
 def _draw_times(axes: Any, rules: tuple[Result, ...]) -> None:
@@ -397,15 +411,14 @@ def _draw_times(axes: Any, rules: tuple[Result, ...]) -> None:
         for who in _PEERS:
             if (peer := r.ratio("autodiff", of=who)) is not None:
                 axes.plot(peer, y, "o", color=_COLOURS[who], markersize=4)
+    axes.plot([], [], color=_OURS, linewidth=6, label=rules[0].contenders[0].name)
     for who in _PEERS:
         if any(r.contender(who) for r in rules):
             axes.plot([], [], "o", color=_COLOURS[who], markersize=4, label=who)
-    axes.plot([], [], color=_OURS, linewidth=6, label=rules[0].contenders[0].name)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
     axes.set_xlabel("time, autodiff = 1")
-    axes.legend(fontsize=8, frameon=False)
-    _label(axes, [f"{r.name} {r.case}" for r in rules], "forward and backward")
+    _finish(axes, [f"{r.name} {r.case}" for r in rules], "forward and backward", 4)
 
 
 def _draw_bytes(axes: Any, rules: tuple[Result, ...]) -> None:
@@ -415,11 +428,13 @@ def _draw_bytes(axes: Any, rules: tuple[Result, ...]) -> None:
                 colour = _COLOURS["autodiff"] if who.name == "autodiff" else _OURS
                 axes.barh(y + shift, who.residual_bytes, 0.4, color=colour)
     axes.set_xscale("symlog", linthresh=1e3)
-    axes.set_xlabel("bytes kept between the passes, beside the arguments")
+    axes.set_xlim(left=0)
+    axes.set_xticks([0, 1e3, 1e5, 1e7])
+    axes.set_xlabel("between the passes")
     for name, colour in ((rules[0].contenders[0].name, _OURS), ("autodiff", _COLOURS["autodiff"])):
         axes.plot([], [], color=colour, linewidth=6, label=name)
-    axes.legend(fontsize=8, frameon=False)
-    _label(axes, [r.name for r in rules], "residual bytes")
+    _finish(axes, [f"{r.name} {r.case}" for r in rules], "bytes kept", 2)
+    axes.tick_params(labelleft=False)  # the rows are named on the left
 
 
 def _draw_wholes(axes: Any, wholes: tuple[Result, ...]) -> None:
@@ -438,8 +453,8 @@ def _draw_wholes(axes: Any, wholes: tuple[Result, ...]) -> None:
             seen.add(c.name)
     axes.set_xscale("log")
     axes.set_xlabel("images per second")
-    axes.legend(fontsize=8, frameon=False)
-    _label(axes, [f"{r.name}\n({r.section})" for r in wholes], "whole steps and runs")
+    names = [f"{r.name} ({r.section})\n{textwrap.fill(r.case, 34)}" for r in wholes]
+    _finish(axes, names, "whole steps and runs", 4)
 
 
 def milliseconds(seconds: int | float) -> str:

@@ -46,8 +46,8 @@ class Evaluate:
     data: Annotated[str | None, option("those that the run was trained on")] = None
     """Data of the same classes: the name of a data set, or a folder or file."""
     split: Annotated[str | None, choice(("train", "val", "test")), option("test")] = None
-    """Which of the splits; of a folder or file all of it is taken where this is not given. The
-    run's own data have its splits wherever they lie now."""
+    """Which of the splits; of a folder or file all of it is taken where this is not given, but for
+    that of funcnet pack. The run's own data have its splits wherever they lie now."""
     data_dir: Annotated[str | None, option("$FUNCNET_DATA_DIR, else ~/.cache/funcnet")] = None
     """Folder of the data sets."""
     json: Annotated[str | None, option("a table on stdout")] = None
@@ -120,7 +120,8 @@ On the run's own test split these are the numbers of its result.json, to the bit
         """The rows to measure, and what they are called."""
         splits = {name: getattr(dataset, name) for name in ("train", "val", "test")}
         name = self.split or "test"
-        if self.split is None and self.data is not None and self.data not in data.SETS:
+        fixed = self.data is None or self.data in data.SETS or _is_packed(self.data)
+        if self.split is None and not fixed:
             arrays = zip(*filter(_has_rows, splits.values()), strict=True)
             return Split(*map(np.concatenate, arrays)), "all"
         if not len(splits[name].labels):
@@ -129,6 +130,10 @@ On the run's own test split these are the numbers of its result.json, to the bit
                 hint = ": it is not what the run was trained on; without --split all is measured"
             raise CommandError(f"--split: {dataset.name} has no examples in {name}{hint}.")
         return splits[name], name
+
+
+def _is_packed(path: str) -> bool:
+    return (Path(path) / data.PACKED).is_file()
 
 
 def _has_rows(split: Split) -> bool:
@@ -149,6 +154,8 @@ def _read(path: str, trained: Trained) -> Dataset:
     """Other data, their examples read as those of the run were."""
     reading = trained.reading or {}
     whole: Any = {"val": 0, "test": 0}
+    if _is_packed(path):
+        return data.read(path)
     if Path(path).suffix.lower() == ".npz":
         return data.read(path, classes=trained.classes, task=trained.task, **whole)
     if reading.get("kind") == "images":

@@ -31,7 +31,7 @@ from funcnet.data._folder import from_folder
 from funcnet.data._formats import DataFormatError
 from funcnet.data._load import NAMES, DataNotFoundError, Location, find, load
 from funcnet.data._own import read, read_inputs
-from funcnet.data._packed import from_packed, pack
+from funcnet.data._packed import PACKED, from_packed, pack
 from funcnet.data._parquet import from_parquet
 from funcnet.data._preprocessing import (
     Kind,
@@ -48,6 +48,7 @@ from funcnet.data._tables import Missing, from_table
 
 __all__ = [
     "NAMES",
+    "PACKED",
     "RESIDENT_BYTES",
     "SETS",
     "Augmentation",

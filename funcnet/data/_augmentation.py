@@ -18,7 +18,9 @@ from jaxtyping import PRNGKeyArray, Shaped
 from funcnet import _validate
 
 Images = Shaped[Array | np.ndarray, "n h w c"]
+"""Images, (n, h, w, c), of any dtype."""
 Augmentation = Callable[[PRNGKeyArray, Any], Array]
+"""`augment(key, images) -> images`: other images of the same classes, drawn by the key."""
 
 
 def _images(function: str, images: Any) -> Array:

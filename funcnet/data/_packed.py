@@ -26,6 +26,7 @@ from funcnet.data._formats import bad
 from funcnet.data._streamed import RESIDENT_BYTES, Streamed, opened
 
 PACKED = "dataset.json"
+"""The file in a folder of `pack` that says what the data set is."""
 _FORMAT = 1
 _SPLITS = ("train", "val", "test")
 _AGAIN = "Pack the data set anew."

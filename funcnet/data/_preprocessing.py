@@ -15,6 +15,7 @@ from funcnet._moments import blocks, first, moments
 from funcnet.data._streamed import Streamed, opened
 
 Kind = Literal["none", "mean_image", "scaled", "scaled_mean_image", "standardised", "integers"]
+"""What `fit_preprocessing` can be asked for by name."""
 
 # The largest |mean| * scale, the mean in deviations, of images that the device preprocesses: the
 # mean's rounding to float32 is then 2^-14 of a deviation. Of those that only the device can

@@ -11,6 +11,7 @@ from funcnet.kernels._conv import conv, conv_bias, conv_input_gradient, conv_ker
 from funcnet.kernels._conv_xla import Pads as Pads
 from funcnet.kernels._entries import entries_of, with_entries
 from funcnet.kernels._flops import flops
+from funcnet.kernels._gelu import gelu, gelu_gradient, sigmoids
 from funcnet.kernels._lowering import once, wide, wide_dtype
 from funcnet.kernels._memory import keep_memory
 from funcnet.kernels._native import native_status, use_native
@@ -60,6 +61,8 @@ __all__ = [
     "entries_of",
     "first_winner",
     "flops",
+    "gelu",
+    "gelu_gradient",
     "keep_memory",
     "matmul",
     "matmul_bias",
@@ -74,6 +77,7 @@ __all__ = [
     "reshape",
     "scale_and_shift",
     "scaled",
+    "sigmoids",
     "tile_cells",
     "to_tiles",
     "total",

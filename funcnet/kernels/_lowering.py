@@ -60,14 +60,19 @@ class Kernel:
     precision JAX's products are to have is read then, and is a parameter of the primitive: what it
     is made of is traced when it is lowered, after `with jax.default_matmul_precision(...)` ended.
 
-    One of several results, whose axes have no names, is its definition on such a mesh.
+    One of several results, whose axes have no names, is its definition on such a mesh. Outside of
+    `jit` a call is a program that is kept; `forget` drops those, where what they are made of has
+    changed.
+
+    Attributes:
+      definition: what it is, in JAX's own operations.
     """
 
-    def __init__(
-        self, name: str, axes: Callable[..., str], several: Callable[..., Any] | None = None
-    ):
-        self.primitive, self._axes, self._several = Primitive(name), axes, several
-        self.primitive.multiple_results = several is not None
+    def __init__(self, name: str, axes: Callable[..., str], definition: Any, several: bool = False):
+        self.primitive, self._axes = Primitive(name), axes
+        self.definition, self._several = definition, several
+        self.primitive.multiple_results = several
+        self.forget: Callable[[], None] = lambda: None
 
     @property
     def name(self) -> str:
@@ -77,7 +82,7 @@ class Kernel:
     def __call__(self, *operands: Any, **params: Any) -> Any:
         mesh = explicit_mesh(*operands)
         if mesh is not None and self._several:
-            return self._several(*operands, **params)
+            return self.definition(*operands, **params)
         params.setdefault("precision", _config.jax_default_matmul_precision)
         bind = functools.partial(self.primitive.bind, **params)
         operands = varying_alike(*operands)
@@ -109,7 +114,7 @@ def make_kernel(
         default the sum is all that `cpu` does.
       several: whether it returns a tuple of arrays; `axes` are "..." then.
     """
-    kernel = Kernel(name, axes, xla if several else None)
+    kernel = Kernel(name, axes, xla, several)
     primitive = kernel.primitive
     on_part = at_its_precision(on_part or totalled(cpu))
     xla, cpu = at_its_precision(xla), at_its_precision(cpu)
@@ -149,6 +154,7 @@ def make_kernel(
         return mlir.lower_fun(way, multiple_results=several)(context, *operands, **params)
 
     know_devices(primitive)
+    kernel.forget = compiled.cache_clear
     primitive.def_impl(eager)
     primitive.def_abstract_eval(aval)
     mlir.register_lowering(primitive, mlir.lower_fun(xla, multiple_results=several))

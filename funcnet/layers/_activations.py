@@ -15,8 +15,8 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from funcnet import _validate
-from funcnet.kernels import wide
+from funcnet import _validate, kernels
+from funcnet.kernels import sigmoids, wide
 
 
 @jax.custom_vjp
@@ -277,7 +277,7 @@ def _softplus_fwd(x):
 
 
 def _softplus_bwd(x, dy):
-    slope, _ = _sigmoids(wide(x))
+    slope, _ = sigmoids(wide(x))
     return ((wide(dy) * slope).astype(x.dtype),)
 
 
@@ -314,26 +314,13 @@ def _silu(x):
     return (xw * lax.logistic(xw)).astype(x.dtype)
 
 
-def _sigmoids(t):
-    """s(t) and s(-t), both right to eps of themselves, from one exponential.
-
-    Forward passes take `lax.logistic` instead: sharing the exponential with the backward pass, XLA
-    would write it to memory, which takes longer than computing it twice.
-    """
-    e = jnp.exp(-jnp.abs(t))
-    large = 1 / (1 + e)
-    small = e * large
-    right = t >= 0
-    return jnp.where(right, large, small), jnp.where(right, small, large)
-
-
 def _silu_fwd(x):
     return _silu(x), jnp.asarray(x)
 
 
 def _silu_bwd(x, dy):
     xw = wide(x)
-    s, s_minus = _sigmoids(xw)
+    s, s_minus = sigmoids(xw)
     slope = s * (1 + xw * s_minus)
     return ((wide(dy) * slope).astype(x.dtype),)
 
@@ -370,21 +357,9 @@ def gelu(x: Float[ArrayLike, "*shape"], approximate: bool = True) -> Float[Array
     return _gelu(x, approximate)
 
 
-_SQRT_2_OVER_PI = 0.7978845608028654
-_SQRT_HALF = 0.7071067811865476
-_INV_SQRT_2_PI = 0.3989422804014327
-_CUBIC = 0.044715
-
-
-def _two_u(x):
-    return 2 * _SQRT_2_OVER_PI * (x + _CUBIC * x * x * x)
-
-
 def _gelu(x, approximate):
     x = _validate.floating("gelu", "x", x)
-    xw = wide(x)
-    weight = lax.logistic(_two_u(xw)) if approximate else 0.5 * lax.erfc(-xw * _SQRT_HALF)
-    return (xw * weight).astype(x.dtype)
+    return kernels.gelu(x, approximate).astype(x.dtype)
 
 
 def _gelu_fwd(x, approximate):
@@ -392,16 +367,7 @@ def _gelu_fwd(x, approximate):
 
 
 def _gelu_bwd(approximate, x, dy):
-    xw = wide(x)
-    near = jnp.clip(xw, -40.0, 40.0)  # beyond, the slope is 0 or 1, and powers of x would overflow
-    if approximate:
-        s, s_minus = _sigmoids(_two_u(xw))
-        two_du = 2 * _SQRT_2_OVER_PI * (1 + 3 * _CUBIC * near * near)
-        slope = s * (1 + near * two_du * s_minus)
-    else:
-        density = _INV_SQRT_2_PI * jnp.exp(-0.5 * near * near)
-        slope = 0.5 * lax.erfc(-xw * _SQRT_HALF) + near * density
-    return ((wide(dy) * slope).astype(x.dtype),)
+    return (kernels.gelu_gradient(x, dy, approximate).astype(x.dtype),)
 
 
 gelu.defvjp(_gelu_fwd, _gelu_bwd)

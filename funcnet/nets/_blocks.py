@@ -365,7 +365,6 @@ def softplus() -> Net:
     return _plain("softplus", layers.softplus)
 
 
-#: The activations that named networks know by name.
 ACTIVATIONS: dict[str, Callable[[], Net]] = {
     "relu": relu,
     "leaky_relu": leaky_relu,
@@ -376,6 +375,7 @@ ACTIVATIONS: dict[str, Callable[[], Net]] = {
     "silu": silu,
     "softplus": softplus,
 }
+"""The activations that named networks know by name."""
 
 
 @configured

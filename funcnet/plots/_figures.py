@@ -18,20 +18,9 @@ if TYPE_CHECKING:
 else:
     Axes = Figure = Any  # annotations that are executed find a name
 
-# Okabe and Ito's colours, which people with any kind of colour vision tell apart.
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-COLOURS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#000000")
+BLUE, ORANGE, GREEN, RED = _matplotlib.BLUE, _matplotlib.ORANGE, _matplotlib.GREEN, _matplotlib.RED
+COLOURS = _matplotlib.COLOURS
 LINES = ("-", "--", "-.", ":")  # colours come round after seven; then the line tells them apart
-_STYLE: dict[Any, Any] = {
-    "font.size": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-    "legend.fontsize": 11,
-    "lines.linewidth": 1.8,
-}
 _DPI = 120
 
 PathLike = str | os.PathLike[str]
@@ -51,7 +40,7 @@ def style() -> Iterator[None]:
     ...     matplotlib.rcParams["axes.spines.top"]
     False
     """
-    with _matplotlib.require("plots").rc_context(_STYLE):
+    with _matplotlib.require("plots").rc_context(_matplotlib.STYLE):
         yield
 
 
@@ -81,7 +70,13 @@ def finish_epochs(axes: Axes, title: str, metric: str = "accuracy") -> None:
     reached = reached[np.isfinite(reached)]
     if reached.size > 1 and reached.max() > reached.min():
         margin = 0.08 * (reached.max() - reached.min())
-        axes.set_ylim(reached.min() - margin, reached.max() + margin)
+        low, high = reached.min() - margin, reached.max() + margin
+        axes.set_ylim(low, high)
+        for line in axes.lines:  # no stroke from a point that is out of sight
+            values = np.array(line.get_ydata(), np.float64)
+            if first and not low <= values[0] <= high and values.size > 1:
+                values[0] = np.nan
+                line.set_ydata(values)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
     axes.set_ylabel(words(metric) + " (%)" * (metric in SHARES))

@@ -97,8 +97,8 @@ def curves(
     steps, and the validation loss after each epoch; the right one the first metric of the training
     and validation rows, an accuracy in percent, the run's best epoch marked. A loss that falls by
     more than a factor of 50 is drawn on a logarithmic axis.
-    What was measured before training may lie outside the right panel, whose range is that of the
-    epochs. What is not finite leaves a gap.
+    What was measured before training is left out of the right panel where it lies outside of its
+    range, which is that of the epochs. What is not finite leaves a gap.
 
     Args:
       history: the rows of `Run.history`, or the path of a run's folder or `history.jsonl`.

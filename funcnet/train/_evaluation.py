@@ -179,14 +179,23 @@ class Batches:
     def _gathered(self) -> Iterator[tuple[Any, ...]]:
         firsts = range(0, len(self._rows), self._size)
         if any(isinstance(of, data.Streamed) for of in self._split):
-            return ahead(self._batch, firsts)
+            # A thread has settings of its own, such as jax_enable_x64: all that it does is to read.
+            return map(self._batch, firsts, ahead(self._read, firsts))
         return map(self._batch, firsts)
 
-    def _batch(self, first: int) -> tuple[Any, ...]:
+    def _rows_from(self, first: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of a batch, and which of them are its own."""
         rows = self._rows[first : first + self._size]
         own = np.arange(self._size) < len(rows)
-        rows = np.pad(rows, (0, self._size - len(rows)), mode="edge")
-        images, labels = _taken(self._split, rows, self.layout)
+        return np.pad(rows, (0, self._size - len(rows)), mode="edge"), own
+
+    def _read(self, first: int) -> Any:
+        rows, _ = self._rows_from(first)
+        return jax.tree.map(lambda a: a[rows], tuple(self._split))
+
+    def _batch(self, first: int, read: Any = None) -> tuple[Any, ...]:
+        rows, own = self._rows_from(first)
+        images, labels = _taken(self._split, rows, self.layout) if read is None else read
         images, left = data.for_device(self._preprocessing, images)
         if self.layout is not None:
             images, labels = self.layout.put((images, labels), rows=True)

@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
+from funcnet_native._gelu import gelu, gelu_gradient
 from funcnet_native._pools import avg_pool, avg_pool_gradient, max_pool, max_pool_gradient
 
 Pair = tuple[int, int]
@@ -40,6 +41,8 @@ __all__ = [
     "conv",
     "conv_input_gradient",
     "conv_kernel_gradient",
+    "gelu",
+    "gelu_gradient",
     "implementation",
     "matmul",
     "max_pool",
@@ -49,7 +52,7 @@ __all__ = [
     "supports",
 ]
 
-INTERFACE = 2  # counts up with the targets and their attributes; funcnet asks for its own
+INTERFACE = 3  # counts up with the targets and their attributes; funcnet asks for its own
 
 TARGETS = (
     "funcnet_conv",
@@ -62,6 +65,8 @@ TARGETS = (
     "funcnet_max_pool_gradient",
     "funcnet_avg_pool",
     "funcnet_avg_pool_gradient",
+    "funcnet_gelu",
+    "funcnet_gelu_gradient",
 )
 _KINDS: tuple[Kind, ...] = ("conv", "conv_kernel_gradient", "conv_input_gradient")
 

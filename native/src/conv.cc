@@ -3,83 +3,16 @@
 
 #include "kernels.h"
 #include "onednn.h"
+#include "windows.h"
 
 namespace funcnet {
 namespace {
 
 using Dims = memory::dims;
 
-// ---- Windows ------------------------------------------------------------------------------------
-
-// Rows and columns that the kernel reads, from the first to the last.
-int64_t span_height(const Geometry& g) { return (g.kh - 1) * g.dilation_h + 1; }
-int64_t span_width(const Geometry& g) { return (g.kw - 1) * g.dilation_w + 1; }
-int64_t window_height(const Geometry& g) { return (g.oh - 1) * g.stride_h + span_height(g); }
-int64_t window_width(const Geometry& g) { return (g.ow - 1) * g.stride_w + span_width(g); }
-
-// Whether oneDNN's fast kernels take this padding as it is. They take none that is negative beyond
-// what the stride leaves over, and for more than about half a kernel they fall back to slow ones.
-bool fits(int64_t size, int64_t window, int64_t kernel, int64_t stride, int64_t before) {
-  const int64_t after = window - size - before;
-  return size > 0 && 0 <= before && before <= kernel / 2 && -stride < after && after <= kernel / 2;
-}
-bool fits(const Geometry& g) {
-  return fits(g.h, window_height(g), span_height(g), g.stride_h, g.pad_top) &&
-         fits(g.w, window_width(g), span_width(g), g.stride_w, g.pad_left);
-}
-
-// The same convolution on images already cut and padded to the window.
-Geometry windowed(Geometry g) {
-  g.h = window_height(g);
-  g.w = window_width(g);
-  g.pad_top = g.pad_left = 0;
-  return g;
-}
-
-// The part of one axis that window and image share, as [first, last) in the window.
-std::pair<int64_t, int64_t> overlap(int64_t size, int64_t window, int64_t before) {
-  const int64_t first = std::clamp<int64_t>(before, 0, window);
-  return {first, std::clamp<int64_t>(before + size, first, window)};
-}
-
-// Calls copy(offset in the window, offset in the image, count) for every run of floats they share.
-template <typename Copy>
-void for_each_shared_run(const Geometry& g, Copy copy) {
-  const int64_t height = window_height(g), width = window_width(g);
-  const auto [top, bottom] = overlap(g.h, height, g.pad_top);
-  const auto [left, right] = overlap(g.w, width, g.pad_left);
-  for (int64_t i = 0; i < g.n; ++i) {
-    for (int64_t row = top; row < bottom; ++row) {
-      copy(((i * height + row) * width + left) * g.cin,
-           ((i * g.h + row - g.pad_top) * g.w + left - g.pad_left) * g.cin,
-           (right - left) * g.cin);
-    }
-  }
-}
-
-int64_t window_count(const Geometry& g) {
-  return g.n * window_height(g) * window_width(g) * g.cin;
-}
-
 Buffer& window_buffer() {
   thread_local Buffer buffer;
   return buffer;
-}
-
-const float* to_window(const Geometry& g, const float* x) {
-  float* window = window_buffer().floats(window_count(g));
-  std::fill_n(window, window_count(g), 0.0f);
-  for_each_shared_run(g, [&](int64_t at_window, int64_t at_image, int64_t count) {
-    std::copy_n(x + at_image, count, window + at_window);
-  });
-  return window;
-}
-
-void from_window(const Geometry& g, const float* window, float* dx) {
-  std::fill_n(dx, g.n * g.h * g.w * g.cin, 0.0f);
-  for_each_shared_run(g, [&](int64_t at_window, int64_t at_image, int64_t count) {
-    std::copy_n(window + at_window, count, dx + at_image);
-  });
 }
 
 // ---- Primitives ---------------------------------------------------------------------------------
@@ -168,11 +101,6 @@ int64_t images_in_cache(const Geometry& g) {
   return std::max<int64_t>(1, kFloats / std::max<int64_t>(image_floats(g), 1));
 }
 
-Geometry of_images(Geometry g, int64_t images) {
-  g.n = images;
-  return g;
-}
-
 // A range of images in chunks of one size, but for the last.
 struct Chunks {
   int64_t size, count, rest;  // chunks of `size` images, the last of `rest`
@@ -229,7 +157,7 @@ void conv(Pool& pool, const Geometry& g, const float* x, const float* w, const f
                  [&](int64_t first, int64_t images, const Prepared& prepared) {
     const Plan& plan = *prepared.plan;
     const float* source = x + first * g.h * g.w * g.cin;
-    if (!direct) source = to_window(of_images(g, images), source);
+    if (!direct) source = to_window(of_images(g, images), source, window_buffer());
     float* target = y + first * g.oh * g.ow * g.cout;
     std::unordered_map<int, memory> arguments{
         {DNNL_ARG_SRC, memory_at(plan.x, source)},
@@ -251,6 +179,7 @@ void conv_input_gradient(Pool& pool, const Geometry& g, const float* dy, const f
   if (const auto outputs = winograd_outputs(Kind::kInputGradient, g, winograd)) {
     return winograd_input_gradient(outputs, pool, g, dy, w, dx);
   }
+  if (takes_patches(Kind::kInputGradient, g)) return patches_input_gradient(pool, g, dy, w, dx);
   const bool direct = fits(g);
   const Geometry inner = direct ? g : windowed(g);
   for_each_chunk(pool, Kind::kInputGradient, g, inner, false, w,
@@ -276,6 +205,7 @@ void conv_kernel_gradient(Pool& pool, const Geometry& g, const float* x, const f
   if (const auto outputs = winograd_outputs(Kind::kKernelGradient, g, winograd)) {
     return winograd_kernel_gradient(outputs, pool, g, x, dy, dw);
   }
+  if (takes_patches(Kind::kKernelGradient, g)) return patches_kernel_gradient(pool, g, x, dy, dw);
   const bool direct = fits(g);
   const Geometry inner = direct ? g : windowed(g);
   const int64_t threads = worthwhile_threads(pool, g.flops());
@@ -312,7 +242,7 @@ void conv_kernel_gradient(Pool& pool, const Geometry& g, const float* x, const f
       float* written = as_laid ? target
                                : static_cast<float*>(relaid_buffer.bytes(plan->w.get_size()));
       const float* source = x + first * g.h * g.w * g.cin;
-      if (!direct) source = to_window(of_images(g, images), source);
+      if (!direct) source = to_window(of_images(g, images), source, window_buffer());
       const float* cotangent = dy + first * g.oh * g.ow * g.cout;
       execute(plan->primitive, plan->scratch,
               {{DNNL_ARG_SRC, memory_at(plan->x, source)},
@@ -343,6 +273,7 @@ std::string conv_implementation(Kind kind, const Geometry& geometry, int64_t win
     const std::string side = std::to_string(outputs);
     return "winograd " + side + "x" + side;
   }
+  if (takes_patches(kind, geometry)) return "patches";
   OneThread one;
   const Geometry one_image = of_images(geometry, 1);
   return make_plan(kind, fits(one_image) ? one_image : windowed(one_image), false,

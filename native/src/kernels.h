@@ -34,7 +34,7 @@ void conv_kernel_gradient(Pool& pool, const Geometry& geometry, const float* x, 
 // dx = the same by x.
 void conv_input_gradient(Pool& pool, const Geometry& geometry, const float* dy, const float* w,
                          float* dx, int64_t winograd = 0);
-// The name of the implementation: Winograd's ("winograd 2x2"), or oneDNN's for one image
+// The name of the implementation: Winograd's ("winograd 2x2"), "patches", or oneDNN's for one image
 // ("brgconv:avx512_core", "ref", ...).
 std::string conv_implementation(Kind kind, const Geometry& geometry, int64_t winograd);
 
@@ -47,6 +47,14 @@ void winograd_kernel_gradient(int64_t outputs, Pool& pool, const Geometry& geome
                               const float* x, const float* dy, float* dw);
 void winograd_input_gradient(int64_t outputs, Pool& pool, const Geometry& geometry,
                              const float* dy, const float* w, float* dx);
+
+// The gradients as products over patches (the pixels under a kernel, laid out side by side), and
+// whether they are the faster way.
+bool takes_patches(Kind kind, const Geometry& geometry);
+void patches_kernel_gradient(Pool& pool, const Geometry& geometry, const float* x, const float* dy,
+                             float* dw);
+void patches_input_gradient(Pool& pool, const Geometry& geometry, const float* dy, const float* w,
+                            float* dx);
 // Primitives in the cache, and the most that it holds.
 size_t conv_cache_size();
 constexpr size_t kConvCacheCapacity = 256;
@@ -107,11 +115,21 @@ void avg_pool(Pool& pool, const Pooling& pooling, const float* x, float* y);
 // dx = the gradient of sum(dy avg_pool(x)) by x.
 void avg_pool_gradient(Pool& pool, const Pooling& pooling, const float* dy, float* dx);
 
+// y = x w(x) number by number, w the normal distribution's, or the sigmoid that is nearly that.
+void gelu(Pool& pool, bool approximate, int64_t count, const float* x, float* y);
+// dx = the gradient of sum(dy y) by x.
+void gelu_gradient(Pool& pool, bool approximate, int64_t count, const float* x, const float* dy,
+                   float* dx);
+
 // Loops of our own are compiled for the wide vectors too, and the right one is chosen at loading;
 // the sanitizers cannot be there so early.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if __GNUC__ >= 12
+#define FUNCNET_WIDE __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
 #define FUNCNET_WIDE __attribute__((target_clones("default", "avx2", "avx512f")))
+#endif
 #else
 #define FUNCNET_WIDE
 #endif

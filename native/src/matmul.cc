@@ -1,6 +1,5 @@
-#include <stdexcept>
-
 #include "kernels.h"
+#include "onednn.h"
 
 namespace funcnet {
 
@@ -11,11 +10,11 @@ void matmul(Pool& pool, int64_t n, int64_t k, int64_t m, bool transpose_a, bool 
   // The longer side of y is cut, never the sum: the bits do not depend on the number of threads
   // that happened to be free. Sixteen floats fill a line of the cache.
   const bool by_rows = n >= m;
-  const int64_t length = by_rows ? n : m;
-  const int64_t size = std::max<int64_t>(16, ((length + threads - 1) / threads + 15) / 16 * 16);
-  const int64_t shares = (length + size - 1) / size;
+  const int64_t length = by_rows ? n : m, lines = ceil_div(length, 16);
+  const int64_t shares = std::min(threads, lines);
   for_each_share(pool, threads, shares, [&](int64_t share) {
-    const int64_t begin = share * size, count = std::min(size, length - begin);
+    const int64_t begin = lines * share / shares * 16;
+    const int64_t count = std::min(lines * (share + 1) / shares * 16, length) - begin;
     const int64_t row = by_rows ? begin : 0, rows = by_rows ? count : n;
     const int64_t column = by_rows ? 0 : begin, columns = by_rows ? m : count;
     float* corner = y + row * m + column;
@@ -23,11 +22,8 @@ void matmul(Pool& pool, int64_t n, int64_t k, int64_t m, bool transpose_a, bool 
       for (int64_t i = 0; i < rows; ++i) std::fill_n(corner + i * m, columns, 0.0f);
     } else {
       const int64_t a_width = transpose_a ? n : k, b_width = transpose_b ? k : m;
-      const auto status = dnnl_sgemm(
-          transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', rows, columns, k, 1.0f,
-          a + (transpose_a ? row : row * k), a_width,
-          b + (transpose_b ? column * k : column), b_width, 0.0f, corner, m);
-      if (status != dnnl_success) throw std::runtime_error("oneDNN's sgemm refused the product");
+      sgemm(transpose_a, transpose_b, rows, columns, k, a + (transpose_a ? row : row * k), a_width,
+            b + (transpose_b ? column * k : column), b_width, /*adding=*/false, corner, m);
     }
     for (int64_t i = 0; i < rows; ++i) {
       float* line = corner + i * m;

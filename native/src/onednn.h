@@ -1,6 +1,7 @@
 // What the users of oneDNN's primitives share.
 #pragma once
 
+#include <stdexcept>
 #include <unordered_map>
 
 #include "common.h"
@@ -42,6 +43,15 @@ inline void execute(const dnnl::primitive& primitive, const memory::desc& scratc
   arguments.insert_or_assign(DNNL_ARG_SCRATCHPAD,
                              memory_at(scratch, scratchpad().bytes(scratch.get_size())));
   primitive.execute(stream(), arguments);
+}
+
+// y (n, m) = op(a) op(b), or y += op(a) op(b); rows of a, b and y are so many floats apart.
+inline void sgemm(bool transpose_a, bool transpose_b, int64_t n, int64_t m, int64_t k,
+                  const float* a, int64_t a_row, const float* b, int64_t b_row, bool adding,
+                  float* y, int64_t y_row) {
+  const auto status = dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', n, m, k, 1.0f, a,
+                                 a_row, b, b_row, adding ? 1.0f : 0.0f, y, y_row);
+  if (status != dnnl_success) throw std::runtime_error("oneDNN's sgemm refused the product");
 }
 
 // A change of layout, or none where the two are the same.

@@ -1,4 +1,4 @@
-"""Dilation and groups: the native convolutions against float64."""
+"""Dilation, groups, few channels: the native convolutions against float64."""
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,12 @@ SHAPES = {
     "groups-2-wider": (3, (9, 9), 32, 64, (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 2),
     "depthwise": (5, (16, 16), 64, 64, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 64),
     "depthwise-stride-2": (5, (15, 16), 32, 32, (5, 5), (2, 2), ((2, 2), (2, 1)), (1, 1), 32),
+    "rgb-5": (7, (32, 32), 3, 32, (5, 5), (1, 1), ((2, 2), (2, 2)), (1, 1), 1),
+    "rgb-strided": (5, (17, 30), 3, 20, (7, 5), (2, 3), ((3, 2), (0, 4)), (1, 1), 1),
+    "rgb-cut": (3, (19, 18), 3, 7, (3, 3), (1, 1), ((-2, 4), (5, -3)), (1, 1), 1),
+    "rgb-wide-image": (2, (5, 700), 4, 16, (3, 9), (1, 1), ((1, 1), (4, 4)), (1, 1), 1),
+    "grey-dilated": (5, (28, 28), 1, 24, (3, 3), (1, 1), ((2, 2), (1, 1)), (2, 1), 1),
+    "grey-one-image": (1, (28, 28), 1, 32, (5, 5), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
     "both": (3, (16, 16), 32, 32, (3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2), 2),
 }
 
@@ -79,6 +85,14 @@ def test_what_is_fast_is_taken():
     for name in ("dilation-2", "groups-4", "depthwise"):
         x, w, dy, where = _arrays(name)
         assert native.supports("conv", x.shape, w.shape, dy.shape, **where), name
+
+
+@pytest.mark.parametrize("name", [name for name in SHAPES if name.startswith(("rgb", "grey"))])
+def test_few_channels_are_patches(name):
+    x, w, dy, where = _arrays(name)
+    kinds = ["conv_input_gradient"] + ["conv_kernel_gradient"] * ("AVX2" in native.ISA)
+    for kind in kinds:
+        assert native.implementation(kind, x.shape, w.shape, dy.shape, **where) == "patches", kind
 
 
 @pytest.mark.parametrize(("groups", "reason"), [(0, "0 groups"), (3, "3 groups do not divide")])

@@ -143,6 +143,7 @@ def test_a_run_that_goes_on_without_x64_differs_by_rounding_alone(whole):
 # --- check_resume
 
 
+@pytest.mark.slow
 def test_check_resume():
     report = checks.check_resume(resume_runs.everything, stops=(4,)).raise_if_bad()
     assert [check.name for check in report] == ["repeat", "step 4"]

@@ -119,6 +119,7 @@ def test_json_on_stdout_is_alone(here, capsys):
     assert "\n::error file=pkg/rules.py,line=" in said.err
 
 
+@pytest.mark.slow
 def test_stdout_of_a_process_is_alone_and_never_replaced(here):
     """Also what C prints is kept from it, and a shell's `>file` keeps what was there."""
     loud = "import os\nos.system('echo loud')\n"
@@ -195,6 +196,7 @@ def test_examples_are_drawn(here, capsys):
     assert "2 right" in said.out
 
 
+@pytest.mark.slow
 def test_a_rule_of_the_catalogue_in_every_format(here, capsys):
     code, said = check("relu --junit - --markdown m.md --json j.json", capsys)
     assert code == 0

@@ -55,6 +55,7 @@ def test_a_command_is_loaded_without_the_others():
     assert not (others | {"funcnet.bench", "funcnet.checks", "matplotlib", "scipy"}) & loaded
 
 
+@pytest.mark.slow
 def test_commands_that_compute_keep_their_memory_and_no_other_does():
     program = """
 import sys

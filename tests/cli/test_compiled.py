@@ -220,6 +220,7 @@ with _compiled.kept("funcnet train"):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_folder(place):
     environment = {k: v for k, v in USERS_ENVIRONMENT.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     environment |= {_compiled.VARIABLE: str(place), "JAX_PLATFORMS": "cpu"}

@@ -74,6 +74,7 @@ def test_pictures_in_folders_are_trained_with_convolutions_and_told_apart(here):
     assert trained.predict(images).tolist() == ["cat", "dog"]
 
 
+@pytest.mark.slow
 def test_a_run_on_ones_own_data_goes_on_from_another_folder(here, monkeypatch):
     command = ["train", "--data", "arrays.npz", "--hidden", "5"]
     assert cli.main([*command, "--epochs", "1", *QUIET]) == 0

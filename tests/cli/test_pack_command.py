@@ -44,7 +44,11 @@ def test_a_packed_data_set_trains_to_the_same_bits_held_or_streamed(here, monkey
         assert (Path(folder) / "best.npz").read_bytes() == Path("one/best.npz").read_bytes()
     sums = [json.loads(Path(f, "config.json").read_text())["data_sha256"] for f in ("one", "two")]
     assert sums[0] == sums[1]
-    assert cli.main(["evaluate", "three", "--json", "-"]) == 0
+    assert cli.main(["evaluate", "three", "--json", "own.json"]) == 0
+    assert cli.main(["evaluate", "one", "--data", "packed/mine", "--json", "other.json"]) == 0
+    own, other = (json.loads(Path(f"{name}.json").read_text()) for name in ("own", "other"))
+    assert own == other | {"data": own["data"]}
+    assert own["split"] == "test"
     assert cli.main(["report", "three"]) == 0
     assert cli.main(["train", "--resume", "--out", "three", "--epochs", "3"]) == 0
 

@@ -68,6 +68,7 @@ def _rows(here):
     return [json.loads(line) for line in (here / "out/sweep.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_names_are_sweeps_of_their_own_ranked_together(here, capsys):
     assert cli.main([*NAMES, "--seeds", "2"]) == 0
     out = capsys.readouterr().out

@@ -300,6 +300,7 @@ def test_ctrl_c_before_the_first_row_leaves_nothing(here, capsys, monkeypatch):
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_it_with_what_it_has(here):
     """As a process, by a name of the command that needs no script; test_streams.py has more."""
     words = [sys.executable, "-m", "funcnet", "train", *PROCESS, "--out", "run"]

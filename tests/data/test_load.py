@@ -269,6 +269,7 @@ def test_cifar10_as_the_courses_cut_it(row, data_dir):
         assert test.images.transpose(0, 3, 1, 2).shape == (1000, 3, 32, 32)
 
 
+@pytest.mark.slow
 def test_the_real_cifar10(data_dir):
     dataset = real("cifar10", data_dir)
     assert [split.images.shape for split in dataset[:3]] == [

@@ -112,7 +112,7 @@ def quick_flags_are_known():
 
 RELIED_ON = {
     primitives_can_be_made: "kernels/_lowering.py, _jaxprs.py",
-    rules_show_their_parts: "checks/_rules.py, docs/hooks.py",
+    rules_show_their_parts: "checks/_rules.py, tools/site/api.py",
     jaxprs_name_rules: "checks/_rules.py",
     jaxprs_name_convolutions: "train/_epoch.py",
     jaxprs_name_their_lines: "train/contract.py",

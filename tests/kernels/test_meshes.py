@@ -217,6 +217,7 @@ print("done")
     assert out.split()[-1] == "done"
 
 
+@pytest.mark.slow
 def test_any_axis_may_be_cut():
     """Rows, columns and channels of images, classes, and the batch that a `vmap` maps."""
     out = run_python(

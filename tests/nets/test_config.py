@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from funcnet import nets
+from tests.support.lanes import by_default
 
 _ARGUMENTS = {"units": 5, "channels": 4, "hidden": 7, "classes": 3, "rate": 0.25, "groups": 2}
 _ARGUMENTS |= {"scale": [1.0, 2.0, 3.0, 4.0], "shift": [0.5] * 4}
@@ -46,7 +47,12 @@ def test_all_functions_that_make_nets_are_tried():
     assert len(_FUNCTIONS) >= 30
 
 
-@pytest.mark.parametrize("name", _FUNCTIONS)
+# By default the blocks, and the network with most options: the others are made of blocks.
+_SOME = [name for name in _FUNCTIONS if name not in {n.__name__ for n in nets.NETWORKS.values()}]
+_SOME += ["fully_connected_net"]
+
+
+@pytest.mark.parametrize("name", by_default(_FUNCTIONS, _SOME))
 def test_a_net_made_of_its_config_is_the_same_net(name):
     net = _made_by(name)
     config = json.loads(json.dumps(nets.to_config(net)))

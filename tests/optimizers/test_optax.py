@@ -42,8 +42,12 @@ def test_signature_has_optax_names_and_defaults(name):
     assert set(mine) - set(expected) <= OURS_ALONE
 
 
+# By default one of each state over many steps; one step of each is compared below.
+LONG = {"sgd", "momentum", "rmsprop", "adam", "lion", "muon-stack"}
+
+
 @pytest.mark.courses("0-21")
-@table([*PLAIN, "muon-kernels", "muon-stack"])
+@table(by_default([*PLAIN, "muon-kernels", "muon-stack"], LONG))
 def test_200_steps_equal_optax(name, rng):
     """Float64, relative 1e-12: at a constant rate, and on a schedule inside a chain."""
     params = ragged(rng.standard_normal)

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from funcnet import optimizers as opt
+from tests.support.lanes import by_default
 from tests.support.optimizer_table import (
     DTYPES,
     NUMBERS,
@@ -126,7 +127,7 @@ def test_another_rate_does_not_compile_again(name, rng):
     np.testing.assert_array_equal(ends[2], 0.5)
 
 
-@table(PLAIN)
+@table(by_default(PLAIN, {"momentum", "adam", "lamb"}))
 def test_vmapped_rates_equal_solo_runs(name, rng):
     """Float64, 1e-12 after 100 steps; a member that diverges leaves the others' bytes alone."""
     rows = eighths(rng)

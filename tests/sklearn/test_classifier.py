@@ -179,6 +179,7 @@ def test_steps_that_are_not_finite_are_told_of():
         small(optimizer="sgd", learning_rate=1e300, epochs=9).fit(X, Y)
 
 
+@pytest.mark.slow
 def test_it_is_a_step_of_a_pipeline_whose_parameters_are_searched():
     pipeline = make_pipeline(FunctionTransformer(), small(learning_rate=0.1, epochs=20))
     search = GridSearchCV(pipeline, {"netclassifier__reg": [0.0, 100.0]}, cv=2).fit(X, Y)

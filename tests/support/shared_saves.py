@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -26,7 +27,6 @@ from funcnet.train import History, Run, TrainState
 SIZE = 24  # which 1, 2, 3, 4 and 8 devices divide
 FIRST_POINTS = ("begin", "data", "written", "manifest", "rename", "prune")
 OTHER_POINTS = ("begin", "data", "written")
-PRUNING = 4  # saves, until one goes: three stay
 
 
 def connect(port, process, count):
@@ -109,13 +109,14 @@ def template():
 def go_on(folder, process, saves, say, kill=None):
     """Restores what is there, compares it, and saves the next steps.
 
-    `kill` is a point of a save and which one of these saves it is.
+    `kill` is a point of a save, and how often it is passed before the process is killed there.
     """
-    done = 0
+    passed = Counter()
 
     def point(name):
-        if kill == (name, done):
+        if kill == (name, passed[name]):
             os.kill(os.getpid(), signal.SIGKILL)
+        passed[name] += 1
 
     background = os.environ.get("FUNCNET_BACKGROUND") == "1"
     checkpoints = Checkpoints(
@@ -180,9 +181,9 @@ def kills(folder, number, count):
     folder.mkdir(parents=True)
     saved, counts = 0, {}
     for turn in range(number):
-        at_random = turn % 3 == 2
+        at_random = turn % 4 == 3
         victim, point = places[turn % len(places)]
-        kill = None if at_random else (point, PRUNING if point == "prune" else turn % PRUNING)
+        kill = None if at_random else (point, turn % 4)
         port = free_port()
         children = [
             forked(folder, i, count, port, 400, kill if i == victim else None) for i in range(count)
