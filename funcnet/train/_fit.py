@@ -270,5 +270,5 @@ def fit(
                 Callbacks(on_progress, on_epoch, on_chunk, progress),
             )
         run = session.train(program, interrupts)
-        delivered = gathered(run.best)
+        delivered = gathered(run.best) if setting.processes > 1 else run.best
     return run._replace(trained=trained(net, delivered, preprocessing, setting, goal))

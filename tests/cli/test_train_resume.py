@@ -149,7 +149,14 @@ OTHER = {
         **{"eps": 0.5, "eps_in_sqrt": False, "centered": False, "weight_decay": 0.0},
     },
     "training": {
-        **{"epochs": 0, "batch_size": 7, "loss": "hinge", "label_smoothing": 0.1, "reg": 0.1},
+        **{
+            "epochs": 0,
+            "accumulate": 3,
+            "batch_size": 7,
+            "loss": "hinge",
+            "label_smoothing": 0.1,
+            "reg": 0.1,
+        },
         **{"preprocessing": "none", "augment": "flip", "compute_dtype": "bfloat16"},
         **{"precision": "highest", "sampling": "full", "seed": 5},
     },
