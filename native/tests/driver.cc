@@ -196,6 +196,23 @@ struct Case {
   }
 };
 
+void run_gelu(Pool& pool, int64_t count) {
+  const Floats x = normal(count, 8), dy = normal(count, 9);
+  for (const bool at_end : {true, false}) {
+    const Guarded in(x, at_end), cotangent(dy, at_end), y(x.size(), at_end), dx(x.size(), at_end);
+    gelu(pool, false, count, in.data(), y.data());
+    gelu_gradient(pool, false, count, in.data(), cotangent.data(), dx.data());
+    std::vector<double> y_want, dx_want;
+    for (int64_t i = 0; i < count; ++i) {
+      const double z = x[i], w = std::erfc(-z / std::sqrt(2.0)) / 2;
+      y_want.push_back(z * w);
+      dx_want.push_back(dy[i] * (w + z * std::exp(-z * z / 2) / std::sqrt(2 * std::acos(-1.0))));
+    }
+    expect_close("gelu", y, y_want, 8);
+    expect_close("its gradient", dx, dx_want, 8);
+  }
+}
+
 void run_matmul(Pool& pool, int64_t n, int64_t k, int64_t m) {
   const Floats a = normal(n * k, 5), b = normal(k * m, 6), bias = normal(m, 7);
   for (int flags = 0; flags < 4; ++flags) {
@@ -356,6 +373,7 @@ int main() {
     run_matmul(pool, 130, 70, 40);
     run_matmul(pool, 10, 300, 500);
     run_matmul(pool, 1, 1, 1);
+    for (const int64_t count : {0, 1, 9, 70001}) run_gelu(pool, count);
     for (size_t i = 0; i < norms.size(); ++i) norms[i].run(pool, (i + offset) % 2);
     // size outputs window stride dilation before counted_before counted_after
     run_pools(pool, {9, 37, {17, 9, 3, 2, 1, 1, 0, 0}, {16, 8, 3, 2, 1, 1, 0, 0}});
