@@ -314,8 +314,8 @@ def place(
       ValueError: a rule names an axis that the mesh does not have, fits no leaf, or cuts one into
         parts that its shape does not have.
 
-    >>> from funcnet import nets, optimizers
-    >>> state = init_state(nets.affine(4), optimizers.adam(0.1), jax.random.key(0), (2,))
+    >>> from funcnet import nets, optimizers, train
+    >>> state = train.init_state(nets.affine(4), optimizers.adam(0.1), jax.random.key(0), (2,))
     >>> mesh = jax.make_mesh((1,), ("model",))
     >>> rules = [(r"affine.*w$|^params\.w", PartitionSpec(None, "model"))]
     >>> placed = place(state, mesh, rules)
