@@ -27,6 +27,7 @@ class Evidence:
         group: The names of the leaves of the same argument.
         sizes: Lengths worth naming: length -> whose it is.
         got_elsewhere: The rule's leaf under a different cotangent.
+        expected_elsewhere: What it should have been there.
         expected_ones: What would be expected for a cotangent of ones.
         point: The argument leaf itself.
         cotangents: The random cotangent, one array an output.
@@ -41,6 +42,7 @@ class Evidence:
     group: tuple[str, ...] = ()
     sizes: dict[int, str] | None = None
     got_elsewhere: np.ndarray | None = None
+    expected_elsewhere: np.ndarray | None = None
     expected_ones: np.ndarray | None = None
     point: np.ndarray | None = None
     cotangents: tuple[np.ndarray, ...] = ()
@@ -158,6 +160,10 @@ def _passed_through(e: Evidence) -> str:
 def _constant_factor(e: Evidence) -> str:
     c = fitted_factor(e.got, e.expected)
     if c is None or abs(c - 1) < 10 * CLOSE:
+        return ""
+    # Of a single number any other one is a multiple, under one cotangent.
+    got, expected = e.got_elsewhere, e.expected_elsewhere
+    if got is not None and expected is not None and not explains(c * expected, got):
         return ""
     return name_factor(c, e.sizes)
 

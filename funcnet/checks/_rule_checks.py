@@ -249,6 +249,7 @@ def evidence(p: Problem, a: Analysis, leaf: int) -> diag.Evidence:
         group=tuple(n for n, i in zip(names, argument, strict=True) if i == argument[leaf]),
         sizes=diag.lengths(shapes),
         got_elsewhere=got[leaf][second],
+        expected_elsewhere=expected[leaf][second],
         expected_ones=ones,
         point=cmp.widen(a.diff[leaf]),
         cotangents=tuple(p.cotangent(first)),

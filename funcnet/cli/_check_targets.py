@@ -138,7 +138,8 @@ def totals(judgements: Sequence[discovery.Judgement], began: float) -> str:
     counts = collections.Counter(judgement.verdict for judgement in judgements)
     parts = [f"{counts[word]} {word}" for word in checks.VERDICTS if counts[word]]
     seconds = time.perf_counter() - began
-    return f"{len(judgements)} reports in {seconds:.0f} s: {', '.join(parts) or 'no rule found'}"
+    reports = f"{len(judgements)} report{'s' * (len(judgements) != 1)}"
+    return f"{reports} in {seconds:.0f} s: {', '.join(parts) or 'no rule found'}"
 
 
 def print_lines(lines: Sequence[str]) -> None:

@@ -44,8 +44,9 @@ class DeviceOptions:
     """How many processes there are, each started by its own command."""
     process: Annotated[int | None, option("0")] = None
     """Number of this one, from 0."""
-    wait: int = 50
-    """Seconds that processes wait for each other at the start."""
+    wait: int = 30
+    """Seconds that processes wait for each other at the start; of a cluster that starts them one
+    after the other, more."""
 
     @property
     def several(self) -> bool:

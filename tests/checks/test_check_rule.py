@@ -464,3 +464,26 @@ def test_numerical_vjp_leaves_integers_alone_and_refuses_nonsense():
         checks.numerical_vjp(jnp.sin, (x,), x, method="forward")
     with pytest.raises(TypeError, match="real inputs"):
         checks.numerical_vjp(jnp.sin, (x + 1j,), x, method="complex_step")
+
+
+def test_a_number_that_is_wrong_is_no_multiple_of_the_right_one():
+    """Of one number any other is a multiple: a factor has to hold under two cotangents."""
+
+    def of(slope):
+        @jax.custom_vjp
+        def soft_clip(x, limit):
+            return limit * jnp.tanh(x / limit)
+
+        def backward(kept, dy):
+            x, limit = kept
+            t = jnp.tanh(x / limit)
+            return (1 - t * t) * dy, (slope(x, limit, t) * dy).sum()
+
+        soft_clip.defvjp(lambda x, limit: (soft_clip(x, limit), (x, limit)), backward)
+        points = jnp.linspace(-2.0, 2.0, 5), jnp.array(1.5)
+        return checks.check_rule(soft_clip, *points, checks=["cotangent"])
+
+    left_out = of(lambda x, limit, t: t)
+    assert not left_out.ok and "factor" not in str(left_out)
+    doubled = of(lambda x, limit, t: 2 * (t - x / limit * (1 - t * t)))
+    assert "a factor of 2" in str(doubled)

@@ -63,7 +63,7 @@ def test_every_kind_of_target_and_its_exit_code(here, capsys, words, code, verdi
     found, said = check(words, capsys)
     assert found == code
     assert said.err == ""
-    assert re.search(rf"reports in \d+ s: {verdicts}\n$" if verdicts else "check_rule", said.out)
+    assert re.search(rf"reports? in \d+ s: {verdicts}\n$" if verdicts else "check_rule", said.out)
 
 
 def test_what_is_printed(here, capsys):
