@@ -132,6 +132,7 @@ def stop(folder: Path, number: int) -> dict[str, Any]:
 
 def main(what: str, count: str) -> None:
     """Prints a line for each, and how many were as they have to be."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     fine, slowest = 0, 0.0
     for number in range(int(count)):
         folder = Path(tempfile.mkdtemp()) / "run"
