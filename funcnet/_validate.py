@@ -165,6 +165,11 @@ def saved_name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is a typed PRNG key, whose dtype says which implementation it is of."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def leaf_names(tree: Any, root: str = "") -> list[str]:
     """The names of a tree's leaves, in order; a tree that is a leaf has the root's alone."""
     return [leaf_name(path, root) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]

@@ -11,11 +11,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from funcnet import bench, plots
+from funcnet._matplotlib import BLUE, RED
 from funcnet.catalogue import ROWS
 
 ROOT = Path(__file__).parent.parent
 PICTURE = ROOT / "docs" / "images" / "hero.png"
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 
 
 def errors() -> list[tuple[str, float, float]]:

@@ -14,7 +14,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,15 +21,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.support.processes import free_port
+
 LONGEST_SECONDS = 60.0
 TRAIN = [sys.executable, "-m", "funcnet", "train", "--hidden", "16", "--batch-size", "64"]
 
 
 def started(folder: Path, *words: str) -> list[subprocess.Popen[str]]:
     """The two processes of a run into a folder."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    port = free_port()
     flags = "--xla_backend_optimization_level=0"
     where = ["--out", str(folder), "--coordinator", f"127.0.0.1:{port}", "--processes", "2"]
     return [

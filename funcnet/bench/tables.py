@@ -26,7 +26,7 @@ _COLOURS = {
     BFLOAT16: "#F0B48A",
 }
 _PEERS = ("flax", "equinox", "torch", BFLOAT16)  # of rules
-_OURS, _VARIANT = "#0072B2", "#8CC5E8"
+_OURS, _VARIANT = _matplotlib.BLUE, "#8CC5E8"
 _PAGE = 9.0  # inches: at the width of a page its letters are of the page's size
 
 

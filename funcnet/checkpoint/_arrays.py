@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.lib import format as npy
 
-from funcnet._validate import saved_name
+from funcnet._validate import is_key, saved_name
 
 Arrays = dict[str, np.ndarray]
 
@@ -297,8 +297,3 @@ def _digest(arrays: Arrays) -> str:
         digest.update(f"{name} {spec(arrays[name])} ".encode())
         digest.update(arrays[name].tobytes())
     return digest.hexdigest()
-
-
-def is_key(leaf: Any) -> bool:
-    """Whether a leaf is a typed PRNG key, whose dtype says which implementation it is of."""
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -21,7 +21,8 @@ from jax import Array
 from jax.sharding import NamedSharding
 
 from funcnet import _processes
-from funcnet.checkpoint._arrays import Npz, held, is_key, placed, restored
+from funcnet._validate import is_key
+from funcnet.checkpoint._arrays import Npz, held, placed, restored
 
 Bounds = tuple[tuple[int, int], ...]
 _PIECE = re.compile(r"(.*)@(\d{1,15}:\d{1,15}(?:,\d{1,15}:\d{1,15})*)", re.DOTALL)

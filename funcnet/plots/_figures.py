@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 else:
     Axes = Figure = Any  # annotations that are executed find a name
 
-BLUE, ORANGE, GREEN, RED = _matplotlib.BLUE, _matplotlib.ORANGE, _matplotlib.GREEN, _matplotlib.RED
-COLOURS = _matplotlib.COLOURS
 LINES = ("-", "--", "-.", ":")  # colours come round after seven; then the line tells them apart
 _DPI = 120
 

@@ -13,11 +13,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from funcnet._files import read_object
+from funcnet._matplotlib import BLUE, COLOURS, RED
 from funcnet.plots._figures import (
-    BLUE,
-    COLOURS,
     LINES,
-    RED,
     PathLike,
     finish_epochs,
     make_panels,

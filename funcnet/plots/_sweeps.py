@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from funcnet._matplotlib import BLUE, COLOURS, ORANGE, RED
 from funcnet.plots._figures import (
-    BLUE,
-    COLOURS,
     LINES,
-    ORANGE,
-    RED,
     PathLike,
     finish_epochs,
     make_panels,

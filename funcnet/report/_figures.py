@@ -27,7 +27,7 @@ _VARIABLES = {
     "#d55e00": "var(--red)",
     "#009e73": "var(--green)",
 }
-_BLUE, _RED, _GREEN = "#0072b2", "#d55e00", "#009e73"
+_BLUE, _RED, _GREEN = _matplotlib.BLUE, _matplotlib.RED, _matplotlib.GREEN
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # letters stay letters, of the page
     **{f"{part}.color": _INK for part in ("text", "xtick", "ytick", "grid")},

@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from funcnet import losses, nets
+from funcnet._validate import saved_name
 from funcnet.kernels import wide
 from funcnet.nets import Net
 from funcnet.train._epoch import unsearched
@@ -172,7 +173,7 @@ def diagnose(
 
 def _by_name(params: Any) -> dict[str, Array]:
     return {
-        jax.tree_util.keystr(path, simple=True, separator=".") or "params": leaf
+        saved_name(path) or "params": leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
 

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from funcnet._validate import saved_name
+from funcnet._validate import is_key, saved_name
 from funcnet.train._step import TrainState, copied
 
 Rules = Sequence[tuple[str, PartitionSpec]]
@@ -199,11 +198,6 @@ def _spread(leaf: Any, sharding: NamedSharding) -> Array:
         return jax.device_put(leaf, sharding)
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
-
-
-def is_key(leaf: Any) -> bool:
-    """Whether a leaf is a typed PRNG key."""
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def is_here(leaf: Any) -> bool:

@@ -17,6 +17,7 @@ from funcnet import checkpoint
 from funcnet.checkpoint import CheckpointError, Checkpoints, _shards
 from funcnet.checkpoint._arrays import read_npz, write_npz
 from tests.support import shared_saves
+from tests.support.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = [sys.executable, "-m", "tests.support.shared_saves"]
@@ -24,7 +25,7 @@ PROGRAM = [sys.executable, "-m", "tests.support.shared_saves"]
 
 def together(folder, processes, devices=1, **environment):
     """Has processes restore what is there, compare its bits, and save the next step."""
-    port, flags = shared_saves.free_port(), f"--xla_force_host_platform_device_count={devices}"
+    port, flags = free_port(), f"--xla_force_host_platform_device_count={devices}"
     variables = os.environ | {"XLA_FLAGS": flags, "JAX_ENABLE_X64": "0"} | environment
     started = [
         subprocess.Popen(

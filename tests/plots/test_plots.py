@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from funcnet import plots
-from funcnet.plots._figures import BLUE, ORANGE
+from funcnet._matplotlib import BLUE, ORANGE
 from funcnet.train import History
 
 

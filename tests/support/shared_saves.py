@@ -9,7 +9,6 @@ JAX, so that all can be forked from it. With FUNCNET_BACKGROUND=1 threads write.
 import os
 import random
 import signal
-import socket
 import sys
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from funcnet.checkpoint import Checkpoints
 from funcnet.data import Preprocessing
 from funcnet.train import History, Run, TrainState
+from tests.support.processes import free_port
 
 SIZE = 24  # which 1, 2, 3, 4 and 8 devices divide
 FIRST_POINTS = ("begin", "data", "written", "manifest", "rename", "prune")
@@ -141,12 +141,6 @@ def go_on(folder, process, saves, say, kill=None):
 
 
 # --- Kills
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("localhost", 0))
-        return one.getsockname()[1]
 
 
 def forked(folder, process, count, port, saves, kill):
