@@ -32,11 +32,7 @@ class DeviceOptions:
     """Which devices share the work."""
 
     devices: Annotated[str | None, option("1, of several processes all", metavar="all|INT")] = None
-    """Devices to train on, which --batch-size must be a multiple of; all for all there are."""
-    mesh: Annotated[str | None, option("data=DEVICES", metavar="AXIS=INT,...")] = None
-    """Shape of the mesh of devices, as data=4,model=2."""
-    shard: Annotated[str, choice(SHARDS)] = "data"
-    """How the state lies on them: data copies it to each, fsdp cuts it into parts."""
+    """Devices that share the members; all for all there are."""
     coordinator: Annotated[str | None, option("one process", metavar="HOST:PORT|auto")] = None
     """Where process 0 waits for the others; auto asks SLURM, the TPU pod or Kubernetes for all
     three."""
@@ -72,7 +68,7 @@ class DeviceOptions:
     def over(self) -> Mesh | None:
         """The mesh that is asked for, None for one device; CommandError where there is none."""
         found = jax.devices()
-        axes = _axes(self.mesh)
+        axes = self.axes()
         count = math.prod(axes.values()) if axes else len(found) if self.several else 1
         if self.devices == "all":
             count = len(found)
@@ -89,8 +85,7 @@ class DeviceOptions:
             )
         if axes and math.prod(axes.values()) != count:
             raise CommandError(
-                f"--mesh is {self.mesh}, of {math.prod(axes.values())} devices, but --devices asks "
-                f"for {count}."
+                f"--mesh is of {math.prod(axes.values())} devices, but --devices asks for {count}."
             )
         if count == 1 and not axes and not self.several:
             return None
@@ -105,7 +100,35 @@ class DeviceOptions:
         shape = " × ".join(f"{name} {size}" for name, size in mesh.shape.items())
         processes = f", {_processes.count()} processes" * self.several
         unused = f"; {there - mesh.size} devices are not used" * (mesh.size < there)
-        return f"{shape}{processes}, the state by {self.shard}{unused}"
+        return f"{shape}{processes}{self.lies()}{unused}"
+
+    def axes(self) -> dict[str, int]:
+        """The axes of the mesh that are asked for, with their sizes; empty for one axis, data."""
+        return {}
+
+    def lies(self) -> str:
+        """How the state lies on the devices, where that is a choice."""
+        return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshOptions(DeviceOptions):
+    """Which devices share the work, and how."""
+
+    devices: Annotated[str | None, option("1, of several processes all", metavar="all|INT")] = None
+    """Devices to train on, which --batch-size must be a multiple of; all for all there are."""
+    mesh: Annotated[str | None, option("data=DEVICES", metavar="AXIS=INT,...")] = None
+    """Shape of the mesh of devices, as data=4,model=2."""
+    shard: Annotated[str, choice(SHARDS)] = "data"
+    """How the state lies on them: data copies it to each, fsdp cuts it into parts."""
+
+    def axes(self) -> dict[str, int]:
+        """The axes of --mesh."""
+        return _axes(self.mesh)
+
+    def lies(self) -> str:
+        """What --shard says."""
+        return f", the state by {self.shard}"
 
 
 def _axes(text: str | None) -> dict[str, int]:
@@ -122,6 +145,20 @@ def _axes(text: str | None) -> dict[str, int]:
 def only_first() -> bool:
     """Whether this process is the one that prints, locks and writes."""
     return _processes.index() == 0
+
+
+@contextlib.contextmanager
+def endings() -> Iterator[None]:
+    """Makes SIGTERM and SIGHUP end the run in good order, where nobody else has a use for them."""
+    main = threading.current_thread() is threading.main_thread()
+    ours = [s for s in train.ENDINGS if main and signal.getsignal(s) is signal.SIG_DFL]
+    for signum in ours:
+        signal.signal(signum, train.terminate)
+    try:
+        yield
+    finally:
+        for signum in ours:
+            signal.signal(signum, signal.SIG_DFL)
 
 
 # --- Several processes
@@ -216,10 +253,8 @@ class _Child:
         except (ValueError, RuntimeError) as error:
             raise CommandError(f"--coordinator {self.options.coordinator}: {error}") from error
         self.number = jax.process_index()
-        with _stdout.reserved():  # gloo says on stdout that it is connected
-            _processes.exchanged(None)
-        if self.number > 0:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _stdout.apart(silent=self.number > 0)  # gloo says on stdout that it is connected
+        _processes.exchanged(None)
 
     def _say(self, error: BaseException) -> None:
         if self.traced:

@@ -117,6 +117,16 @@ def reserved() -> Iterator[None]:
             stderr.close()
 
 
+def apart(silent: bool) -> None:
+    """From now on stdout is Python's alone, or nobody's; what C libraries print goes to stderr."""
+    stdout: Any = sys.stdout
+    stdout.flush()
+    stream = stdout.stream
+    own = os.open(os.devnull, os.O_WRONLY) if silent else os.dup(stream.fileno())
+    stdout.stream = os.fdopen(own, "w", encoding=stream.encoding, errors=stream.errors)
+    os.dup2(2, 1)
+
+
 def lost() -> OSError | None:
     """Why nothing can be printed any more, None while it can."""
     return getattr(sys.stdout, "lost", None)

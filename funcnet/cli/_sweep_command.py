@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 from rich import progress as bars
 from rich.console import Console
 from rich.table import Table
@@ -20,9 +21,11 @@ from rich.table import Table
 from funcnet import checkpoint, plots, sweep, train
 from funcnet._files import replacing
 from funcnet._machine import device, versions
+from funcnet._processes import exchanged, together
 from funcnet.cli import _compiled, _stdout
 from funcnet.cli import _train_options as settings
 from funcnet.cli._command import CommandError, console, drawing, expected_errors, print_whole
+from funcnet.cli._devices import DeviceOptions, endings, only_first, shared
 from funcnet.cli._jobs import Job, resolved_with_data, warnings_said, with_numbers
 from funcnet.cli._sweep_options import (
     Said,
@@ -55,6 +58,7 @@ class SweepCommand:
     output: SweepOutput = dataclasses.field(default_factory=SweepOutput)
     net: SweptNet = dataclasses.field(default_factory=SweptNet)
     optimizer: SweptOptimizer = dataclasses.field(default_factory=SweptOptimizer)
+    device: DeviceOptions = dataclasses.field(default_factory=DeviceOptions)
 
     EPILOG: ClassVar[str] = """
 Examples:
@@ -63,26 +67,35 @@ Examples:
   funcnet sweep --data cifar10 --random 25 --learning-rate-range 1e-4 1e-2 --reg-range 1e-5 1e-2
   funcnet sweep --optimizer sgd --learning-rate 0.01 0.1 1 --momentum 0.5 0.9 --out runs/momentum
   funcnet sweep --optimizer sgd adam muon --net two_layer fully_connected --seeds 2
+  funcnet sweep --learning-rate 1e-4 1e-3 1e-2 1e-1 --devices all
 
 Each combination of names (of --net, --norm, --activation, --optimizer, --loss) is compiled once and
 has a folder of its own in --out, which more names may be added to. An option that a net, optimizer
 or loss does not have is left out there, and refused where none of those named has it. Without
 --learning-rate each optimizer has its own.
 What is left unsaid is the data set's recipe: see funcnet train --help.
-Ctrl-C ends a sweep with the members that are done; the same command with --out runs the rest.
+Over devices each has as many members as the others. Of several processes the first writes, into a
+folder that all reach, and a signal to one ends all.
+Ctrl-C, SIGTERM or a terminal that closes (SIGHUP) ends a sweep with the members that are done; the
+same command with --out runs the rest.
 A closed stdout, as of `funcnet sweep | head`, ends it as Ctrl-C does.
 Exit codes: 0 done; 1 no member reached its end; 2 wrong options or data; 130 Ctrl-C; 141 closed
-stdout.
+stdout; 143 SIGTERM or SIGHUP.
 """
 
     def run(self) -> int:
         """Trains, prints and writes; returns the exit code."""
-        with _compiled.kept("funcnet sweep"):
-            return self._run(console(self.output.quiet))
+        return shared("funcnet sweep", self.device, self.output.traceback, self._process)
+
+    def _process(self) -> int:
+        """What each process does; the first alone prints and writes."""
+        with endings(), _compiled.kept("funcnet sweep"):
+            return self._run(console(self.output.quiet or not only_first()))
 
     def _run(self, out: Console) -> int:
-        with expected_errors(), warnings_said("funcnet sweep"):
+        with expected_errors(), warnings_said("funcnet sweep"), together("the sweep begins"):
             sweeps = self._sweeps(out)
+            mesh = self.device.over()
         job = sweeps[0].job
         first = job.options.training.seed or 0
         seeds = range(first, first + self.search.seeds)
@@ -91,11 +104,14 @@ stdout.
             self.output.out
             or f"runs/sweep-{job.dataset.name}-{nets}-{time.strftime('%Y%m%d-%H%M%S')}"
         )
+        folder = Path(exchanged(str(folder))[0])
+        if used := self.device.said(mesh):
+            out.print(f"devices: {used}", soft_wrap=True)
         total = sum(one.rows for one in sweeps) * len(seeds)
         done, results = 0, []
         try:
             with contextlib.ExitStack() as stack:
-                if sweeps[0].label:
+                if sweeps[0].label and only_first():
                     stack.enter_context(_shared(folder, [one.label for one in sweeps]))
                 shown = stack.enter_context(_shown(out, total))
 
@@ -107,9 +123,9 @@ stdout.
                 before = 0
                 for one in sweeps:
                     say = _among(shown[0], before, total)
-                    results.append(_swept(one, seeds, self.search, folder, say, counted))
+                    results.append(_swept(one, seeds, self.search, folder, mesh, say, counted))
                     before += one.rows * len(seeds)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as press:
             there = (
                 f"{done} of {total} members are in {folder}; the same command with "
                 f"--out {shlex.quote(str(folder))} runs the rest."
@@ -117,8 +133,9 @@ stdout.
             if lost := _stdout.lost():
                 _stdout.say(f"funcnet sweep: stdout is closed ({lost.strerror}): {there}")
                 return _stdout.exit_code(lost)
-            out.print(f"Interrupted: {there}", soft_wrap=True)
-            return 130
+            terminated = isinstance(press, train.Terminated)
+            out.print(f"{'Terminated' if terminated else 'Interrupted'}: {there}", soft_wrap=True)
+            return 143 if terminated else 130
         swept = list(zip(sweeps, results, strict=True))
         print_whole(out, _table(swept, self.search.seeds > 1))
         if all((result.stopped_at > 0).all() for result in results):
@@ -127,6 +144,8 @@ stdout.
                 f"have is in {folder}. Lower learning rates or other preprocessing may help.",
                 code=1,
             )
+        if not only_first():
+            return 0
         try:
             self._write(swept, folder, out)
         except OSError as error:
@@ -256,6 +275,7 @@ def _swept(
     seeds: range,
     search: SearchOptions,
     folder: Path,
+    mesh: Mesh | None,
     on_progress: Callable[[sweep.Progress], Any],
     on_member: Callable[..., Any],
 ) -> sweep.Result:
@@ -289,6 +309,7 @@ def _swept(
                 augment=one.job.augment(),
                 on_progress=progressed,
                 on_member=lambda index, member: on_member(index, member, one.label),
+                mesh=mesh,
             )
     except checkpoint.LockedError as error:
         raise CommandError(f"--out: {error}") from None

@@ -8,9 +8,7 @@ import itertools
 import math
 import os
 import shlex
-import signal
 import textwrap
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +25,7 @@ from funcnet.cli import _compiled, _stdout
 from funcnet.cli import _train_folder as files
 from funcnet.cli import _train_options as settings
 from funcnet.cli._command import CommandError, console, drawing, expected_errors, print_whole
-from funcnet.cli._devices import DeviceOptions, only_first, shared
+from funcnet.cli._devices import MeshOptions, endings, only_first, shared
 from funcnet.cli._jobs import Job, loaded, resolved_with_data, warnings_said
 from funcnet.cli._train_options import (
     DataOptions,
@@ -101,7 +99,7 @@ class Train:
     output: OutputOptions = dataclasses.field(default_factory=OutputOptions)
     net: NetOptions = dataclasses.field(default_factory=NetOptions)
     optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
-    device: DeviceOptions = dataclasses.field(default_factory=DeviceOptions)
+    device: MeshOptions = dataclasses.field(default_factory=MeshOptions)
 
     EPILOG: ClassVar[str] = f"""
 {_recipes()}
@@ -136,7 +134,7 @@ memory; 2 wrong options or data, or another process in the folder; 130 Ctrl-C; 1
     def _process(self) -> int:
         """What each process does; the first alone prints and writes."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_endings())
+            stack.enter_context(endings())
             stack.enter_context(warnings_said("funcnet train"))
             stack.enter_context(_compiled.kept("funcnet train"))
             return self._run(console(self.output.quiet or not only_first()), stack)
@@ -245,20 +243,6 @@ def _ended(run: train.Run, job: Job, folder: Path, out: Any) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def _endings() -> Iterator[None]:
-    """Makes SIGTERM and SIGHUP end the run in good order, where nobody else has a use for them."""
-    main = threading.current_thread() is threading.main_thread()
-    ours = [s for s in train.ENDINGS if main and signal.getsignal(s) is signal.SIG_DFL]
-    for signum in ours:
-        signal.signal(signum, train.terminate)
-    try:
-        yield
-    finally:
-        for signum in ours:
-            signal.signal(signum, signal.SIG_DFL)
-
-
 def _checkpoints(
     folder: Path, options: Options, every: dict[str, Any] | None
 ) -> checkpoint.Checkpoints:
@@ -275,7 +259,7 @@ _TOLD = {"classification": "classes", "regression": "targets", "multilabel": "la
 
 
 def _facts(
-    job: Job, folder: Path, begun: train.Run | None, devices: DeviceOptions, mesh: Any
+    job: Job, folder: Path, begun: train.Run | None, devices: MeshOptions, mesh: Any
 ) -> Iterator[tuple[str, str]]:
     """The table before the run."""
     options, dataset = job.options, job.dataset

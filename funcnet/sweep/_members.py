@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from funcnet import data, train
+from funcnet import _processes, data, train
+from funcnet._processes import PeerError
 from funcnet.sweep._programs import Best, Plan, Programs
 from funcnet.train import engine
 
@@ -130,7 +132,11 @@ def _weak(columns: dict[str, Array]) -> dict[str, Array]:
 
 
 class Trainer:
-    """What all groups of members share: the data on the device, and how they are evaluated."""
+    """What all groups of members share: the data on the device, and how they are evaluated.
+
+    Over the devices of several processes each of these does the same, after each chunk in agreement
+    with the others.
+    """
 
     def __init__(
         self,
@@ -139,8 +145,11 @@ class Trainer:
         keep: tuple[str, ...] = (),
         layout: engine.Layout | None = None,
     ):
-        self.plan, self.keep, setting = plan, keep, plan.setting
+        self.plan, self.keep, self.layout = plan, keep, layout
         self.mesh = None if layout is None else layout.mesh
+        self.several = layout is not None and layout.processes > 1
+        self.interrupts = engine.Interrupts(patient=True)
+        setting = plan.setting
         self.inputs, val = setting.on_device(preprocessing)
         if layout is not None:
             self.inputs, val = layout.put((self.inputs, val))
@@ -158,18 +167,20 @@ class Trainer:
         setting, seeds = self.plan.setting, members.seeds
         steps, epochs = setting.steps, setting.epochs
         values, keys, at = members.start(programs)
-        # Steps give their buffers away, and the best state keeps its own.
-        kept = keyless(at.train_state) if "best" in self.keep else ()
-        best = jax.device_put(Best(kept, np.full(len(keys), -1, np.int32)), may_alias=False)
         batches = [self._batched(setting.accuracy_rows(seed)) for seed in seeds.tolist()]
         rows, counted = np.stack([batch[0] for batch in batches]), batches[0][1]
         splits = (self.inputs, counted), self._val
+        values, at, rows = self._over((values, at, rows))
+        # Steps give their buffers away, and the best state keeps its own.
+        kept = engine.copied(keyless(at.train_state)) if "best" in self.keep else ()
+        best = Best(kept, self._over(np.full(len(keys), -1, np.int32)))
 
         accuracies = np.full((2, len(keys), epochs + 1), np.nan)
         losses = np.full((len(keys), epochs * steps), np.nan, at.losses.dtype)
         pace = engine.Pace()
+        agreement = engine.Agreement(self.several, self.interrupts, pace, "sweep.run")
         for epoch in range(epochs + 1):
-            alive = self.plan.is_alive(jax.device_get(at.streak))
+            alive = self.plan.is_alive(_fetched(at.streak))
             if not alive[:wanted].any():
                 report.skip(wanted * steps * (epochs - epoch))
                 break
@@ -177,29 +188,32 @@ class Trainer:
             best, *right = programs.evaluate(best, own, splits)
             for kind, found in enumerate(right):
                 if self._counts[kind]:
-                    right_rows, counted = np.array(found).T
+                    right_rows, counted = _fetched(found).T
                     fractions = right_rows / np.where(counted, counted, np.nan)
                     accuracies[kind, :, epoch] = np.where(alive, fractions, np.nan)
             if epoch == epochs:
                 break
-            order = programs.order(keys, np.int32(epoch))
-            at, position = _at_first(at), 0
+            order = self._over(programs.order(keys, np.int32(epoch)))
+            at, position = self._at_first(at), 0
             while position < steps:
                 count = pace.stop(position, steps) - position
                 began = time.perf_counter()
                 at = programs.advance(at, (values, order), count, *self.inputs)
                 seconds = time.perf_counter() - began
-                report.add(epoch, count * wanted, seconds)
+                with agreement.held():
+                    report.add(epoch, count * wanted, seconds)
                 pace.took(count, seconds)
                 position += count
-            losses[:, epoch * steps : (epoch + 1) * steps] = at.losses
+                agreement.reached(None)
+                agreement.check()
+            losses[:, epoch * steps : (epoch + 1) * steps] = _fetched(at.losses)
 
-        step, streak = jax.device_get((at.train_state.step, at.streak))
+        step, streak = _fetched((at.train_state.step, at.streak))
         stopped_at = np.where(self.plan.is_alive(streak), 0, step - streak + 1)
-        final = jax.device_get(keyless(at.train_state)) if "final" in self.keep else None
+        final = _fetched(keyless(at.train_state)) if "final" in self.keep else None
         if self._val is None:
             best = best._replace(state=keyless(at.train_state) if "best" in self.keep else ())
-        states = {"best": jax.device_get(best.state), "final": final}
+        states = {"best": _fetched(best.state), "final": final}
 
         def state(name: str, index: int) -> train.TrainState | None:
             if name not in self.keep:
@@ -224,18 +238,49 @@ class Trainer:
     def step_seconds(self, programs: Programs, members: Members) -> float:
         """The seconds that a step of one member takes, compiling not counted."""
         values, keys, at = members.start(programs)
-        own = values, programs.order(keys, np.int32(0))
-        count = 1
+        own = self._over((values, programs.order(keys, np.int32(0))))
+        at, count = self._over(at), 1
         at = programs.advance(at, own, count, *self.inputs)
         spent, fastest = 0.0, float("inf")
         while spent < _MEASURED_SECONDS:
-            at = _at_first(at)
+            at = self._at_first(at)
             began = time.perf_counter()
             at = programs.advance(at, own, count, *self.inputs)
             seconds = time.perf_counter() - began
+            if self.several:
+                seconds = _processes.exchanged(seconds)[0]
             spent, fastest = spent + seconds, min(fastest, seconds / count)
             count = min(max(1, int(_MEASURED_SECONDS / 4 / fastest)), self.plan.setting.steps)
         return fastest / len(keys)
+
+    def together(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """Around what fails in all processes where it fails in one."""
+        what = f"sweep.run: {what}"
+        return _processes.together(what) if self.several else contextlib.nullcontext()
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process keeps the members."""
+        return not self.several or _processes.index() == 0
+
+    def agree(self, said: str) -> None:
+        """Raises PeerError where another process says otherwise of what it is about to do."""
+        if self.several and len({*(heard := _processes.exchanged(said))}) > 1:
+            other = next(n for n, theirs in enumerate(heard) if theirs != said)
+            raise PeerError(
+                f"sweep.run: process {other} has other arguments or data, or finds other members; "
+                "expected the same in all processes, and a folder that all reach."
+            )
+
+    def _over(self, tree: Any) -> Any:
+        """Arrays of members, these in parts over the devices of the mesh."""
+        return tree if self.layout is None else self.layout.put(tree, rows=True)
+
+    def _at_first(self, at: engine.Carry) -> engine.Carry:
+        """The same at the first step of an epoch."""
+        return at._replace(
+            position=self._over(jax.device_put(np.zeros(at.position.shape, np.int32)))
+        )
 
     def _batched(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows in batches, the last one filled up, and which of them are counted."""
@@ -245,9 +290,9 @@ class Trainer:
         return filled.reshape(-1, self._batch), counted.reshape(-1, self._batch)
 
 
-def _at_first(at: engine.Carry) -> engine.Carry:
-    """The same at the first step of an epoch."""
-    return at._replace(position=jax.device_put(np.zeros(at.position.shape, np.int32)))
+def _fetched(tree: Any) -> Any:
+    """Arrays of all members as NumPy's, from the devices of all processes."""
+    return jax.device_get(engine.gathered(tree))
 
 
 def keyless(state: Any) -> Any:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import jax
@@ -17,7 +18,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from funcnet import _validate, data
-from funcnet.sweep._folder import digest, opened
+from funcnet.sweep._folder import Folder, digest, opened
 from funcnet.sweep._members import (
     Member,
     Members,
@@ -79,6 +80,10 @@ def run(
     With a folder, members are saved as they finish, and a run with the same arguments takes up
     those that are there.
 
+    Over the devices of several processes each of them calls `run` with the same arguments, and has
+    the same result; process 0 writes, into a folder that all reach. A signal to one ends all of
+    them after the same step.
+
     Args:
       make: `make(**row) -> Trial(net, optimizer, ...)`, by the names of the columns.
       dataset: as `train.fit` takes it.
@@ -104,8 +109,8 @@ def run(
       evaluation_batch_size: rows at a time in evaluation.
       on_progress: called with a `Progress`, four times a second or after each step.
       on_member: called with the index and the `Member` as it finishes, or is found in the folder.
-      mesh: devices of this process that share the members, each with as many as the others, whole;
-        None for one device. With "loop" each has one at a time.
+      mesh: devices that share the members, each with as many as the others, whole; None for one
+        device. With "loop" each has one at a time.
 
     Returns:
       The `Result`.
@@ -117,6 +122,7 @@ def run(
         sweep, "map" or "vmap" with keys that are not `threefry2x32`, or what `train.fit` refuses.
         All before the first step.
       LockedError: another process has the folder.
+      PeerError: another process has failed, does something else, or finds other members there.
 
     Source: courses.md rows 0-19, 1-17 and 2-20.
 
@@ -150,11 +156,6 @@ def run(
         _validate.count("sweep.run", "members_at_once", members_at_once)
     how = _checked_way(how)
     layout = None if mesh is None else engine.layout_of("sweep.run", mesh, "data")
-    if layout is not None and layout.processes > 1:
-        raise ValueError(
-            f"sweep.run: mesh has devices of {layout.processes} processes, expected those of this "
-            "one, jax.local_devices(): give each process members of its own."
-        )
     if not set(keep) <= set(KEEP):
         raise ValueError(f"sweep.run: keep is {keep!r}, expected of {KEEP}.")
     preprocessing = engine.fitted(preprocessing, setting.dataset)
@@ -171,14 +172,20 @@ def run(
 
     with contextlib.ExitStack() as stack:
         saved = None
+        if trainer.several:
+            stack.enter_context(trainer.interrupts)
+        config = _config(trainer, members, seeds, preprocessing, traced)
         if folder is not None:
-            config = _config(trainer, members, seeds, preprocessing, traced)
-            saved = stack.enter_context(opened(folder, config))
+            with trainer.together("the folder is opened"):
+                saved = stack.enter_context(opened(folder, config)) if trainer.writes else None
             shapes = template(traced.training, epochs, trainer.keep)
-            for index in range(len(members.seeds)):
-                found = saved.load(index, shapes, from_saved)
-                if found is not None:
-                    finish(index, found)
+            with trainer.together("members are read"):
+                there = saved or Folder(Path(folder), config)
+                for index in range(len(members.seeds)):
+                    found = there.load(index, shapes, from_saved)
+                    if found is not None:
+                        finish(index, found)
+        trainer.agree(digest(f"{config}{sorted(finished)}"))
 
         todo = [index for index in range(len(members.seeds)) if index not in finished]
         devices = 1 if layout is None else layout.parts
@@ -191,10 +198,11 @@ def run(
             # The last group is filled up by its first member: one program for groups of any size.
             filled = members.of(group + group[:1] * (at_once - len(group)))
             done = trainer.train(programs, filled, len(group), report)
-            for index, member in zip(group, done, strict=True):
-                if saved is not None:
-                    saved.save(index, *as_saved(member))
-                finish(index, member)
+            with trainer.together("members are kept"):
+                for index, member in zip(group, done, strict=True):
+                    if saved is not None:
+                        saved.save(index, *as_saved(member))
+                    finish(index, member)
             report.finished += len(group)
     runs = [finished[index] for index in range(len(members.seeds))]
     seconds = time.perf_counter() - began

@@ -42,8 +42,9 @@ class Agreement:
     0 wants the next chunk to be, since no two clocks agree.
     """
 
-    def __init__(self, several: bool, interrupts: Interrupts, pace: Pace):
+    def __init__(self, several: bool, interrupts: Interrupts, pace: Pace, what: str = "fit"):
         self._several, self._interrupts, self._pace = several, interrupts, pace
+        self._what = what
         self._error: Exception | None = None  # of a callback, until all have heard of it
         self._signal: type[KeyboardInterrupt] | None = None  # to any of them
 
@@ -89,7 +90,7 @@ class Agreement:
             raise self._error
         for number, other in enumerate(heard):
             if other["error"]:
-                raise PeerError(f"fit: process {number} has failed ({other['error']}).")
+                raise PeerError(f"{self._what}: process {number} has failed ({other['error']}).")
         if terminations := [is_term for other in heard for is_term in other["signal"]]:
             self._signal = Terminated if any(terminations) else KeyboardInterrupt
         self._pace.length = heard[0]["length"]

@@ -192,7 +192,7 @@ def _spread(leaf: Any, sharding: NamedSharding) -> Array:
     Each process has the whole leaf, or the leaf lies on these devices already.
     """
     if is_key(leaf):
-        data = _spread(jax.random.key_data(leaf), NamedSharding(sharding.mesh, PartitionSpec()))
+        data = _spread(jax.random.key_data(leaf), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     if isinstance(leaf, Array) and (sharding.is_fully_addressable or not is_here(leaf)):
         return jax.device_put(leaf, sharding)

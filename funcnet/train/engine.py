@@ -1,6 +1,6 @@
 """What `train.fit` and `sweep.run` are both made of: arguments, batches, the epoch, its records."""
 
-from funcnet.train._agreement import reachable
+from funcnet.train._agreement import Agreement, reachable
 from funcnet.train._arguments import (
     EVALUATION_ROWS,
     Setting,
@@ -18,8 +18,9 @@ from funcnet.train._epoch import (
     slow_in_loops,
     step_of_epoch,
 )
+from funcnet.train._interrupts import Interrupts
 from funcnet.train._mesh import SHARDS, Layout, check_mesh, gathered, layout_of
-from funcnet.train._step import answers, evaluated, ignored_label
+from funcnet.train._step import answers, copied, evaluated, ignored_label
 from funcnet.train._tasks import Goal, goal
 from funcnet.train._words import SHARES, called, epoch_line, measured, number, things
 
@@ -28,8 +29,10 @@ __all__ = [
     "SAMPLINGS",
     "SHARDS",
     "SHARES",
+    "Agreement",
     "Carry",
     "Goal",
+    "Interrupts",
     "Layout",
     "Pace",
     "Sampling",
@@ -40,6 +43,7 @@ __all__ = [
     "check_mesh",
     "checked",
     "compile_epoch",
+    "copied",
     "epoch_line",
     "evaluated",
     "first_carry",

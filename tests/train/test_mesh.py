@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from functools import partial
 
 import jax
@@ -15,33 +12,11 @@ import pytest
 
 from funcnet import losses, nets, optimizers, train
 from funcnet._machine import quick_compile_flags
-from tests.support.processes import ROOT, USERS_ENVIRONMENT, free_port, run_python
+from tests.support.processes import run_python
+from tests.support.spread_runs import spread
 
 EIGHT = "--xla_force_host_platform_device_count=8 " + quick_compile_flags()
 TOLERANCE = 1e-12
-
-
-def spread(out, cases, devices=8, processes=1):
-    """What `tests.support.spread_runs` finds, by so many processes that have so many devices."""
-    port = free_port()
-    flags = f"--xla_force_host_platform_device_count={devices} {quick_compile_flags()}"
-    environment = {**USERS_ENVIRONMENT, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    words = [sys.executable, "-m", "tests.support.spread_runs", os.fspath(out), *cases]
-    children = [
-        subprocess.Popen(
-            [*words, *([str(n), str(processes), str(port)] if processes > 1 else [])],
-            env=environment,
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for n in range(processes)
-    ]
-    said = [child.communicate(timeout=500)[0] for child in children]
-    assert all(child.returncode == 0 for child in children), "\n".join(said)[-6000:]
-    with np.load(out) as arrays:
-        return {name: arrays[name] for name in arrays.files}
 
 
 def compare(found, case, one, wanted=None):
