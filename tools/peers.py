@@ -4,10 +4,14 @@ deaths COUNT kills one process or the other, its parent or its child, at random 
 start on: the survivor has to end with exit code 1 and one line on stderr, and it is said how soon.
 signals COUNT sends SIGTERM or SIGINT to one of them: both have to end with the same code, after the
 same step, which the newest checkpoint and the next run confirm.
+kills COUNT kills one amid training and saving, and resumes with one process or with two: the run
+has to go on at the newest checkpoint, keep the rows from before, and end where one ends that nobody
+killed.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -129,6 +133,75 @@ def stop(folder: Path, number: int) -> dict[str, Any]:
             process.communicate()
 
 
+KILLED = ["--epochs", "60", "--checkpoint-every", "20steps"]
+
+
+@functools.cache
+def undisturbed() -> dict[str, Any]:
+    """The last row of a run's history that nobody kills."""
+    with tempfile.TemporaryDirectory() as folder:
+        pair = started(Path(folder) / "run", *KILLED)
+        for process in pair:
+            process.communicate(timeout=300)
+        return rows(Path(folder) / "run")[-1]
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """A run's history, the whole lines of it."""
+    lines = (folder / "history.jsonl").read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def kill(folder: Path, number: int) -> dict[str, Any]:
+    """One process is killed; what a resumed run made of what is there."""
+    random.seed(number)
+    wanted = undisturbed()
+    pair = started(folder, *KILLED)
+    try:
+        begun(folder)
+        time.sleep(random.uniform(0, 4))
+        done = all(process.poll() is not None for process in pair)
+        victim = pair[number % 2].pid
+        if not done:
+            os.kill(victim if random.random() < 0.5 else child_of(victim), signal.SIGKILL)
+        for process in pair:
+            process.communicate(timeout=LONGEST_SECONDS)
+    finally:
+        for process in pair:
+            process.kill()
+            process.communicate()
+    saved = folder / "checkpoints"
+    steps = sorted(int(path.parent.name[5:]) for path in saved.glob("step_*/run.json"))
+    before = [row for row in rows(folder) if steps and row["step"] <= steps[-1]]
+    again = started(folder, "--resume") if number % 4 < 2 else [alone(folder)]
+    said = [process.communicate(timeout=300) for process in again]
+    after = rows(folder)
+    went_on = not steps or any(f"step {steps[-1]}" in " ".join(out.split()) for out, _ in said)
+    close = abs(after[-1]["loss"] - wanted["loss"]) <= 0.02 * wanted["loss"]
+    whole = [row["epoch"] for row in after] == list(range(61)) and after[: len(before)] == before
+    return {
+        "fine": went_on and whole and close and all(p.returncode == 0 for p in again),
+        "amid": not done,
+        "saved": steps[-1:],
+        "processes": len(again),
+        "went_on": went_on,
+        "whole": whole,
+        "loss": (after[-1]["loss"], wanted["loss"]),
+        "lines": [text for _, text in said if text],
+    }
+
+
+def alone(folder: Path) -> subprocess.Popen[str]:
+    """One process that resumes."""
+    return subprocess.Popen(
+        [*TRAIN, "--out", str(folder), "--resume"],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def main(what: str, count: str) -> None:
     """Prints a line for each, and how many were as they have to be."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
@@ -136,7 +209,7 @@ def main(what: str, count: str) -> None:
     for number in range(int(count)):
         folder = Path(tempfile.mkdtemp()) / "run"
         try:
-            found = {"deaths": death, "signals": stop}[what](folder, number)
+            found = {"deaths": death, "signals": stop, "kills": kill}[what](folder, number)
         except (TimeoutError, subprocess.TimeoutExpired) as error:
             found = {"fine": False, "error": str(error)}
         shutil.rmtree(folder.parent)

@@ -35,6 +35,7 @@ def test_every_row_of_the_catalogue_says_what_it_is_measured_with():
         assert len({case.label for case in row.bench}) == len(row.bench), name
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", by_default(catalogue.ROWS, {"conv2d", "batch_norm", "dropout"}))
 def test_cases_are_float32_and_the_rule_takes_them(name):
     row = catalogue.ROWS[name]
@@ -414,6 +415,7 @@ TINY = {
 }
 
 
+@pytest.mark.integration
 def test_steps_of_all_sides_have_the_same_losses(request):
     peers = [p for p in ("flax", "torch") if importlib.util.find_spec(p)]
     if "torch" in peers:

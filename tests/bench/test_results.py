@@ -222,6 +222,7 @@ def test_the_memory_of_a_program():
     assert all(isinstance(c.temporary_bytes, int) for c in result.contenders)
 
 
+@pytest.mark.integration
 def test_ceilings():
     found = bench.ceilings(seconds=1e-3)
     assert all(math.isfinite(value) and value > 0 for value in found)

@@ -363,6 +363,7 @@ for params in (template.params, float64):
 """
 
 
+@pytest.mark.integration
 def test_on_eight_devices_and_without_x64(whole, tmp_path):
     """Saved on one with x64, restored on eight without, saved there, and restored here."""
     Checkpoints(tmp_path / "one").save(fit(chunk_steps=1, on_chunk=stop_at(7)))
@@ -442,6 +443,7 @@ def assert_whole(folder):
     return step
 
 
+@pytest.mark.integration
 def test_kills_at_every_point_and_a_full_disk(tmp_path):
     killed(tmp_path, count=20)
     for point in kill_saves.POINTS:

@@ -48,6 +48,7 @@ def files(folder):
     return sorted(path.name for path in Checkpoints(folder).paths()[0].glob("arrays*"))
 
 
+@pytest.mark.integration
 def test_two_processes_save_and_one_restores(tmp_path):
     """Each writes its own half, and what both hold is written once."""
     assert together(tmp_path, 2, 2) == ["restored 0", "saved 1"]

@@ -24,6 +24,7 @@ def trained():
     return _trained(nets.fully_connected_net([20], classes=3, norm="batch"))
 
 
+@pytest.mark.integration
 def test_what_is_loaded_predicts_the_same_bits_and_evaluates_to_the_same_number(trained, tmp_path):
     funcnet.save(tmp_path / "run", trained)
     again = funcnet.load(tmp_path / "run")
@@ -44,6 +45,7 @@ def test_other_dtypes_come_back(dtype, tmp_path):
     np.testing.assert_array_equal(again.params["affine1"].w, trained.params["affine1"].w)
 
 
+@pytest.mark.integration
 def test_another_process_needs_neither_the_data_nor_the_script(trained, tmp_path):
     funcnet.save(tmp_path, trained)
     np.save(tmp_path / "images.npy", _DATA.test.images[:5])

@@ -394,6 +394,7 @@ def test_what_is_asked_decides():
     assert "DIFFERENT from step 0 · robust" in other.summary()
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("_standard_promotion")
 def test_a_difference_at_extreme_sizes_alone_is_one():
     """An eps far below the usual gradients' sizes: they agree on those, and not on tiny ones."""
@@ -530,6 +531,7 @@ def test_torch_optimizers_are_compared_with(case: str):
         report.raise_if_bad()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", by_default(optimizer_table.TABLE, {"sgd", "adam", "rmsprop"}))
 def test_funcnets_own_are_equal_to_their_twins_and_robust(name):
     """Both verdicts, in the strict mode of this suite; what is known to fail is named."""

@@ -246,6 +246,7 @@ def test_argnums_leave_other_arguments_alone():
     assert checks.check_rule(f, X, X + 1, argnums=[0], **options).ok
 
 
+@pytest.mark.integration
 def test_the_seed_decides_everything():
     broken = affine_rule(db=lambda g: 2 * g.sum(0))
     one, two, other = (

@@ -81,12 +81,14 @@ def test_a_signal_ends_an_evaluation_at_once(whole, monkeypatch):
     assert_same_run(fit(resume=first), whole)
 
 
+@pytest.mark.integration
 def test_more_epochs_than_before_or_none(whole):
     first = fit(epochs=2)
     assert_same_run(fit(resume=first, epochs=3), whole)
     assert_same_run(fit(resume=whole), whole)
 
 
+@pytest.mark.integration
 def test_without_a_validation_split_too():
     options = {"dataset": DATA._replace(val=None)}
 
@@ -132,6 +134,7 @@ def test_draws_are_the_same_with_x64_and_without(name):
     assert_same(wide, narrow)
 
 
+@pytest.mark.integration
 def test_a_run_that_goes_on_without_x64_differs_by_rounding_alone(whole):
     first = fit(chunk_steps=1, on_chunk=stop_at(6))
     with jax.enable_x64(False):

@@ -91,6 +91,7 @@ def failed(name):
     return [check.name for check in reports()[name].failed]
 
 
+@pytest.mark.integration
 def test_a_right_rule_is_right_on_every_kind_of_mesh():
     report = reports()["mended"].raise_if_bad()
     assert [check.name for check in report] == NAMES

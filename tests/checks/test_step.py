@@ -77,6 +77,7 @@ def test_every_net_keeps_it(name):
     assert tuple(check.name for check in report) == checks.STEP_CHECKS
 
 
+@pytest.mark.integration
 def test_images_and_a_jitted_step_keep_it():
     net, optimizer = nets.two_layer_convnet(3, channels=2), optimizers.adam(1e-3)
     step = jax.jit(train.make_step(net, optimizer), donate_argnums=0)

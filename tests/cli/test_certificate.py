@@ -152,6 +152,7 @@ STRANGERS = {
 SAME_RIGHT = {"a gradient of the wrong dtype", "a broadcast bias gradient"}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "mistake",
     by_default(STRANGERS, {"a transposed weight gradient", "a mask redrawn in the backward pass"}),
@@ -195,6 +196,7 @@ def test_a_rule_is_certified_in_float64_whatever_the_session_is():
         certify(ROWS["sigmoid"]).raise_if_bad()
 
 
+@pytest.mark.integration
 def test_check_certifies_a_rule_of_the_catalogue(capsys, tmp_path):
     """Over the devices of meshes too, in a process that has them."""
     files = {word: tmp_path / word for word in ("json", "markdown")}
@@ -240,6 +242,7 @@ def test_what_fails_over_devices_makes_a_rule_wrong(monkeypatch):
         with_meshes([right], seed=0)
 
 
+@pytest.mark.integration
 def test_check_certifies_a_strangers_rule(capsys, tmp_path):
     file = tmp_path / "strange.py"
     file.write_text(STRANGERS_FILE)

@@ -77,6 +77,7 @@ def test_what_is_printed(here, capsys):
     assert mend in said.out
 
 
+@pytest.mark.integration
 def test_arguments_in_words(here, capsys):
     write(
         here,
@@ -185,6 +186,7 @@ def test_further_verdicts_can_fail(here, capsys):
     assert check("pkg/right.py --fail-on imprecise by-design", capsys)[0] == 0
 
 
+@pytest.mark.integration
 def test_examples_are_drawn(here, capsys):
     text = PACKAGE["pkg/right.py"].partition("funcnet_samples")[0]
     text += "from jaxtyping import Array, Float\n"

@@ -42,6 +42,7 @@ def test_help_and_version_import_neither_jax_nor_a_command():
     assert not {"jax", "numpy", "tyro", "rich", "funcnet.cli._parser"} & loaded
 
 
+@pytest.mark.integration
 def test_a_command_is_loaded_without_the_others():
     out = run_python(
         "import sys\n"

@@ -86,6 +86,7 @@ def test_another_word_is_refused(place, capsys, monkeypatch, word):
         assert f"{_compiled.VARIABLE} is '{word}', expected a folder's full path, or one of" in said
 
 
+@pytest.mark.integration
 def test_the_second_run_reads_what_the_first_compiled_to_the_same_bits(
     place, tmp_path, monkeypatch
 ):

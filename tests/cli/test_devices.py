@@ -47,6 +47,7 @@ def test_the_runtimes_log_is_told_from_what_we_say():
     assert not _LOG.match("funcnet train: error: process 1: --epochs is -1")
 
 
+@pytest.mark.integration
 def test_eight_devices_of_one_process(tmp_path):
     """Said, refused and used, by one process of the command."""
     flags = f"--xla_force_host_platform_device_count=8 {quick_compile_flags()}"

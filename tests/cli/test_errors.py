@@ -337,6 +337,7 @@ def no_cache_of_programs():
     jax.config.update(name, seconds)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("words", "kept"),
     [
@@ -406,6 +407,7 @@ def test_a_folder_that_another_process_has(here, capsys, command):
 # --- A net that does not fit the data, in a process of its own
 
 
+@pytest.mark.integration
 def test_as_a_program_too(here):
     """Of a whole process: the exit code, one line, and nothing else."""
     words = ["train", "--data", "synthetic", "--net", "three_layer_convnet"]

@@ -66,6 +66,7 @@ def test_what_cannot_be_measured_is_refused_in_one_line(run, capsys):
         assert said in line
 
 
+@pytest.mark.integration
 def test_a_table_is_measured_with_the_categories_of_the_run(here, capsys):  # noqa: F811
     pytest.importorskip("polars", reason="Polars is not installed")
     names = {0: "low", 1: "high"}

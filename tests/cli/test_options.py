@@ -198,6 +198,7 @@ def test_augmentations(name):
     assert not (first == other).all()
 
 
+@pytest.mark.integration
 def test_unverified_files_are_read_when_asked(here, capsys):
     folder = here / "data/mnist"
     folder.mkdir(parents=True)

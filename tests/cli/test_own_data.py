@@ -42,6 +42,7 @@ def here(tmp_path, monkeypatch, rng):
     return tmp_path
 
 
+@pytest.mark.integration
 def test_a_table_of_numbers_is_a_regression_in_its_own_units(here):
     code = cli.main(
         ["train", "--data", "houses.csv", "--target", "price", "--hidden", "20", *QUIET]
@@ -55,6 +56,7 @@ def test_a_table_of_numbers_is_a_regression_in_its_own_units(here):
     assert result["val_r2"] > 0.8
 
 
+@pytest.mark.integration
 def test_a_table_of_classes_knows_their_names(here):
     assert cli.main(["train", "--data", "colours.csv", "--epochs", "1", *QUIET]) == 0
     trained = funcnet.load("run")
@@ -85,6 +87,7 @@ def test_a_run_on_ones_own_data_goes_on_from_another_folder(here, monkeypatch):
     assert len((here / "run" / "history.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.integration
 def test_a_run_goes_on_with_its_data_in_another_place(here, capsys):
     command = ["train", "--data", "houses.csv", "--target", "price", "--hidden", "5"]
     assert cli.main([*command, "--epochs", "1", *QUIET]) == 0
@@ -120,6 +123,7 @@ def test_the_name_of_the_data_names_the_run(here):
     assert [path.name.startswith("colours-fully_connected-") for path in Path("runs").iterdir()]
 
 
+@pytest.mark.integration
 def test_the_columns_of_a_table_are_said_before_the_run(here, capsys):
     words = ["train", "--data", "named.csv", "--without", "full name", "--epochs", "0"]
     assert cli.main([*words, "--out", "run"]) == 0
@@ -135,6 +139,7 @@ def test_the_columns_of_a_table_are_said_before_the_run(here, capsys):
     assert "columns    column3, column1 (2)" in capsys.readouterr().out
 
 
+@pytest.mark.integration
 def test_what_is_odd_about_a_table_is_said_in_a_line(here, capsys):
     rows = "".join(f"{i},{i * i},{'uv'[i % 2] if i else 'x'}\n" for i in range(40))
     Path("odd.csv").write_text("room no,size,class\n" + rows)

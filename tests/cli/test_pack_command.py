@@ -33,6 +33,7 @@ def losses(folder):
     return np.load(Path(folder) / "losses.npy")
 
 
+@pytest.mark.integration
 def test_a_packed_data_set_trains_to_the_same_bits_held_or_streamed(here, monkeypatch):
     assert cli.main(["train", "--data", "mine.npz", "--out", "one", *OPTIONS]) == 0
     assert cli.main(["train", "--data", "packed/mine", "--out", "two", *OPTIONS]) == 0
@@ -53,6 +54,7 @@ def test_a_packed_data_set_trains_to_the_same_bits_held_or_streamed(here, monkey
     assert cli.main(["train", "--resume", "--out", "three", "--epochs", "3"]) == 0
 
 
+@pytest.mark.integration
 def test_a_source_that_fails_ends_the_command_and_what_was_done_is_saved(here, capsys, monkeypatch):
     monkeypatch.setattr("funcnet.data._packed.RESIDENT_BYTES", 100)
     monkeypatch.setattr(_feed, "WINDOW_BYTES", 1)

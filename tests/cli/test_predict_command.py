@@ -180,6 +180,7 @@ def test_a_picture_is_no_example_of_a_set_whose_pixels_have_another_scale(here, 
     assert "with pixels of 0 to 255, expected an array: images of digits hold 0 to 16" in line
 
 
+@pytest.mark.integration
 def test_rows_that_are_left_out_are_said(here, capsys):
     pytest.importorskip("polars", reason="Polars is not installed")
     (here / "cells.csv").write_text("a,class\n" + "1.5,u\n2.5,v\n" * 10)

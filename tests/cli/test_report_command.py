@@ -29,6 +29,7 @@ def copied(run, folder):
     return folder
 
 
+@pytest.mark.integration
 def test_a_run_writes_its_page_where_it_is_asked_to(run):
     _, text = pages.read((run / "report.html").read_text())
     numbers = json.loads((run / "report.json").read_text())

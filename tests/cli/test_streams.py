@@ -116,6 +116,7 @@ CLOSED = [
 ]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("closed", "code", "why"), CLOSED)
 def test_a_closed_stdout_ends_a_run_as_ctrl_c_does(here, capsys, closed, code, why):
     """The run is saved at the end of its chunk, stderr says how it goes on, and so it does."""
@@ -134,6 +135,7 @@ def test_a_closed_stdout_ends_a_run_as_ctrl_c_does(here, capsys, closed, code, w
     assert (history["epoch"], len(losses)) == ([0, 1, 2, 3, 4], 100)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("closed", "code", "why"), CLOSED)
 def test_a_closed_stdout_ends_a_sweep_as_ctrl_c_does(here, capsys, closed, code, why):
     with closed():

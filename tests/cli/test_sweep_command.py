@@ -16,6 +16,7 @@ here, blank_figures = command_lines.here, command_lines.blank_figures
 QUICK = ["sweep", "--net", "softmax", "--optimizer", "sgd", "--epochs", "1", "--how", "loop"]
 
 
+@pytest.mark.integration
 def test_command_is_the_sweep_that_it_says(here, capsys):
     words = ["--learning-rate", "1e-3", "1e-2", "--reg", "0", "0.1", "--seeds", "2", "--seed", "3"]
     assert cli.main([*QUICK, *words, "--out", "out"]) == 0
@@ -106,6 +107,7 @@ def test_names_are_sweeps_of_their_own_ranked_together(here, capsys):
     assert "holds softmax-adam, which is none of these sweeps" in capsys.readouterr().err
 
 
+@pytest.mark.integration
 def test_each_name_has_the_numbers_that_are_its_own(here, capsys):
     words = ["--momentum", "0.5", "0.9", "--weight-decay-range", "1e-3", "1e-1", "--random", "2"]
     words = [*NAMES, *words, "--optimizer", "sgd", "momentum", "adamw", "--epochs", "0", "--quiet"]
@@ -119,6 +121,7 @@ def test_each_name_has_the_numbers_that_are_its_own(here, capsys):
     assert all(row["momentum"] is None and row["weight_decay"] > 0 for row in rows["adamw"])
 
 
+@pytest.mark.integration
 def test_names_that_differ_in_nothing_are_one(here):
     """A net without norms is trained once, whatever the norms are."""
     words = ["--net", "softmax", "fully_connected", "--norm", "none", "batch", "--epochs", "0"]

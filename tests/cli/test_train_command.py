@@ -55,6 +55,7 @@ def default_run(tmp_path_factory):
     )
 
 
+@pytest.mark.integration
 def test_without_arguments_it_learns_digits(default_run):
     assert default_run.code == 0
     assert default_run.err == ""
@@ -119,6 +120,7 @@ def test_the_configuration_is_complete_and_goes_round(default_run):
     assert unsaid == set()
 
 
+@pytest.mark.integration
 def test_its_command_repeats_a_run(here):
     assert cli.main([*QUICK, "--dropout", "0.1", "--seed", "7", "--out", "first"]) == 0
     config = json.loads((here / "first/config.json").read_text())
@@ -210,6 +212,7 @@ def test_quiet_says_nothing(here, capsys):
     assert {path.name for path in (here / "run").iterdir()} == FILES
 
 
+@pytest.mark.integration
 def test_no_epoch_evaluates_only(here, capsys):
     assert cli.main(["train", "--epochs", "0", "--out", "run"]) == 0
     history, losses = plots.load_run("run")
@@ -219,6 +222,7 @@ def test_no_epoch_evaluates_only(here, capsys):
     assert "best epoch           0 of 0" in capsys.readouterr().out
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "words",
     [
@@ -239,6 +243,7 @@ def test_options_reach_the_run(here, words):
     assert history[-1]["val_accuracy"] > 0.1
 
 
+@pytest.mark.integration
 def test_a_loss_that_is_not_finite_ends_it(here, capsys):
     words = ["--optimizer", "sgd", "--learning-rate", "1e30", "--out", "run"]
     assert cli.main([*QUICK, *words]) == 1
@@ -260,6 +265,7 @@ def test_a_loss_that_is_not_finite_ends_it(here, capsys):
     assert all(np.isfinite(array).all() for array in _arrays(here / "run"))
 
 
+@pytest.mark.integration
 def test_ctrl_c_ends_it_with_what_it_has(here):
     words = ["train", *PROCESS, "--epochs", "100000", "--out", "a run"]
     # The handler is set again: a shell that runs a job in the background ignores SIGINT for it.

@@ -82,6 +82,7 @@ def test_train_resume_gives_the_same_files(here, monkeypatch, capsys, whole_fold
     assert set(resumed) == {"versions", "device", "settings", "started"}
 
 
+@pytest.mark.integration
 def test_train_resume_of_what_is_done_and_of_more_epochs(here, whole_folder):
     shutil.copytree(whole_folder, "run")
     assert cli.main(["train", "--resume", "--out", "run", "--quiet"]) == 0
@@ -94,6 +95,7 @@ def test_train_resume_of_what_is_done_and_of_more_epochs(here, whole_folder):
     assert_same_folder(Path("run"), Path("four"))
 
 
+@pytest.mark.integration
 def test_train_resume_without_a_checkpoint_begins_again(here, whole_folder):
     """As when it is killed before the first was due."""
     shutil.copytree(whole_folder, "run")
@@ -188,6 +190,7 @@ def test_train_resume_refuses_every_option_that_is_not_the_runs_own(here, capsys
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.integration
 def test_train_resume_of_a_damaged_folder(here, capsys, whole_folder):
     shutil.copytree(whole_folder, "run")
     for name, content, said in (
@@ -210,6 +213,7 @@ def test_train_resume_of_a_damaged_folder(here, capsys, whole_folder):
     assert f"versions: jax {jax.__version__}, was 0.9: bits may differ" in capsys.readouterr().err
 
 
+@pytest.mark.integration
 def test_train_resume_says_which_settings_are_others(here, capsys, whole_folder):
     shutil.copytree(whole_folder, "run")
     capsys.readouterr()
@@ -223,6 +227,7 @@ def test_train_resume_says_which_settings_are_others(here, capsys, whole_folder)
     )
 
 
+@pytest.mark.integration
 def test_no_checkpoints_where_none_are_wanted(here):
     words = [*QUICK, "--out", "run", "--quiet", "--checkpoint-every", "never", "--epochs", "1"]
     assert cli.main(words) == 0
@@ -245,6 +250,7 @@ def started(*words):
     raise AssertionError(process.stderr.read())
 
 
+@pytest.mark.integration
 def test_the_lock_and_a_signal(here, capsys):
     words = ["train", *PROCESS, "--epochs", "100000", "--out", "run"]
     process = started(*words, "--checkpoint-every", "1epochs")

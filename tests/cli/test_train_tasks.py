@@ -20,6 +20,7 @@ def result_of(folder):
     return json.loads(Path(folder, "result.json").read_text())
 
 
+@pytest.mark.integration
 def test_patience_ends_a_run_that_goes_on_by_resume(here, capsys):
     words = ["train", *PROCESS, "--learning-rate", "0.3", "--patience", "2", "--out", "run"]
     assert cli.main([*words, "--epochs", "50"]) == 0
@@ -42,6 +43,7 @@ def test_patience_ends_a_run_that_goes_on_by_resume(here, capsys):
     assert more[-1]["epoch"] >= last["epoch"] + 2
 
 
+@pytest.mark.integration
 def test_a_run_that_did_all_its_epochs_was_not_stopped_early(here, capsys):
     words = ["train", *PROCESS, "--learning-rate", "0.3", "--patience", "2", "--out", "run"]
     assert cli.main([*words, "--epochs", "50", "--quiet"]) == 0
@@ -85,6 +87,7 @@ def of_numbers(val_rows=30):
     return data.Dataset(train, val, test, ("height",), "heights", task="regression")
 
 
+@pytest.mark.integration
 def test_numbers_are_told_with_their_own_loss_and_metric(here, capsys, monkeypatch):
     monkeypatch.setattr(_jobs, "loaded", lambda *_: of_numbers())
     words = ["train", *PROCESS, "--learning-rate", "0.1", "--batch-size", "10"]
@@ -105,6 +108,7 @@ def test_numbers_are_told_with_their_own_loss_and_metric(here, capsys, monkeypat
     assert "--loss is hinge, but synthetic is a task of regression" in capsys.readouterr().err
 
 
+@pytest.mark.integration
 def test_several_labels_have_the_share_of_labels_and_that_of_whole_examples(
     here, capsys, monkeypatch
 ):
@@ -131,6 +135,7 @@ def test_patience_needs_rows_to_go_by(here, capsys, monkeypatch):
     assert "--patience needs validation rows" in capsys.readouterr().err
 
 
+@pytest.mark.integration
 def test_log_writes_the_history_for_other_programs(here):
     words = ["train", *PROCESS, "--epochs", "2", "--quiet", "--out", "run"]
     assert cli.main([*words, "--log", "csv"]) == 0

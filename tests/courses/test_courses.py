@@ -201,6 +201,7 @@ def test_conv_forward():
     assert rel_error(out.transpose(0, 3, 1, 2), CONV) == pytest.approx(2.2121476e-08, rel=1e-6)
 
 
+@pytest.mark.integration
 @pytest.mark.courses("4-35", "4-40", "4-41")
 @pytest.mark.parametrize(
     ("layer", "x", "w", "out", "bar"),
@@ -539,6 +540,7 @@ def test_three_layer_initial_loss():
     assert without_third == pytest.approx(5.9, abs=0.3)
 
 
+@pytest.mark.integration
 @pytest.mark.courses("0-8", "0-9", "1-21", "2-3", "2-5")
 @pytest.mark.parametrize("reg", by_default([0.0, 3.14], {3.14}))
 def test_three_layer_gradients(reg):
@@ -553,6 +555,7 @@ def test_three_layer_gradients(reg):
     assert max(errors) < 1e-4  # the course calls up to 1e-5 fine at reg 0, and prints 2.21e-05
 
 
+@pytest.mark.integration
 @pytest.mark.courses("2-17", "2-18")
 @pytest.mark.parametrize("reg", by_default([0.0, 3.14], {3.14}))
 def test_batch_norm_net_gradients(reg):

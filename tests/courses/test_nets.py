@@ -110,6 +110,7 @@ def test_two_layer_gradient(reg):
     course_gradient_check(objective, TWO, bar=1e-6)  # the course reached 3.1e-7
 
 
+@pytest.mark.integration
 @pytest.mark.courses("1-20", "1-21")
 @pytest.mark.parametrize("row", ["1-20", "1-21"])
 def test_three_layer_loss_and_gradient(row):
@@ -152,6 +153,7 @@ def test_the_penalty_takes_in_every_matrix(rng):
     assert min(with_all) > max(without)
 
 
+@pytest.mark.integration
 @pytest.mark.courses("2-17", "2-18")
 @pytest.mark.parametrize("reg", by_default([0.0, 3.14], {3.14}), ids=["2-17", "2-18"])
 def test_batch_norm_net_gradient(reg, rng):
@@ -203,6 +205,7 @@ def test_small_net_gradient():
     )
 
 
+@pytest.mark.integration
 @pytest.mark.courses("3-15")
 @pytest.mark.parametrize("keep", by_default([1.0, 0.25, 0.5], {0.25}))
 def test_dropout_net_gradient(keep, rng):
@@ -243,6 +246,7 @@ def test_toy_gradient():
     course_gradient_check(with_penalty(nets.two_layer_net(10, 3), TOY_X, TOY_Y, 0.1), TOY, bar=1e-6)
 
 
+@pytest.mark.integration
 @pytest.mark.courses("4-44")
 def test_convnet_sanity_loss(rng):
     net = nets.two_layer_convnet(10, weight_scale=1e-3)
@@ -258,6 +262,7 @@ def test_convnet_sanity_loss(rng):
     )
 
 
+@pytest.mark.integration
 @pytest.mark.courses("4-45")
 def test_convnet_gradient(rng):
     net = nets.two_layer_convnet(10, channels=3, size=3)

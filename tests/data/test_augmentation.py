@@ -137,6 +137,7 @@ def test_compose_gives_each_function_its_own_key():
     np.testing.assert_array_equal(data.compose()(KEY, images), images)
 
 
+@pytest.mark.integration
 def test_raw_keys_and_empty_batches():
     images = distinct_images()
 

@@ -201,6 +201,7 @@ def test_the_digits_are_those_of_scikit_learn():
     np.testing.assert_array_equal(np.concatenate([split.labels for split in splits]), labels[order])
 
 
+@pytest.mark.integration
 def test_the_digits_need_nothing_but_funcnet():
     out = run_python(
         "import sys, funcnet.data as data\n"

@@ -41,6 +41,7 @@ def test_each_sample_is_judged(folder):
     assert found["cube"].reason == "its list of sample inputs is empty"
 
 
+@pytest.mark.integration
 def test_a_rule_takes_what_a_caller_with_samples_gives_it(folder):
     content = """
     @jax.custom_vjp
@@ -120,6 +121,7 @@ def test_rules_that_are_made_in_a_function(folder):
     assert (found["make"].verdict, found["make"].origin) == ("right", "a call in caller")
 
 
+@pytest.mark.integration
 def test_a_jvp_is_compared_with_its_function(folder):
     content = """
     @jax.custom_jvp

@@ -94,6 +94,7 @@ COLLECTED = [
 ]
 
 
+@pytest.mark.integration
 def test_two_lines_of_settings_make_rules_tests(package):
     """Rules join runs of folders; of a file or a rule there is only what was asked for."""
     write(package, {"broken.py": "import nowhere  # custom_vjp"})

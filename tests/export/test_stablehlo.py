@@ -24,6 +24,7 @@ NETS = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", NETS)
 def test_what_comes_back_computes_the_same_for_any_batch(name, tmp_path, rng):
     found, path = made(NETS[name], SHAPE), tmp_path / "net.stablehlo"
@@ -37,6 +38,7 @@ def test_what_comes_back_computes_the_same_for_any_batch(name, tmp_path, rng):
         np.testing.assert_allclose(again.call(images), want, atol=atol, rtol=0)
 
 
+@pytest.mark.integration
 def test_a_process_without_funcnet_runs_it(tmp_path, rng):
     found = made(NETS["batch_norm"], SHAPE)
     export.to_stablehlo(found, tmp_path / "net.stablehlo")

@@ -75,6 +75,7 @@ def test_help_offers_what_is_added(here, capsys, command):
         assert any(name in group for group in choices), name
 
 
+@pytest.mark.integration
 def test_a_run_of_what_is_added(here, capsys):
     words = ["--data", "toy_set", "--net", "toy_net", "--optimizer", "toy_rule"]
     run = ["train", *words, "--channels", "7", "--momentum", "0.75", "--batch-size", "10"]

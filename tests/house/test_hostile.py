@@ -156,6 +156,7 @@ OTHERS |= {"dtype_F8_E4M3", "dtype_F8_E5M2", "dtype_F8_E8M0"}
 READ = ({*hostile.HOSTILE_NPZ} | {*hostile.HOSTILE_SAFETENSORS}) - OTHERS
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS and /proc are Linux's")
 def test_within_limits_everything_is_refused_and_nothing_runs(tmp_path):
     kinds = {"tar_gz": "tar", "idx": "images", "idx_gz": "images", "idx_labels": "labels"}
@@ -189,6 +190,7 @@ def test_within_limits_everything_is_refused_and_nothing_runs(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
+@pytest.mark.integration
 def test_the_limits_hold_and_the_hook_hears(tmp_path):
     """The process above would have ended otherwise: a reader that runs code, or takes memory."""
     program = """

@@ -64,6 +64,7 @@ def test_whole_steps_lower_for_accelerators(case):
     assert "@funcnet" not in text
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", by_default(NETS, {"batch_norm"}))
 def test_steps_and_inference_are_exported_for_batches_of_any_size(name, rng):
     """For three platforms at once; what comes back gives what the function itself gives."""

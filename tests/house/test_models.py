@@ -54,6 +54,7 @@ def said():
     return json.loads(ran.stdout)
 
 
+@pytest.mark.integration
 def test_the_toy_net_is_course_004s():
     def lin(low, high, *shape):
         return jnp.linspace(low, high, int(np.prod(shape))).reshape(shape)

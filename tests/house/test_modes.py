@@ -25,6 +25,7 @@ def some_and_all(some):
     return [pytest.param(some, id="some"), every]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("parts", ["some", pytest.param("all", marks=pytest.mark.slow)])
 def test_annotations_hold_when_they_are_executed(parts):
     """First samples of rules pass, NumPy's arrays too, and a run; a wrong shape is caught.
@@ -115,6 +116,7 @@ assert checks.RuleReport.from_json(report.to_json()).raise_if_bad().ok
     assert int(out) == len(SAMPLES if parts == "all" else ROWS) + 3
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("names", some_and_all(SOME))
 def test_rules_compiled_as_users_compile_them(names):
     """Values and cotangents of a rule's samples equal the twin's under XLA's own optimisations.
@@ -149,6 +151,7 @@ print(count)
     assert int(out) == len(chosen) >= len(names)
 
 
+@pytest.mark.integration
 def test_float32_stays_float32_without_x64():
     """With x64 off no program of a rule holds a float64, and gradients keep their dtypes."""
     with (
@@ -168,6 +171,7 @@ def test_float32_stays_float32_without_x64():
             assert not any(a.weak_type for a in program.out_avals), row.name
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("names", some_and_all(OVER_DEVICES))
 def test_rules_over_devices_give_what_one_device_gives(names):
     """Over 2, 4 and 8 devices, on axes of both types and in shard_map; no batch is gathered.

@@ -123,6 +123,7 @@ def test_kinds_of_mistakes():
 
 
 # By default one: that the check meant for it catches each is the checks' own tests' affair.
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "animal",
     [

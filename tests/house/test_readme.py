@@ -17,6 +17,7 @@ SCRIPTS = [
 ]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("script", SCRIPTS, ids=["layers", "fit"])
 def test_scripts_run(script):
     names = {}
@@ -28,6 +29,7 @@ def test_scripts_run(script):
         assert names["run"].history[-1]["val_accuracy"] > 0.9
 
 
+@pytest.mark.integration
 def test_a_net_trained_on_a_folder_of_pictures_is_used_as_shown(tmp_path, monkeypatch):
     pictures = pytest.importorskip("PIL.Image", reason="the extra data is not installed")
     from funcnet import cli

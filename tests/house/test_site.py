@@ -87,6 +87,7 @@ def test_the_site_names_the_version_of_the_package():
     assert f"funcnet {funcnet.__version__} " in (ROOT / "mkdocs.yml").read_text()
 
 
+@pytest.mark.integration
 def test_the_program_explains_itself():
     asked = [sys.executable, "-m", "tools.site", "--help"]
     said = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout

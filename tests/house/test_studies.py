@@ -45,6 +45,7 @@ def kept(name):
 SMALL = {"toy", "theory", "linear", "course_000"}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", by_default(STUDIES, SMALL))
 def test_smoke(name, monkeypatch, tmp_path):
     fine = figure.Figure.savefig
@@ -190,6 +191,7 @@ def test_answers_are_checked(answer, right):
     assert theory.is_right(answer, range(3), [(0, 1), (1, 2)]) is right
 
 
+@pytest.mark.integration
 @pytest.mark.courses("4-21", "4-22", "4-23")
 def test_toy_runs_and_their_mistakes():
     ends = {rule: toy.losses(*how)[0][-1] for rule, how in toy.rules().items()}

@@ -72,6 +72,7 @@ def test_groups_are_xlas_groups(geometry, dtype, rng):
         assert_close(got, want, dy.size)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "geometry",
     [
@@ -135,6 +136,7 @@ def test_scratch_is_no_multiple_of_the_images(images, channels, k, groups, monke
         assert scratch <= 1.25 * sides + 4 * _conv_cpu.CACHE_BYTES, (scratch, sides)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("geometry", "order"),
     [
@@ -197,6 +199,7 @@ def test_with_bias_and_relu_it_differentiates_as_its_parts(geometry, relu, rng):
         assert_close(*pair, w[..., 0].size)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("relu", [False, True])
 def test_a_product_with_bias_and_relu_differentiates_as_its_parts(relu, rng):
     a, b = (rng.normal(size=shape) for shape in ((5, 4), (4, 3)))

@@ -35,6 +35,7 @@ def faults_a_call(keep, **environment):
     return said, float(faults)
 
 
+@pytest.mark.integration
 @needs_glibc
 def test_kept_memory_is_not_asked_for_again():
     """A result of 64 MB has 16,384 pages, or 32 where they are large, at every call; or none."""
@@ -44,6 +45,7 @@ def test_kept_memory_is_not_asked_for_again():
     assert faults_a_call(False)[1] >= 32
 
 
+@pytest.mark.integration
 @needs_glibc
 @pytest.mark.parametrize(
     "setting",
@@ -59,6 +61,7 @@ def test_who_has_set_malloc_by_the_environment_is_obeyed(setting):
     assert faults >= 32
 
 
+@pytest.mark.integration
 def test_elsewhere_it_does_nothing_and_says_so():
     program = """
 import ctypes

@@ -58,6 +58,7 @@ def test_jax_lowers_kernels_for_the_devices_that_they_will_run_on():
     assert conv_k.primitive in dispatch.prim_requires_devices_during_lowering
 
 
+@pytest.mark.integration
 def test_over_eight_devices():
     out = run_python(
         """

@@ -55,6 +55,7 @@ def problem(rng):
     return (conv, affine), drawn(rng, 5, 8, 8, 2)
 
 
+@pytest.mark.integration
 def test_it_can_be_switched_off(monkeypatch):
     assert kernels.use_native(False) == "XLA: switched off by kernels.use_native(False)"
     a = jnp.ones((3, 3), jnp.float32)
@@ -109,6 +110,7 @@ def test_a_package_of_another_funcnet_is_left_alone(monkeypatch):
     assert kernels.use_native(True).startswith("native")
 
 
+@pytest.mark.integration
 def test_without_the_package_it_says_so_and_goes_on(tmp_path):
     """As where it is not installed, and as where it is broken."""
     program = """

@@ -212,6 +212,7 @@ def test_the_variance_is_right_far_from_zero(rng):
     assert np.abs(np.asarray(stats.var, np.float64) - want).max() <= 64 * eps * want.max()
 
 
+@pytest.mark.integration
 def test_the_variance_of_equal_numbers_is_zero_as_users_compile_it():
     out = run_python(
         """

@@ -288,6 +288,7 @@ def weighted_run():
     )  # fmt: skip
 
 
+@pytest.mark.integration
 def test_evaluation_is_of_the_whole_split(weighted_run):
     """Weighted means and ignored rows, whichever way the options came, in three uneven batches."""
     run, labels = weighted_run, DATA.val.labels
@@ -362,6 +363,7 @@ def test_a_row_with_a_nan_is_wrong():
     assert train.evaluate(IDENTITY, ((), ()), split)["accuracy"] == 0.3
 
 
+@pytest.mark.integration
 def test_a_sweep_counts_as_a_run_does(weighted_run):
     result = sweep.run(
         lambda learning_rate: sweep.Trial(NET, optimizers.adam(learning_rate), loss=WEIGHTED),

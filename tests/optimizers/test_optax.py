@@ -260,6 +260,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.integration
 @table(
     name if name in ("adam", "muon") else pytest.param(name, marks=pytest.mark.slow)
     for name in PLAIN

@@ -181,6 +181,7 @@ def test_figures_come_from_files_as_from_the_run(tmp_path, history, losses):
         plots.load_run(tmp_path)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_figures_are_saved(tmp_path, history, losses, suffix):
     path = tmp_path / f"curves.{suffix}"
@@ -321,6 +322,7 @@ def test_a_figure_that_fails_leaves_the_file_as_it_was(tmp_path, history, monkey
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.integration
 def test_pyplot_is_not_imported():
     program = (
         "import sys; from funcnet import plots; print('matplotlib' in sys.modules); "

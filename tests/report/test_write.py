@@ -78,6 +78,7 @@ def own(tmp_path_factory, own_rng):
     return found, report.write(folder, found)
 
 
+@pytest.mark.integration
 def test_a_page_is_whole_and_strangers_text_stays_text(own):
     _, written = own
     tags, text = pages.read(written.path.read_text())
@@ -127,6 +128,7 @@ def test_a_mistake_is_shown_as_its_picture(own):
     assert image in written.path.read_text()
 
 
+@pytest.mark.integration
 def test_what_the_test_split_was_not_asked_is_told_of_the_validation_split(tmp_path, own):
     found, _ = own
     stopped = RESULT | {"test_accuracy": None, "test_loss": None, "stopped": "interrupted"}
@@ -178,6 +180,7 @@ def test_columns_of_a_table_have_their_names(tmp_path, own_rng):
     assert "Rows are those of the validation split, counted from 0." in text
 
 
+@pytest.mark.integration
 def test_regression_has_its_residuals(tmp_path, own_rng):
     net = nets.affine(3)
     options = {"task": "regression", "loss": losses.mean_squared_error}
@@ -219,6 +222,7 @@ def test_of_several_labels_no_example_is_said_to_be_classified(tmp_path):
     assert "classified" not in text
 
 
+@pytest.mark.integration
 def test_many_classes_are_a_picture_and_pairs(tmp_path, own_rng):
     net = nets.two_layer_net(5, classes=30)
     names = tuple(f"class {k}" for k in range(30))

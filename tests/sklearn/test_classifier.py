@@ -35,6 +35,7 @@ def same(one, other, rows=X, rtol=1e-9):
     )
 
 
+@pytest.mark.integration
 def test_names_of_classes_are_learnt(fitted):
     assert fitted.score(X, NAMES) > 0.9
     assert fitted.trained_.classes == tuple(np.unique(NAMES)) == tuple(fitted.classes_)
@@ -54,6 +55,7 @@ def test_of_two_classes_the_decision_is_positive_for_the_second():
     assert ((z > 0) == (two.predict(X[:100]) == "versicolor")).all()
 
 
+@pytest.mark.integration
 def test_a_weight_of_k_is_k_rows_and_0_is_none():
     whole = small(batch_size=1000)
     copied = clone(whole).fit(np.repeat(X, REPEATS, 0), np.repeat(Y, REPEATS))
@@ -65,6 +67,7 @@ def test_class_weights_are_weights_of_rows():
     same(of_classes, small().fit(X, Y, sample_weight=np.array([1.0, 2.0, 5.0])[Y]))
 
 
+@pytest.mark.integration
 def test_balanced_classes_weigh_the_same_in_all():
     rows = np.r_[0:50, 50:60, 100:105]
     balanced = small(class_weight="balanced").fit(X[rows], Y[rows])
@@ -76,6 +79,7 @@ def test_balance_counts_weights():
     same(small(class_weight="balanced").fit(X, Y, weights), small().fit(X, Y))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_it_computes_in_the_dtype_of_the_examples(dtype):
     with jax.enable_x64(False):
@@ -85,6 +89,7 @@ def test_it_computes_in_the_dtype_of_the_examples(dtype):
     same(net, small().fit(X.astype(dtype), Y), X.astype(dtype), rtol=1e-5)
 
 
+@pytest.mark.integration
 def test_partial_fit_goes_on_and_pickle_keeps_where():
     net = small(dropout=0.3, optimizer="momentum")
     net.partial_fit(X, Y, classes=[0, 1, 2])
@@ -113,6 +118,7 @@ def test_partial_fit_says_which_classes_it_needs():
         small(class_weight="balanced").partial_fit(X, Y, classes=[0, 1, 2])
 
 
+@pytest.mark.integration
 def test_early_stopping_keeps_the_epoch_that_was_best_on_rows_held_out():
     net = small(epochs=50, learning_rate=0.3, early_stopping=True, patience=2).fit(X, Y)
     curve = net.validation_loss_curve_
@@ -174,6 +180,7 @@ def test_weights_are_not_negative_and_not_all_0():
         small().fit(X, Y, np.zeros(len(X)))
 
 
+@pytest.mark.integration
 def test_steps_that_are_not_finite_are_told_of():
     with pytest.warns(RuntimeWarning, match="the loss is"):
         small(optimizer="sgd", learning_rate=1e300, epochs=9).fit(X, Y)

@@ -27,12 +27,14 @@ def test_several_targets_are_learnt_each_in_its_units(fitted):
     assert (r2_score(BOTH, fitted.predict(X), multioutput="raw_values") > 0.4).all()
 
 
+@pytest.mark.integration
 def test_units_of_targets_and_features_change_nothing():
     one = small().fit(X, Y)
     other = small().fit(1000 * X + 7, 1e6 * Y - 3)
     np.testing.assert_allclose(other.predict(1000 * X + 7), 1e6 * one.predict(X) - 3, rtol=1e-9)
 
 
+@pytest.mark.integration
 def test_a_weight_of_k_is_k_rows_and_0_is_none():
     repeats = np.arange(len(X)) % 3
     weighted = small().fit(X, Y, sample_weight=repeats)
@@ -44,6 +46,7 @@ def test_a_constant_target_is_told_exactly():
     np.testing.assert_allclose(small(reg=0.0).fit(X, np.full(len(X), 3.0)).predict(X), 3.0, atol=2)
 
 
+@pytest.mark.integration
 def test_partial_fit_goes_on_from_a_fit():
     net = small().fit(X, BOTH)
     net.partial_fit(X, BOTH)

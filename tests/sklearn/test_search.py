@@ -13,6 +13,7 @@ X, Y = load_iris(return_X_y=True)
 small = functools.partial(NetClassifier, hidden=(5,), epochs=12, random_state=0)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("net", "grid"),
     [
@@ -33,6 +34,7 @@ def test_scores_are_those_of_fits(net, grid):
         np.testing.assert_allclose(found[name], table[name], rtol=1e-12, err_msg=name)
 
 
+@pytest.mark.integration
 def test_a_candidate_that_is_not_finite_has_no_score_and_the_last_rank():
     net = small(optimizer="sgd", epochs=4)
     found = search(net, {"learning_rate": [1e300, 0.1]}, X, Y, cv=2)

@@ -108,7 +108,7 @@ def main(out: str, *cases: str) -> None:
     for case in cases:
         kind, count = case.split("/")
         if kind in (*sweep.HOWS, "measure"):
-            one = swept(kind, int(count), out + ".members" if count == "4" else None)
+            one = swept(kind, int(count), f"{out}.{kind}" if count == "4" else None)
             arrays |= {f"{case} {name}": value for name, value in one.items()}
             continue
         norm = "layer" if kind == "accumulate" or count == "layer" else "batch"

@@ -22,6 +22,7 @@ def alone(tmp_path_factory):
     return spread(tmp_path_factory.mktemp("swept") / "one.npz", ["loop/0"], devices=1)
 
 
+@pytest.mark.integration
 def test_members_of_one_process_are_those_of_one_device(alone, tmp_path):
     assert alone["loop/0 2 stopped_at"] == 2
     cases = ["loop/8", "map/8", "vmap/2"]
@@ -30,14 +31,23 @@ def test_members_of_one_process_are_those_of_one_device(alone, tmp_path):
         compare(found, case, alone, "loop/0")
 
 
+@pytest.mark.integration
 def test_members_of_two_processes_are_those_of_one_device(alone, tmp_path):
     """In a folder, by process 0, which both then find done."""
-    cases = ["vmap/4", "vmap/4", "measure/2"]
-    found = spread(tmp_path / "two.npz", cases[:1], devices=2, processes=2)
+    cases = ["vmap/4"]
+    found = spread(tmp_path / "two.npz", cases, devices=2, processes=2)
     compare(found, "vmap/4", alone, "loop/0")
-    members = tmp_path / "two.npz.members"
+    members = tmp_path / "two.npz.vmap"
     before = {path.name: path.stat().st_mtime_ns for path in members.iterdir()}
     assert {f"{index:04}.json" for index in range(5)} < before.keys()
     again = spread(tmp_path / "two.npz", ["vmap/4"], devices=2, processes=2)
     compare(again, "vmap/4", alone, "loop/0")
     assert before == {path.name: path.stat().st_mtime_ns for path in members.iterdir()}
+
+
+@pytest.mark.slow
+def test_members_of_four_processes_are_those_of_one_device(alone, tmp_path):
+    cases = ["loop/4", "map/4", "measure/4"]
+    found = spread(tmp_path / "four.npz", cases, devices=1, processes=4)
+    for case in cases:
+        compare(found, case, alone, "loop/0")

@@ -103,6 +103,7 @@ def test_a_member_is_its_solo_run(how, fitted):
         assert_is_fit(result.member(index), one, rtol=1e-12)
 
 
+@pytest.mark.integration
 def test_in_float32_a_member_is_its_solo_run_too():
     member = run(make, {name: column[:1] for name, column in ROWS.items()}, epochs=EPOCHS).member(0)
     # XLA may fuse what is a constant in one program and an argument in the other.
@@ -110,6 +111,7 @@ def test_in_float32_a_member_is_its_solo_run_too():
     assert_is_fit(member, solo(member, dtype=jnp.float32), rtol)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("how", "impl"),
     [
@@ -142,6 +144,7 @@ def smoothed(learning_rate):
     return softmax(learning_rate)._replace(label_smoothing=0.1)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("make", "options"), [
     (softmax, {"sampling": "replacement", "train_accuracy_rows": 7, "evaluation_batch_size": 4}),
     (smoothed, {"sampling": "full", "preprocessing": None,
@@ -152,6 +155,7 @@ def test_it_takes_the_options_of_fit(make, options):
     assert_is_fit(member, solo(member, make, epochs=1, **options), rtol=1e-12)
 
 
+@pytest.mark.integration
 def test_loss_and_schedule_may_be_members_own():
     def make(margin, decay):
         def loss(scores, labels):
@@ -166,6 +170,7 @@ def test_loss_and_schedule_may_be_members_own():
     assert_is_fit(member, solo(member, make, epochs=1), rtol=1e-12)
 
 
+@pytest.mark.integration
 def test_convolutions_that_loops_spoil_are_called_one_by_one(monkeypatch):
     monkeypatch.setattr(_programs.engine, "slow_in_loops", lambda jaxpr: True)
     result = run(how="measure", dtype=jnp.float64)
@@ -175,6 +180,7 @@ def test_convolutions_that_loops_spoil_are_called_one_by_one(monkeypatch):
     np.testing.assert_allclose(result.losses, looped.losses, rtol=1e-12)
 
 
+@pytest.mark.integration
 def test_labels_that_the_loss_ignores_are_labels_of_a_sweep():
     loss = functools.partial(losses.softmax_cross_entropy, ignore_index=-1)
     labels = DATA.train.labels.copy()
@@ -227,6 +233,7 @@ def diverged(max_nonfinite):
     return solo(sweep.Member(DIVERGES, 0, *[None] * 6), softmax, **options)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "case", by_default([("loop", 3), ("map", 1), ("vmap", 3)], {("vmap", 3)}), ids=HOWS
 )
@@ -253,6 +260,7 @@ def test_a_member_that_diverges_stops_as_in_fit_and_leaves_the_others_to_the_bit
     assert_is_fit(member, one, rtol=1e-12)
 
 
+@pytest.mark.integration
 def test_a_single_bad_step_is_passed_over_as_in_fit():
     images = DATA.train.images.astype(np.float64)
     images[5, 0, 0, 0] = np.nan
@@ -270,6 +278,7 @@ def test_a_single_bad_step_is_passed_over_as_in_fit():
 # --- One program
 
 
+@pytest.mark.integration
 def test_the_number_of_members_does_not_change_the_number_of_traces():
     def counted(learning_rate):
         calls.append(learning_rate)
@@ -283,6 +292,7 @@ def test_the_number_of_members_does_not_change_the_number_of_traces():
     assert traces[0] == traces[1] < 8
 
 
+@pytest.mark.integration
 def test_the_fastest_way_is_chosen(monkeypatch):
     seconds = {"loop": 3.0, "map": 1.0, "vmap": 2.0}
     asked = []
@@ -349,6 +359,7 @@ def result():
     return run(values={"learning_rate": [1e-9, 0.1, 1e30]}, seeds=(0, 4), epochs=2, how="map")
 
 
+@pytest.mark.integration
 def test_ranking(result):
     rows = result.ranking()
     found = [row["best_val_accuracy"] for row in rows]
@@ -400,6 +411,7 @@ def test_the_best_state_gives_the_best_accuracy(result):
 # --- Folders
 
 
+@pytest.mark.integration
 def test_members_in_a_folder_are_taken_up(tmp_path):
     options = {"values": {"learning_rate": [0.1, 1e300, 0.2]}, "seeds": (0, 1), "epochs": 2}
     whole = run(**options, folder=tmp_path)
@@ -557,6 +569,7 @@ def test_refusals(change, error, words):
 # --- Figures
 
 
+@pytest.mark.integration
 def test_the_figure_of_one_value(result, tmp_path):
     figure = plots.sweep(result, tmp_path / "sweep.png", title="rates")
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")

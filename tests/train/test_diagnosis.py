@@ -20,6 +20,7 @@ def diagnosed(net, x, y=None, optimizer=None, change=lambda params: params, **op
     return train.diagnose(net, state, (x, y), **options)
 
 
+@pytest.mark.integration
 def test_diagnose_measures_what_is_there(rng):
     """Against NumPy, at every layer of an affine - relu - affine net."""
     net = nets.serial(nets.affine(4), nets.relu(), nets.affine(3))
@@ -55,6 +56,7 @@ def test_diagnose_measures_what_is_there(rng):
     assert abs(found.grad_norm - metrics["grad_norm"]) < 50 * EPS * found.grad_norm
 
 
+@pytest.mark.integration
 def test_diagnose_takes_the_steps_own_masks(rng):
     """With dropout, in nested nets: the loss is that of the step, to the bit or nearly."""
     inner = nets.serial(nets.affine(6), nets.dropout(0.5), nets.relu())
@@ -191,6 +193,7 @@ def test_diagnose_points_at_where_it_starts(name):
     assert f"starts in {found.what}" in str(found)
 
 
+@pytest.mark.integration
 def test_diagnose_prints_a_table():
     lines = str(diagnosed(DEEP, with_entry(ONES, (1, 2), np.inf))).splitlines()
     assert lines[0].split("  ")[0] == "layer"

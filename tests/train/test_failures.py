@@ -25,6 +25,7 @@ from tests.support.small_runs import (
 # --- Numbers that are not finite
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("bad", by_default([0, 4, 9], {4}), ids=["first", "middle", "last"])
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_harms(bad):
     dataset, step = poisoned(row_seen_at(bad))
@@ -68,6 +69,7 @@ def test_the_step_keeps_what_it_had():
     assert_same(after[:3], state[:3])
 
 
+@pytest.mark.integration
 def test_a_gradient_that_is_not_finite_ends_the_run_too():
     @jax.custom_vjp
     def broken(x):
@@ -92,6 +94,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_too():
         assert np.isfinite(leaf).all()
 
 
+@pytest.mark.integration
 def test_a_diverging_run_stops_and_says_so():
     with pytest.warns(RuntimeWarning, match=r"and at the 2 after it: .*lower learning rate"):
         run = fit(nets.two_layer_net(8, 3), optimizer=optimizers.sgd(1e30), epochs=3)
@@ -108,6 +111,7 @@ def poisoned_steps(*steps):
     return DATA._replace(train=data.Split(images, DATA.train.labels), val=None)
 
 
+@pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:the loss is nan")
 @pytest.mark.parametrize(
     ("net", "chunk_steps"),
@@ -137,6 +141,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(net, chunk_steps):
     assert len(run.history) == 1
 
 
+@pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:the loss is nan")
 def test_a_streak_goes_on_over_epochs_and_stops():
     dataset = poisoned_steps(9)
@@ -364,6 +369,7 @@ def test_a_seed_that_jax_would_cut_to_another_is_refused_before_anything_is_comp
                 call(seed)
 
 
+@pytest.mark.integration
 def test_every_int_is_a_seed():
     net = nets.affine(3)
     runs = [fit(net, seed=seed, epochs=1) for seed in (3, np.int64(3), np.uint8(3), jnp.array(3))]

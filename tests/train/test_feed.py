@@ -47,6 +47,7 @@ CASES = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "name",
     [*list(CASES)[:2], *(pytest.param(n, marks=pytest.mark.slow) for n in list(CASES)[2:])],
@@ -56,6 +57,7 @@ def test_a_run_has_the_bits_of_one_in_memory(name, window_bytes):
     assert_same_run(fit(net, streamed(), **options), fit(net, DATA, **options))
 
 
+@pytest.mark.integration
 def test_labels_may_be_a_source_and_evaluation_reads_both(monkeypatch):
     labels = (DATA.train.images[..., 0] > 99).astype(np.int32)  # a class for each pixel
     split = data.Split(DATA.train.images, labels)
@@ -70,6 +72,7 @@ def test_labels_may_be_a_source_and_evaluation_reads_both(monkeypatch):
     np.testing.assert_array_equal(rows, expected.trained.predict(split.images))
 
 
+@pytest.mark.integration
 def test_a_large_file_is_streamed_by_itself(tmp_path, monkeypatch):
     monkeypatch.setattr("funcnet.data._streamed.RESIDENT_BYTES", 100)
     seen = []
@@ -130,6 +133,7 @@ def test_a_source_that_fails_ends_the_run_and_nothing_is_lost(chunk_steps, monke
     assert_same_run(fit(resume=begun, train_accuracy_rows=10), fit(**options))
 
 
+@pytest.mark.integration
 def test_steps_that_are_not_finite_end_a_streamed_run_alike(monkeypatch):
     monkeypatch.setattr(_feed, "WINDOW_BYTES", 1)
     found = []

@@ -72,6 +72,7 @@ def test_the_epoch_equals_a_loop_of_steps_in_float32_too():
     assert_close(run.final.params, state.params, 1e-4)
 
 
+@pytest.mark.integration
 def test_convolutions_that_a_loop_would_spoil_are_called_one_by_one():
     net = conv_net(("NHWC", "HWIO", "NHWC"))
     params, _ = net.init(KEY, (4, 4, 1))
@@ -119,6 +120,7 @@ def test_the_compiled_epoch_works_in_place():
     assert set(pointers(after.train_state)) == set(before)
 
 
+@pytest.mark.integration
 def test_chunks_of_any_length_give_the_same_bits():
     whole = fit(DROPOUT_NET)
     for chunk_steps in (1, 3, 10):
@@ -165,6 +167,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
     assert not np.array_equal(a.losses, c.losses)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("at", by_default([1, 20, 39], {20}))
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(at):
     options = {"epochs": 4, "augment": data.random_flip}
@@ -218,6 +221,7 @@ def test_augmentation_sees_raw_images_and_another_key_each_step():
     assert not np.array_equal(run.losses, fit().losses)
 
 
+@pytest.mark.integration
 def test_no_key_is_used_twice(monkeypatch):
     """Under JAX's own check; the rule of dropout draws its mask again from the key, so that a
     plain dropout stands in its place: what is asked here is which keys the step hands out."""
@@ -442,6 +446,7 @@ def test_iterations_of_an_epoch():
     assert 30 * train.steps_per_epoch(70000, 100) == 21000
 
 
+@pytest.mark.integration
 @pytest.mark.courses("1-22")
 def test_overfit_fifty_rows():
     """Three layers on 50 images of 0 to 255 minus the mean image reach 100% in 20 epochs."""

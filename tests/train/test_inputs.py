@@ -54,6 +54,7 @@ def usual():
     return fit(LINEAR, epochs=1)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", by_default(MAKERS, {"duck"}))
 def test_whatever_becomes_an_array_trains_and_evaluates_to_the_same_bits(name, usual):
     make = MAKERS[name]
@@ -142,6 +143,7 @@ def test_what_is_no_split_is_said_at_once(split, error, words, usual):
 # --- Pairs of arrays
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", by_default(MAKERS, {"list"}))
 def test_a_pair_of_arrays_is_a_data_set(name):
     make = MAKERS[name]

@@ -36,6 +36,7 @@ def over_devices(tmp_path_factory):
     return spread(out, cases)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("case", ["data/8", "fsdp/8", "rules/4"])
 def test_fit_over_devices_is_fit_on_one(over_devices, case):
     compare(over_devices, case, "one/1")
@@ -46,6 +47,7 @@ def test_accumulated_parts_make_the_large_batch(over_devices):
     compare(over_devices, "accumulate/2", "one/layer")
 
 
+@pytest.mark.integration
 def test_fit_over_two_processes_is_fit_on_one(over_devices, tmp_path):
     """The processes' two devices each; parameters in parts over all four."""
     found = spread(tmp_path / "two.npz", ["data/4", "fsdp/4"], devices=2, processes=2)
@@ -64,6 +66,7 @@ def test_fit_over_fewer_devices_and_more_processes(over_devices, tmp_path):
         compare(found, case, "one/1", over_devices)
 
 
+@pytest.mark.integration
 def test_over_eight_devices_in_one_process():
     """Bits of batches, where leaves lie, data that are in parts already, evaluation, refusals."""
     run_python(
@@ -190,6 +193,7 @@ def test_parts_of_a_batch_have_its_gradient(kind):
         np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.integration
 def test_a_line_search_asks_for_the_whole_batch_in_parts():
     x, y = np.linspace(-1, 1, 24).reshape(8, 3), np.arange(8, dtype=np.int32) % 2
     net, optimizer = nets.affine(2), optax.lbfgs()

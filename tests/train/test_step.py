@@ -110,6 +110,7 @@ def test_every_dtype_trains_and_losses_are_float32_at_least(dtype):
     assert run.losses[-10:].mean() < 0.8 * run.losses[:10].mean()
 
 
+@pytest.mark.integration
 def test_any_optax_optimizer_will_do():
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optimizers.adam(1e-2))
     run = fit(optimizer=optimizer)
@@ -190,6 +191,7 @@ def test_the_callers_arrays_may_change_during_the_run():
     assert_same(run.final, fit().final)
 
 
+@pytest.mark.integration
 def test_compute_dtype_is_what_the_net_runs_in_and_nothing_else():
     net = nets.serial(
         nets.conv(4, 3), nets.relu(), nets.max_pool(), nets.flatten(), nets.affine(8),
@@ -245,6 +247,7 @@ def steps_with(optimizer, reg=0.0, steps=3, net=NET):
         return lost, state
 
 
+@pytest.mark.integration
 def test_update_is_given_the_loss_the_gradient_and_the_objective():
     """The objective is what is differentiated: with the penalty, on this batch."""
 
@@ -396,6 +399,7 @@ def test_complex_parameters_go_downhill(rng):
 # --- The parameters that are evaluated
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "how", by_default(["schedule_free", "evaluation_params"], {"evaluation_params"})
 )

@@ -41,6 +41,7 @@ def regression():
 # --- Regression
 
 
+@pytest.mark.integration
 def test_a_run_of_numbers_is_measured_by_its_error_and_r2(regression, tmp_path):
     learn = pytest.importorskip("sklearn.metrics")
     val = dataset_of(Y).val
@@ -84,6 +85,7 @@ def test_progress_has_no_accuracy_of_numbers():
 # --- Several labels, and positions
 
 
+@pytest.mark.integration
 def test_several_labels_are_told_each_by_its_sign():
     labels = (Y > 3).astype(int)
     dataset = dataset_of(labels, "multilabel", ("tall", "wide"))
@@ -127,6 +129,7 @@ def test_ids_reach_the_net_as_they_are_whatever_it_computes_in(dtype):
     assert set(np.flatnonzero(moved)) == set(IDS[:50].ravel())
 
 
+@pytest.mark.integration
 def test_classes_of_positions_are_counted_one_by_one():
     dataset = dataset_of(IDS % 3, classes=3, x=IDS)
     net, options = table(1000, 3), {"preprocessing": "integers", "epochs": 2}
@@ -176,6 +179,7 @@ def test_any_column_of_validation_chooses_the_best_epoch(regression):
     assert regression.history["val_loss"][:4] == run.history["val_loss"]
 
 
+@pytest.mark.integration
 def test_an_accuracy_among_other_metrics_is_the_same_to_the_last_answer():
     net, options = nets.softmax_classifier(3), {"epochs": 2}
     measured = {"top_2": metrics.top_k_accuracy(2), "accuracy": metrics.accuracy}

@@ -36,6 +36,7 @@ def test_it_evaluates_to_the_number_that_was_logged(run):
     assert (found["accuracy"], found["loss"]) == (row["val_accuracy"], row["val_loss"])
 
 
+@pytest.mark.integration
 def test_a_prediction_is_the_class_of_the_largest_output_on_raw_images(run):
     dataset, run = run
     images, labels = dataset.test
