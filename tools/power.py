@@ -1,19 +1,22 @@
 """The power of the proof, measured: which planted mistakes are noticed, and by which checker.
 
-python -m tools.power mutants      # docs/proof_mutants.md, and the survivors
-python -m tools.power checkers     # docs/proof_checkers.md
-python -m tools.power thresholds   # docs/proof_thresholds.md
-python -m tools.power all          # one after the other
+python -m tools.power mutants --jobs 2   # docs/proof_mutants.md, and the survivors
+python -m tools.power checkers           # docs/proof_checkers.md
+python -m tools.power thresholds         # docs/proof_thresholds.md
+python -m tools.power all                # one after the other
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import concurrent.futures
 import contextlib
 import functools
 import io
+import itertools
 import json
+import multiprocessing
 import pathlib
 import sys
 import time
@@ -156,6 +159,25 @@ def survey(mutants: Iterable[tuple[Mutant, list[str]]], log: Any = None) -> list
                     proofs = mutation_checks.proofs(name, stage)
                     assert not any(map(_notices, proofs)), (name, stage)
     return fates
+
+
+def surveyed(part: int, parts: int, log: pathlib.Path | None) -> list[tuple]:
+    """The fates of one part of all mutants, without the mutants, which no process can hand on."""
+    mutants = all_mutants()
+    first, last = (len(mutants) * n // parts for n in (part, part + 1))
+    with contextlib.ExitStack() as stack:
+        name = log and log.with_name(f"{log.name}.{part}" if parts > 1 else log.name)
+        file = stack.enter_context(name.open("w")) if name else None
+        return [fate[1:] for fate in survey(mutants[first:last], file)]
+
+
+def survey_of_all(jobs: int, log: pathlib.Path | None = None) -> list[Fate]:
+    """The fates of all mutants, by so many processes."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(jobs, context) as pool:
+        parts = list(pool.map(surveyed, range(jobs), [jobs] * jobs, [log] * jobs))
+    found = itertools.chain(*parts)
+    return [Fate(mutant, *fate) for (mutant, _), fate in zip(all_mutants(), found, strict=True)]
 
 
 # The table of mutants ----------------------------------------------------------------------
@@ -335,6 +357,7 @@ def main() -> int:
     )
     parser.add_argument("what", choices=["mutants", "checkers", "thresholds", "all"])
     parser.add_argument("--log", type=pathlib.Path, help="a line of JSON for each mutant")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the mutants")
     options = parser.parse_args()
 
     def write(what: str, make: Callable[[], str]) -> None:
@@ -345,9 +368,7 @@ def main() -> int:
     write("checkers", lambda: table_of_checkers(verdicts_of_checkers()))
     if options.what not in ("mutants", "all"):
         return 0
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context(options.log.open("w")) if options.log else None
-        fates = survey(all_mutants(), log)
+    fates = survey_of_all(options.jobs, options.log)
     write("mutants", lambda: tables_of_mutants(fates))
     known = equivalent()
     survivors = [f.mutant for f in fates if not f.noticed and f.mutant.key not in known]
