@@ -1,7 +1,6 @@
 """Sweeps: members equal their solo runs, leave each other alone, are saved, ranked and drawn."""
 
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +11,8 @@ import pytest
 from funcnet import data, losses, nets, optimizers, plots, sweep, train
 from funcnet.sweep import _members, _programs
 from tests.support.lanes import by_default
+from tests.support.small_sweeps import DATA, assert_close, run, softmax
 
-DATA = data.synthetic(shape=(4, 4, 1), classes=3, sizes=(103, 30, 20), noise=0.4)
 HOWS = ("loop", "map", "vmap")
 STEPS, EPOCHS = 10, 3
 ROWS = {
@@ -30,37 +29,11 @@ def make(learning_rate, reg, weight_scale, momentum):
     return sweep.Trial(net, optimizers.momentum(rate, momentum=momentum), reg)
 
 
-def softmax(learning_rate):
-    """At a rate of 1e200 the penalty is infinite after a step; the logits alone would not be."""
-    return sweep.Trial(nets.softmax_classifier(3), optimizers.sgd(learning_rate), reg=1e-3)
-
-
-def run(make=softmax, values=None, seeds=(0,), how="loop", **options):
-    values = {"learning_rate": [0.1, 0.01]} if values is None else values
-    return sweep.run(
-        make, DATA, values, seeds, **{"epochs": 1, "batch_size": 10, **options}, how=how
-    )
-
-
 def solo(member, make=make, **options):
     trial = make(**member.values)
     settings = {"epochs": EPOCHS, "batch_size": 10, "dtype": jnp.float64, **options}
     own = {"loss": trial.loss, "reg": trial.reg, "label_smoothing": trial.label_smoothing}
     return train.fit(trial.net, DATA, trial.optimizer, seed=member.seed, **own, **settings)
-
-
-def keyless(state):
-    return state._replace(key=jax.random.key_data(state.key))
-
-
-def assert_close(a, b, rtol):
-    """Each leaf within rtol of its largest entry; 0 asks for the same bits."""
-    a, b = keyless(a), keyless(b)
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True):
-        assert (x.shape, x.dtype) == (y.shape, y.dtype)
-        scale = np.abs(np.asarray(y)).max(initial=0) if rtol else 0.0
-        np.testing.assert_allclose(x, y, rtol=0, atol=rtol * scale)
 
 
 def assert_is_fit(member, fitted, rtol):
@@ -409,106 +382,6 @@ def test_the_best_state_gives_the_best_accuracy(result):
 
 
 # --- Folders
-
-
-@pytest.mark.integration
-def test_members_in_a_folder_are_taken_up(tmp_path):
-    options = {"values": {"learning_rate": [0.1, 1e300, 0.2]}, "seeds": (0, 1), "epochs": 2}
-    whole = run(**options, folder=tmp_path)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"config.json"} | {f"000{i}.{end}" for i in range(6) for end in ("npz", "json")}
-    numbers = json.loads((tmp_path / "0002.json").read_text())
-    assert numbers["values"] == {"learning_rate": 1e300}
-    assert numbers["val_accuracy"][1:] == [None, None]
-
-    class EndError(Exception):
-        pass
-
-    def end(index, member):
-        if index == 4:
-            raise EndError
-
-    for index in (3, 4, 5):
-        (tmp_path / f"000{index}.json").unlink()
-    with pytest.raises(EndError):
-        run(**options, folder=tmp_path, on_member=end)
-    assert (tmp_path / "0004.json").exists()
-    assert not (tmp_path / "0005.json").exists()
-    heard = []
-    again = run(**options, folder=tmp_path, on_progress=heard.append)
-    assert {now.finished for now in heard} == {5}
-    assert heard[-1].step == 6 * 20
-    for name in ("losses", "train_accuracy", "val_accuracy", "stopped_at", "best_epoch"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
-    for index in range(6):
-        assert_close(again.member(index).best, whole.member(index).best, rtol=0)
-        assert_close(again.member(index).final, whole.member(index).final, rtol=0)
-    finished = []
-    run(
-        **options,
-        folder=tmp_path,
-        on_member=lambda index, member: finished.append(index),
-        how="vmap",
-    )
-    assert finished == list(range(6))
-
-
-def test_another_sweep_is_refused(tmp_path):
-    run(folder=tmp_path, epochs=0)
-    other = DATA._replace(val=data.Split(DATA.val.images, DATA.val.labels[::-1]))
-    for words, change in {
-        "epochs: 0 there, 2 here": {"epochs": 2},
-        r"seeds: \[0\] there, \[1\] here": {"seeds": (1,)},
-        r"values: .*0\.5": {"values": {"learning_rate": [0.5]}},
-        r"keep: .* there, \[\] here": {"keep": ()},
-        "program: ": {"make": lambda learning_rate: softmax(learning_rate)._replace(reg=0.1)},
-    }.items():
-        with pytest.raises(ValueError, match=f"holds another sweep.*{words}.*name another folder"):
-            run(**{"epochs": 0, **change}, folder=tmp_path)
-    with pytest.raises(ValueError, match="data: "):
-        sweep.run(softmax, other, {"learning_rate": [0.1, 0.01]}, epochs=1, batch_size=10,
-                  folder=tmp_path)  # fmt: skip
-    run(
-        make=lambda learning_rate: softmax(learning_rate), folder=tmp_path, epochs=0
-    )  # the same program
-
-
-def test_settings_that_are_others_are_said(tmp_path):
-    run(folder=tmp_path, epochs=0)
-    with (
-        jax.threefry_partitionable(False),
-        pytest.warns(
-            RuntimeWarning, match=r"threefry_partitionable False, was True: members' bits"
-        ),
-    ):
-        run(folder=tmp_path, epochs=0)
-
-
-def test_damaged_members_are_named(tmp_path):
-    run(folder=tmp_path, epochs=0)
-    for name, content, said in (
-        ("0001.json", b'{"values": ', r"0001\.json is damaged \(Expecting value.*run again\.$"),
-        ("0001.json", b"\xff\xfe\x00", r"0001\.json is damaged \(.*decode byte"),
-        ("0001.json", b"[]", r"0001\.json is damaged \(a list\)"),
-        ("0000.json", b"{}", r"0000\.json is damaged \(KeyError\('seed'\)\)"),
-        ("0000.npz", b"", r"0000\.npz is no complete"),
-        ("config.json", b"[" * 10**5, r"config\.json is damaged \(.*recursion.*another folder\.$"),
-    ):
-        whole = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=said):
-            run(folder=tmp_path, epochs=0)
-        (tmp_path / name).write_bytes(whole)
-    (tmp_path / "0001.json").unlink()
-    run(folder=tmp_path, epochs=0)
-
-
-def test_folders_that_are_none(tmp_path):
-    (tmp_path / "thesis.txt").touch()
-    with pytest.raises(ValueError, match="is not empty and holds no sweep"):
-        run(folder=tmp_path)
-    with pytest.raises(ValueError, match="is a file, expected a folder"):
-        run(folder=tmp_path / "thesis.txt")
 
 
 # --- What is refused
