@@ -14,7 +14,7 @@ from jax import Array
 from funcnet.train._arguments import Setting
 from funcnet.train._batches import Window
 
-WINDOW_BYTES = 2**24  # of a window's batches, if there is more than one
+WINDOW_BYTES = 2**22  # of a window's batches, if there is more than one
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
