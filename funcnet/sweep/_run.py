@@ -174,7 +174,9 @@ def run(
         saved = None
         if trainer.several:
             stack.enter_context(trainer.interrupts)
-        config = _config(trainer, members, seeds, preprocessing, traced)
+        config: dict[str, Any] = {}
+        if folder is not None or trainer.several:
+            config = _config(trainer, members, seeds, preprocessing, traced)
         if folder is not None:
             with trainer.together("the folder is opened"):
                 saved = stack.enter_context(opened(folder, config)) if trainer.writes else None

@@ -49,6 +49,7 @@ from tests.support.hostile_data import (
     mutated,
     sized_header,
 )
+from tests.support.lanes import by_default
 
 # --- What is read
 
@@ -174,7 +175,13 @@ def test_the_readers_do_not_rely_on_assert():
 # --- Hostile pickles
 
 
-@pytest.mark.parametrize("name", HOSTILE_PICKLES)
+FLOODS = {"deep_tuples", "deep_key", "deep_lists", "opcode_flood", "memo_flood"}  # seconds each
+
+
+@pytest.mark.parametrize(
+    "name",
+    by_default(HOSTILE_PICKLES, {*HOSTILE_PICKLES} - FLOODS, lane=pytest.mark.integration),
+)
 def test_hostile_pickles_are_refused_and_run_nothing(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "data_batch_1"

@@ -18,7 +18,10 @@ from tests.support.conv_cases import DILATED, GEOMETRIES, GROUPED, IDS, assert_c
 from tests.support.lanes import by_default
 
 
-@pytest.fixture(params=[2**12, 2**15, 2**24], ids=["singly", "chunks", "at_once"])
+@pytest.fixture(
+    params=by_default([2**12, 2**15, 2**24], {2**15}, lane=pytest.mark.integration),
+    ids=["singly", "chunks", "at_once"],
+)
 def cache_bytes(request, monkeypatch):
     """So little that each image is a chunk, or a few of them with a rest; or all at once."""
     monkeypatch.setattr(_conv_cpu, "CACHE_BYTES", request.param)
