@@ -71,21 +71,29 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "courses(*rows): rows of the courses that a test covers")
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Keeps each test's name and rows for the summary; a worker hands them to its controller.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keeps each test's name and rows for the summary, of the integration lane too.
 
-    What was imported and collected stays to the end: the garbage collector need not walk it again
-    after every few traces, which was a twentieth of the suite's time.
+    A worker hands them to its controller.
+    """
+    names = [
+        [item.name, [row for mark in item.iter_markers("courses") for row in mark.args]]
+        for item in items
+        if item.get_closest_marker("slow") is None
+    ]
+    config.stash[_NAMES] = names
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["names"] = names
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Keeps the garbage collector from walking again, after every few traces, what stays anyway.
+
+    What was imported and collected stays to the end; that was a twentieth of the suite's time.
     """
     gc.freeze()
     gc.set_threshold(200_000, 50, 100)
-    names = [
-        [item.name, [row for mark in item.iter_markers("courses") for row in mark.args]]
-        for item in session.items
-    ]
-    session.config.stash[_NAMES] = names
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["names"] = names
 
 
 @pytest.hookimpl(optionalhook=True)

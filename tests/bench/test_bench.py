@@ -515,6 +515,7 @@ def test_disagreement(ours, theirs, expected):
     assert (found is None) if expected is None else re.search(expected, found)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", catalogue.ROWS)
 def test_every_case_lies_in_a_peers_order_and_comes_back(name):
     for case in catalogue.ROWS[name].bench:

@@ -95,6 +95,7 @@ ROUND["npz"] = (
 )
 
 
+@pytest.mark.integration
 @hypothesis.settings(max_examples=8, derandomize=True, database=None, deadline=None)
 @hypothesis.given(
     shape=st.sampled_from([(), (0, 2), (2, 3)]),

@@ -36,6 +36,7 @@ def test_what_is_loaded_predicts_the_same_bits_and_evaluates_to_the_same_number(
     assert again.versions == trained.versions
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64])
 def test_other_dtypes_come_back(dtype, tmp_path):
     trained = _trained(nets.two_layer_net(5, 3), dtype=dtype)
@@ -60,6 +61,7 @@ def test_another_process_needs_neither_the_data_nor_the_script(trained, tmp_path
     assert done.stdout.split() == trained.predict(_DATA.test.images[:5]).tolist()
 
 
+@pytest.mark.integration
 def test_a_loss_with_options_is_kept_and_one_of_ones_own_is_asked_for(tmp_path):
     smooth = functools.partial(losses.softmax_cross_entropy, label_smoothing=0.1)
     for name, loss in {"smooth": smooth, "own": lambda z, y: smooth(z, y)}.items():
@@ -93,6 +95,7 @@ def _changed(**fields):
     return lambda text: json.dumps(json.loads(text) | fields)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "change",
     [

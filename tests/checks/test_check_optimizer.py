@@ -341,6 +341,7 @@ def test_first_divergence_and_its_cause(case: str):
     assert checks.OptimizerReport.from_json(report.to_json()) == report
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("_standard_promotion")
 def test_an_optimizer_agrees_with_itself_in_every_check():
     report = checks.check_optimizer(
@@ -413,6 +414,7 @@ def test_what_has_no_entries_is_not_equal():
     assert report["trajectory"].message == "the parameters have no entries"
 
 
+@pytest.mark.integration
 def test_the_other_optimizer_that_raises_is_named():
     def refusing(params):
         raise RuntimeError("only matrices")
@@ -424,6 +426,7 @@ def test_the_other_optimizer_that_raises_is_named():
     assert "only matrices That was the other optimizer." in report["trajectory"].message
 
 
+@pytest.mark.integration
 def test_not_finite_extreme_and_empty_gradients_are_judged():
     def spilling(grads, state, params=None):
         norm = sum(jnp.sum(g * g) for g in jax.tree.leaves(grads))

@@ -256,6 +256,7 @@ def test_the_seed_decides_everything():
     assert one["cotangent"] != other["cotangent"]
 
 
+@pytest.mark.integration
 def test_wrong_ties_are_no_kink():
     """The sum of a tie's slopes is the cotangent: giving it to each winner is a mistake."""
     tied = np.array([1.0, 1.0, 0.0, 2.0], np.float32)

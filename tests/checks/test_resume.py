@@ -35,6 +35,7 @@ def whole():
 # --- fit goes on from a Run
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("at", by_default([1, 4, 6, 11], {4, 6}))
 def test_a_run_goes_on_to_the_same_bits(whole, at):
     first = fit(chunk_steps=1, on_chunk=stop_at(at))

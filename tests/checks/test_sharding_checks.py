@@ -100,6 +100,7 @@ def test_a_right_rule_is_right_on_every_kind_of_mesh():
     assert not any("sharding/" in note for note in report.notes)
 
 
+@pytest.mark.integration
 def test_a_cotangent_that_varies_too_much_is_named_with_what_mends_it():
     """In shard_map; explicit axes ask how products lie; of axes that XLA cuts it is right."""
     report = reports()["stranger"]

@@ -191,6 +191,7 @@ STRANGERS_FILE = textwrap.dedent("""
 """)
 
 
+@pytest.mark.integration
 def test_a_rule_is_certified_in_float64_whatever_the_session_is():
     with jax.enable_x64(False):
         certify(ROWS["sigmoid"]).raise_if_bad()

@@ -288,6 +288,7 @@ def test_there_are_at_least_forty_of_them_and_every_command_has_some():
     assert {words.split()[0] for words, _ in WRONG} >= set(cli.COMMANDS)
 
 
+@pytest.mark.integration
 def test_the_files_that_are_refused_are_near_to_one_that_is_not(here, capsys):
     assert cli.main(["bench", "--load", "good.json"]) == 0
     assert cli.main(["check", "rules.py:square", "--args", "3"]) == 0

@@ -23,6 +23,7 @@ def measured(capsys, *words):
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.integration
 def test_numbers_of_the_run_are_those_of_its_result(run, capsys):
     result = json.loads((run / "result.json").read_text())
     found = measured(capsys, "run")

@@ -136,6 +136,7 @@ def test_every_net_is_built_by_default(name):
         assert nets.summary(net, (8, 8, 1)).rows[-1].output_shape == (10,)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", by_default(optimizers.OPTIMIZERS, {"sgd", "adamw", "muon"}))
 def test_every_optimizer_is_built_by_default(name):
     options = parsed(f"funcnet train --optimizer {name}").optimizer
@@ -185,6 +186,7 @@ def test_course_000_needs_no_more_than_its_line():
     assert f"\n  {line.partition(' --norm')[0]}" in _train_command.Train.EPILOG
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", settings.AUGMENTATIONS)
 def test_augmentations(name):
     images = np.arange(4 * 8 * 8, dtype=np.uint8).reshape(4, 8, 8, 1)

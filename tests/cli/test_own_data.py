@@ -118,6 +118,7 @@ def test_a_run_goes_on_with_its_data_in_another_place(here, capsys):
     assert "--data is digits, but the run in run was begun with" in capsys.readouterr().err
 
 
+@pytest.mark.integration
 def test_the_name_of_the_data_names_the_run(here):
     assert cli.main(["train", "--data", str(here / "colours.csv"), "--epochs", "0", "--quiet"]) == 0
     assert [path.name.startswith("colours-fully_connected-") for path in Path("runs").iterdir()]

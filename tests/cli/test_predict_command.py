@@ -170,6 +170,7 @@ def test_files_are_read_as_those_of_the_run_were(here, capsys):
     assert [row["prediction"] for row in found] == trained.predict(IMAGES).tolist()
 
 
+@pytest.mark.integration
 def test_a_picture_is_no_example_of_a_set_whose_pixels_have_another_scale(here, capsys):
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     image.fromarray(IMAGES[0, :, :, 0]).save("one.png")

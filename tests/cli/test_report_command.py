@@ -40,6 +40,7 @@ def test_a_run_writes_its_page_where_it_is_asked_to(run):
     assert "funcnet train --data synthetic --net softmax" in text
 
 
+@pytest.mark.integration
 def test_the_command_makes_the_same_of_the_folder(run, tmp_path, capsys):
     page = tmp_path / "page.html"
     assert cli.main(["report", str(run), "--out", str(page)]) == 0

@@ -48,6 +48,7 @@ HELPS = [f"{command} --help" for command in ("", *cli.COMMANDS)]
 PRINTING = [*HELPS, "--version", "info", "bench --load good.json"]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "case",
     by_default(
@@ -166,6 +167,7 @@ def test_the_others_say_that_the_disk_is_full(here, capsys, line):
     )
 
 
+@pytest.mark.integration
 def test_without_a_stdout_a_run_is_a_run(here, capsys, monkeypatch):
     """A shell's `>&-`, or a service's, is None."""
     monkeypatch.setattr(sys, "stdout", None)
@@ -269,6 +271,7 @@ TROUBLES = [
 ]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("trouble", "why", "line", "figure", "result"),
     [

@@ -49,6 +49,7 @@ def test_command_is_the_sweep_that_it_says(here, capsys):
     assert "holds another sweep (epochs: 1 there, 2 here" in capsys.readouterr().err
 
 
+@pytest.mark.integration
 def test_command_draws_at_random(here, capsys):
     ranges = ["--learning-rate-range", "1e-3", "1e-1", "--weight-scale-range", "0.01", "1"]
     words = ["--random", "4", *ranges, "--reg", "0", "0.5", "--out", "out", "--quiet"]

@@ -206,6 +206,7 @@ def test_the_help_has_the_recipe_of_data_of_ones_own(capsys):
     assert "--epochs 100 to 10 --batch-size 10 to 100" in tables
 
 
+@pytest.mark.integration
 def test_quiet_says_nothing(here, capsys):
     assert cli.main([*QUICK, "--out", "run", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")

@@ -54,6 +54,7 @@ def test_a_run_that_did_all_its_epochs_was_not_stopped_early(here, capsys):
     assert "Early stopping" not in capsys.readouterr().out
 
 
+@pytest.mark.integration
 def test_best_names_the_column_that_chooses(here):
     assert cli.main([*PATIENT, "--best", "val_loss", "--epochs", "6", "--out", "run"]) == 0
     history, result = plots.load_run("run")[0], result_of("run")

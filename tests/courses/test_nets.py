@@ -103,6 +103,7 @@ def test_two_layer_loss(reg, expected):
     assert abs(loss - expected) < 1e-10
 
 
+@pytest.mark.integration
 @pytest.mark.courses("1-15")
 @pytest.mark.parametrize("reg", by_default([0.0, 0.7], {0.7}))
 def test_two_layer_gradient(reg):

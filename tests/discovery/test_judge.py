@@ -101,6 +101,7 @@ def test_samples_in_a_module_of_their_own(folder):
     ]
 
 
+@pytest.mark.integration
 def test_rules_that_are_made_in_a_function(folder):
     content = """
     def hidden(x, wrong):

@@ -132,6 +132,7 @@ def test_nets_compute_the_same_in_onnxruntime(name, tmp_path, rng):
     check(made(*NETS[name]), tmp_path / "net.onnx", rng)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("name", "index"),
     [

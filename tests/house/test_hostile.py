@@ -103,6 +103,7 @@ def run():
     return train.fit(nets.affine(3), dataset, optimizers.sgd(0.1), epochs=1, batch_size=10)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", hostile.HOSTILE_RUNS)
 def test_hostile_checkpoints_are_passed_over_or_refused(name, run, tmp_path):
     """The manifest is right, so that nothing but what is read can tell."""

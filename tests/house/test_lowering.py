@@ -47,6 +47,7 @@ def step_of(name: str, rows: object, dtype: object = jnp.float32) -> tuple:
     return train.make_step(net, optimizer), state, batch
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "case",
     by_default(

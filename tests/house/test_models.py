@@ -73,6 +73,7 @@ def test_the_toy_net_is_course_004s():
         np.testing.assert_allclose(metrics["loss"], theirs, rtol=1e-11, err_msg=rule)
 
 
+@pytest.mark.integration
 def test_the_valley_is_walked_as_the_optimizers_walk():
     for (rule, optimizer), theirs in zip(VALLEYS.items(), said()["valley"], strict=True):
 

@@ -143,6 +143,7 @@ def test_weights_in_a_record(rng):
 # --- What is proven rather than measured
 
 
+@pytest.mark.integration
 @pytest.mark.courses("4-2", "4-3")
 @pytest.mark.parametrize("name", list(theory.FAMILIES))
 def test_bounds(name):

@@ -170,6 +170,7 @@ def far_from_the_kink(y):
     return -(middle[below, channels] + middle[below + 1, channels]) / 2
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize(
     "geometry",

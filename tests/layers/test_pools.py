@@ -83,6 +83,7 @@ def test_the_maximum_of_an_image_along_its_axes_goes_to_the_first(rng):
     np.testing.assert_array_equal(along_axes(x), x.max((1, 2)))
 
 
+@pytest.mark.integration
 def test_adaptive_pools_are_means_of_parts(rng):
     """torch's parts, which overlap where the sizes do not divide."""
     x, (oh, ow) = jnp.asarray(rng.normal(size=(2, 5, 6, 3))), (3, 2)

@@ -396,6 +396,7 @@ ALARMING |= {("softmax_cross_entropy", 6)}
 each_alarm = samples(lambda *sample: sample in ALARMING)
 
 
+@pytest.mark.integration
 @each_alarm
 def test_finite_samples_give_no_alarm(name, index):
     """Under `jax_debug_infs` and `jax_debug_nans`, which look at every operation without jit."""

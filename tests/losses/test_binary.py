@@ -60,6 +60,7 @@ def test_smoothing_draws_labels_to_a_half(drawn):
     )
 
 
+@pytest.mark.integration
 def test_labels_may_be_booleans_or_integers_of_any_dtype(drawn):
     z, _, labels, w = drawn
     both = jax.jit(jax.value_and_grad(binary_cross_entropy, (0, 3)), static_argnums=2)

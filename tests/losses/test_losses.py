@@ -320,6 +320,7 @@ def test_evaluation_is_of_the_whole_split(weighted_run):
     np.testing.assert_allclose(mean["loss"], halved, rtol=1e-14)
 
 
+@pytest.mark.integration
 def test_a_label_to_ignore_need_be_no_class(weighted_run):
     """It may be in the data of `fit` and `evaluate`, where other labels are still asked for."""
     train_split, val_split = (
@@ -410,6 +411,7 @@ def test_a_step_takes_options(how):
 # --- What is compiled for a net
 
 
+@pytest.mark.integration
 def test_an_evaluation_is_compiled_once_and_freed_with_its_net():
     traces = []
 

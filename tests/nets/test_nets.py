@@ -111,6 +111,7 @@ def test_named_networks(net, parameters):
         assert (grads, after) == (params, state)
 
 
+@pytest.mark.integration
 def test_resnet_runs_and_keeps_its_statistics():
     net = nets.resnet(3, (2, 4))
     params, state = initialised(net, (8, 8, 1))
@@ -246,6 +247,7 @@ def masks(net, steps, width=200):
     return found
 
 
+@pytest.mark.integration
 def test_masks_differ_from_layer_to_layer_and_step_to_step():
     net = nets.serial(nets.dropout(0.5), nets.dropout(0.5), nets.dropout(0.5))
     found = masks(net, 100)
@@ -378,6 +380,7 @@ def test_nets_are_hashable_so_that_they_may_be_static():
     assert isinstance(hash(nets.resnet(2)), int)
 
 
+@pytest.mark.integration
 def test_walking_changes_no_bit(rng):
     """With each layer's own apply in its place, whole and taken apart, dropout's masks included."""
     around = nets.serial(nets.conv(4, size=1), nets.batch_norm())

@@ -30,6 +30,7 @@ def test_summary_counts_convolutions(capsys):
     ]  # fmt: skip
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "net",
     [

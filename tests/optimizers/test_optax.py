@@ -170,6 +170,7 @@ UNCONJUGATED = {"adadelta", "adadelta-decay", "muon-schatten"}
 COMPLEX = {"momentum", "adam", "adamax", "adagrad", "lamb", "muon"}
 
 
+@pytest.mark.integration
 @table(by_default([name for name in (*PLAIN, "muon-stack") if name not in UNCONJUGATED], COMPLEX))
 def test_200_complex_steps_equal_optax(name, rng):
     """Complex128, relative 1e-12, in the tree that the real steps run in."""

@@ -70,6 +70,7 @@ def test_curves_show_the_run(history, losses):
     assert [v[0] for v in _data(best)] == [2, 75.0]  # the first of two that are equal
 
 
+@pytest.mark.integration
 def test_curves_show_the_validation_loss_and_any_metric(history, losses):
     rows = [
         {**_row(i), "train_mean_absolute_error": 0.5 / (i + 1), "val_mean_absolute_error": v,
@@ -87,6 +88,7 @@ def test_curves_show_the_validation_loss_and_any_metric(history, losses):
     assert _data(val.lines[0])[1][1:].tolist() == [0.3, 0.4]
 
 
+@pytest.mark.integration
 def test_curves_mark_the_epoch_that_the_run_chose(history, losses, tmp_path):
     best = plots.curves(history, losses, best_epoch=1).axes[1]
     assert [v[0] for v in _data(best.lines[-1])] == [1, 45.0]
@@ -129,6 +131,7 @@ def test_what_is_not_finite_leaves_a_gap(losses):
     assert np.isnan(_data(plots.curves(history).axes[0].lines[0])[1][0])
 
 
+@pytest.mark.integration
 def test_few_rows_are_enough():
     row = _row(0, train_accuracy=0.1, val_accuracy=0.2, loss=None)
     for losses in (None, [], [2.3]):
@@ -161,6 +164,7 @@ def test_more_runs_than_colours_are_told_apart(history):
     assert len(looks) == 20
 
 
+@pytest.mark.integration
 def test_figures_come_from_files_as_from_the_run(tmp_path, history, losses):
     lines = [json.dumps(row) for row in history]
     (tmp_path / "history.jsonl").write_text("\n".join([*lines, '{"epoch": 5, "st']))
@@ -190,6 +194,7 @@ def test_figures_are_saved(tmp_path, history, losses, suffix):
     assert path.read_bytes().startswith(start)
 
 
+@pytest.mark.integration
 def test_nothing_is_cut_off(tmp_path, history):
     losses = np.linspace(2.31, 0.42, 4900)  # ticks of four characters, and no round limits
     for row in history:

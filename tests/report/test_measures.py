@@ -49,6 +49,7 @@ OUTPUTS = np.array([[3, 0, 0], [0, 2, 0], [0, 0, 9], [0, 1, 0], [4, 0, 0], [0, 0
 LABELS = np.array([0, 1, 0, 0, 2, 2])
 
 
+@pytest.mark.integration
 def test_confusions_are_counted_and_make_the_scores():
     found = report.measure(told(OUTPUTS), rows(LABELS))
     assert found["confusion"] == [[1, 1, 1], [0, 1, 0], [1, 0, 1]]
@@ -99,6 +100,7 @@ def test_what_is_not_finite_is_no_answer():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
+@pytest.mark.integration
 def test_ignored_labels_are_not_counted():
     loss = functools.partial(losses.softmax_cross_entropy, ignore_index=2)
     trained = dataclasses.replace(told(OUTPUTS), loss=loss)
@@ -109,6 +111,7 @@ def test_ignored_labels_are_not_counted():
     assert {one["row"] for one in found["mistakes"]} == {2, 3}
 
 
+@pytest.mark.integration
 def test_regression_has_residuals():
     outputs = np.array([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [4.0, 0.0]])
     off = np.array([[0.0, 1.0], [-2.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
@@ -128,6 +131,7 @@ def test_labels_of_a_single_target_are_a_row():
     assert report.measure(trained, rows([1.0, 2.0]))["r2"] == 1.0
 
 
+@pytest.mark.integration
 def test_several_labels_are_scored_one_by_one():
     outputs = np.array([[1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
     trained = told(outputs, task="multilabel", loss=None)

@@ -91,6 +91,7 @@ def test_a_page_is_whole_and_strangers_text_stays_text(own):
     assert written.left_out == []
 
 
+@pytest.mark.integration
 def test_the_page_says_the_numbers_beside_it_and_these_are_those_of_the_net(own):
     found, written = own
     numbers = json.loads(written.path.with_suffix(".json").read_text())
@@ -161,6 +162,7 @@ def test_a_run_that_has_not_ended_has_its_curves(tmp_path, own):
     assert tags.count("svg") == 2
 
 
+@pytest.mark.integration
 def test_examples_that_are_no_images_are_rows(tmp_path, own_rng):
     checkpoint.save_trained(tmp_path, trained(shape=(10,)))
     written = report.write(tmp_path, dataset(own_rng, shape=(10,)))
@@ -170,6 +172,7 @@ def test_examples_that_are_no_images_are_rows(tmp_path, own_rng):
     assert "img" not in tags
 
 
+@pytest.mark.integration
 def test_columns_of_a_table_have_their_names(tmp_path, own_rng):
     columns = [{"name": EVIL, "kind": "number"}, {"name": "b", "values": ["p", "q"]}]
     net = trained(shape=(3,), reading={"kind": "table", "columns": columns})
@@ -197,6 +200,7 @@ def test_regression_has_its_residuals(tmp_path, own_rng):
     assert row["residual"] == residual.tolist()
 
 
+@pytest.mark.integration
 def test_of_several_labels_the_share_of_labels_and_of_whole_examples_are_told(tmp_path, own_rng):
     options = {"task": "multilabel", "loss": losses.binary_cross_entropy}
     checkpoint.save_trained(tmp_path, trained(**options))
@@ -214,6 +218,7 @@ def test_of_several_labels_the_share_of_labels_and_of_whole_examples_are_told(tm
     assert numbers["exact_match"] == pytest.approx(right.all(1).mean())
 
 
+@pytest.mark.integration
 def test_of_several_labels_no_example_is_said_to_be_classified(tmp_path):
     result = RESULT | {"val_exact_match": 0.1, "test_exact_match": 0.125}
     _, text = pages.read(report.write(as_run(tmp_path, None, result)).path.read_text())
@@ -240,6 +245,7 @@ def test_a_net_of_ones_own_is_given(tmp_path, own):
     assert report.write(tmp_path, own[0], net=mine).left_out == []
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_net_that_is_not_finite_has_a_page(tmp_path, own, value):
     net = trained()

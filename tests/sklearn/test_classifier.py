@@ -41,6 +41,7 @@ def test_names_of_classes_are_learnt(fitted):
     assert fitted.trained_.classes == tuple(np.unique(NAMES)) == tuple(fitted.classes_)
 
 
+@pytest.mark.integration
 def test_probabilities_are_of_the_logits(fitted):
     z = fitted.decision_function(X)
     np.testing.assert_allclose(fitted.predict_proba(X).sum(1), 1.0, rtol=1e-12)
@@ -48,6 +49,7 @@ def test_probabilities_are_of_the_logits(fitted):
     assert (fitted.classes_[z.argmax(1)] == fitted.predict(X)).all()
 
 
+@pytest.mark.integration
 def test_of_two_classes_the_decision_is_positive_for_the_second():
     two = small().fit(X[:100], NAMES[:100])
     z = two.decision_function(X[:100])
@@ -62,6 +64,7 @@ def test_a_weight_of_k_is_k_rows_and_0_is_none():
     same(whole.fit(X, Y, sample_weight=REPEATS), copied)
 
 
+@pytest.mark.integration
 def test_class_weights_are_weights_of_rows():
     of_classes = small(class_weight={0: 1.0, 1: 2.0, 2: 5.0}).fit(X, Y)
     same(of_classes, small().fit(X, Y, sample_weight=np.array([1.0, 2.0, 5.0])[Y]))
@@ -74,6 +77,7 @@ def test_balanced_classes_weigh_the_same_in_all():
     same(balanced, small().fit(X[rows], Y[rows], sample_weight=np.array([1.0, 5.0, 10.0])[Y[rows]]))
 
 
+@pytest.mark.integration
 def test_balance_counts_weights():
     weights = np.array([1.0, 2.0, 4.0])[Y]
     same(small(class_weight="balanced").fit(X, Y, weights), small().fit(X, Y))
@@ -100,6 +104,7 @@ def test_partial_fit_goes_on_and_pickle_keeps_where():
     np.testing.assert_array_equal(net.decision_function(X), again.decision_function(X))
 
 
+@pytest.mark.integration
 def test_passes_over_all_rows_are_the_epochs_of_fit():
     passes = small()
     for _ in range(3):

@@ -26,6 +26,7 @@ def all_checks():
             yield pytest.param(estimator, check, marks=marks, id=f"{estimator}-{name}")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("estimator", "check"), list(all_checks()))
 def test_scikit_learn_finds_nothing_wrong(estimator, check):
     check(estimator)

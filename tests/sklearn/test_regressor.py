@@ -20,6 +20,7 @@ def fitted():
     return small(epochs=60, learning_rate=0.03).fit(X, BOTH)
 
 
+@pytest.mark.integration
 def test_several_targets_are_learnt_each_in_its_units(fitted):
     from sklearn.metrics import r2_score
 
@@ -42,6 +43,7 @@ def test_a_weight_of_k_is_k_rows_and_0_is_none():
     np.testing.assert_allclose(weighted.predict(X), copied.predict(X), rtol=1e-9)
 
 
+@pytest.mark.integration
 def test_a_constant_target_is_told_exactly():
     np.testing.assert_allclose(small(reg=0.0).fit(X, np.full(len(X), 3.0)).predict(X), 3.0, atol=2)
 

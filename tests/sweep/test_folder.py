@@ -52,6 +52,7 @@ def test_members_in_a_folder_are_taken_up(tmp_path):
     assert finished == list(range(6))
 
 
+@pytest.mark.integration
 def test_another_sweep_is_refused(tmp_path):
     run(folder=tmp_path, epochs=0)
     other = DATA._replace(val=data.Split(DATA.val.images, DATA.val.labels[::-1]))
@@ -83,6 +84,7 @@ def test_settings_that_are_others_are_said(tmp_path):
         run(folder=tmp_path, epochs=0)
 
 
+@pytest.mark.integration
 def test_damaged_members_are_named(tmp_path):
     run(folder=tmp_path, epochs=0)
     for name, content, said in (

@@ -174,6 +174,7 @@ def test_labels_that_the_loss_ignores_are_labels_of_a_sweep():
         sweep.run(softmax, ignored, values, epochs=1, batch_size=10)
 
 
+@pytest.mark.integration
 def test_without_validation_the_last_state_is_the_best():
     dataset = DATA._replace(val=None)
     result = sweep.run(softmax, dataset, {"learning_rate": [0.1, 1e300]}, epochs=2, batch_size=10,
@@ -283,6 +284,7 @@ def test_the_fastest_way_is_chosen(monkeypatch):
     assert run(how="measure").step_seconds == {"loop": 0.001}
 
 
+@pytest.mark.integration
 def test_a_measurement_is_seconds_for_a_step_of_a_member():
     result = run(how="measure")
     assert result.how == "loop"
@@ -347,6 +349,7 @@ def test_ranking(result):
     assert len({row["member"] for row in rows}) == 6
 
 
+@pytest.mark.integration
 def test_ranking_over_seeds(result):
     rows = result.ranking(over_seeds=True)
     assert rows[0]["learning_rate"] == 0.1
@@ -471,6 +474,7 @@ def test_the_figure_of_two_values(result):
     assert (plane.get_xscale(), plane.get_yscale()) == ("log", "linear")
 
 
+@pytest.mark.integration
 def test_the_figure_of_more_and_of_none(result):
     more = result._replace(values=dict.fromkeys("abc", result.values["learning_rate"]))
     assert [axes.get_xlabel() for axes in plots.sweep(more).axes] == ["epoch", "a", "b", "c"]

@@ -25,6 +25,7 @@ def cases():
         yield pytest.param(rest, id=net, marks=pytest.mark.slow)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("chosen", [*cases()])
 def test_eight_devices_give_what_one_gives(chosen):
     """Data parallel, with parameters in parts (FSDP), tensor parallel, and 4 by 2 of both.

@@ -179,6 +179,7 @@ STARTS = {
 SAME = {"norm's parameter", "output that overflows"}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", by_default(STARTS, {*STARTS} - SAME))
 def test_diagnose_points_at_where_it_starts(name):
     make, where, what = STARTS[name]

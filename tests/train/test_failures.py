@@ -51,6 +51,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_harms(bad):
         assert np.isfinite(leaf).all()
 
 
+@pytest.mark.integration
 def test_the_step_keeps_what_it_had():
     optimizer = optimizers.adam(1e-2)
     state = train.init_state(NET, optimizer, KEY, (4, 4, 1))
@@ -165,6 +166,7 @@ def test_a_streak_goes_on_over_epochs_and_stops():
     assert again.final.step > run.final.step
 
 
+@pytest.mark.integration
 def test_a_run_that_cannot_be_diagnosed_comes_back_all_the_same(monkeypatch):
     def broken(*arguments, **options):
         raise MemoryError("no room")

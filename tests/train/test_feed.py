@@ -113,6 +113,7 @@ class Failing:
         return self.rows[rows]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("chunk_steps", [1, 4, None])
 def test_a_source_that_fails_ends_the_run_and_nothing_is_lost(chunk_steps, monkeypatch, tmp_path):
     monkeypatch.setattr(_feed, "WINDOW_BYTES", 1)

@@ -154,6 +154,7 @@ def test_batches_with_replacement_repeat_rows_as_chance_has_it():
     assert run.losses[-10:].mean() < run.losses[:10].mean()
 
 
+@pytest.mark.integration
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
     a, b, c = fit(seed=1), fit(seed=1), fit(seed=2)
     assert_same(a.final, b.final)
@@ -203,6 +204,7 @@ def test_an_epoch_asks_the_device_twice_and_gathers_nothing_again(monkeypatch):
     assert len({now["for_device"] for now in seen}) == 1
 
 
+@pytest.mark.integration
 def test_augmentation_sees_raw_images_and_another_key_each_step():
     seen = []
 
@@ -271,6 +273,7 @@ def first_score(output, labels):
     return output[:, 0].mean()
 
 
+@pytest.mark.integration
 @pytest.mark.courses("3-20")
 @pytest.mark.parametrize("train_accuracy_rows", by_default([None, 1000, 7], {None}))
 def test_best_evaluates_to_the_best_accuracy_logged_exactly(train_accuracy_rows):
@@ -336,6 +339,7 @@ def test_history_and_progress():
     assert isinstance(run.history[1:], list)
 
 
+@pytest.mark.integration
 def test_progress_prints_a_line_an_epoch(capsys):
     run = fit(progress=True, epochs=2)
     first, *_, last = capsys.readouterr().out.splitlines()
@@ -393,6 +397,7 @@ TOY_RUNS = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.courses("4-21", "4-22", "4-23")
 @pytest.mark.parametrize(
     "case",
@@ -424,6 +429,7 @@ def test_toy_runs(case):
     assert f"{last:.6f}" == f"{printed:.6f}"
 
 
+@pytest.mark.integration
 @pytest.mark.courses("4-26")
 def test_decay_of_the_learning_rate():
     printed = ["1e-05", "9.5e-06", "9.025e-06", "8.57375e-06", "8.145063e-06", "7.737809e-06"]
@@ -459,6 +465,7 @@ def test_overfit_fifty_rows():
     assert run.history[-1]["train_accuracy"] == 1.0
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("compute_dtype", by_default([None, jnp.bfloat16], {None}))
 def test_train_loop_learns_the_digits_quickly(compute_dtype):
     dataset = data.load("digits")

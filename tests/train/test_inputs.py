@@ -78,6 +78,7 @@ def test_whatever_becomes_an_array_trains_and_evaluates_to_the_same_bits(name, u
     assert found == train.diagnose(LINEAR, usual.final, (x, jnp.asarray(DATA.val.labels)))
 
 
+@pytest.mark.integration
 def test_counts_are_whatever_is_an_index():
     counts = {"batch_size": 10, "epochs": 1, "train_accuracy_rows": 50, "chunk_steps": 3}
     usual = fit(LINEAR, **counts)

@@ -42,6 +42,7 @@ def test_fit_over_devices_is_fit_on_one(over_devices, case):
     compare(over_devices, case, "one/1")
 
 
+@pytest.mark.integration
 def test_accumulated_parts_make_the_large_batch(over_devices):
     """With layer norm and no dropout, which know nothing of other rows."""
     compare(over_devices, "accumulate/2", "one/layer")

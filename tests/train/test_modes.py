@@ -28,6 +28,7 @@ def test_a_healthy_run_raises_no_alarm(name, usual):
     assert_same(run.final, usual.final)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", BY_DEFAULT)
 def test_a_step_that_is_not_finite_raises_with_the_place(name):
     """A compiled program raised an internal error without a word, on buffers that were donated."""

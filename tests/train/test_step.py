@@ -281,6 +281,7 @@ GIVEN = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", by_default(GIVEN, {"momo", "a line search"}))
 def test_optimizers_that_need_the_loss_learn(name):
     lost, _ = steps_with(GIVEN[name], steps=6)

@@ -162,6 +162,7 @@ def distance(output, labels):
     return jnp.abs(output - labels).max()
 
 
+@pytest.mark.integration
 def test_any_column_of_validation_chooses_the_best_epoch(regression):
     measured = {"mae": metrics.mean_absolute_error, "distance": distance}
     net, dataset = nets.affine(2), dataset_of(Y, "regression")

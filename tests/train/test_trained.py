@@ -21,6 +21,7 @@ def _affine(units):
     return nets.affine(units).init(jax.random.key(0), (2,))[0]
 
 
+@pytest.mark.integration
 def test_a_run_delivers_its_best_state_with_what_its_numbers_mean(run):
     dataset, run = run
     assert run.trained.params is run.best.params
