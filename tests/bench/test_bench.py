@@ -453,6 +453,7 @@ def test_runs_of_all_sides_have_the_same_losses(same_torch, monkeypatch):
     assert result.notes == ()
 
 
+@pytest.mark.integration
 def test_the_run_on_digits(monkeypatch):
     pytest.importorskip("sklearn", reason='scikit-learn is not installed: "funcnet[sklearn]"')
     monkeypatch.setattr(_runs, "DIGITS_EPOCHS", 3)

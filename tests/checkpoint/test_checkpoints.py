@@ -40,6 +40,7 @@ def whole():
 # --- Checkpoints
 
 
+@pytest.mark.integration
 def test_a_checkpoint_is_the_run_at_its_moment(whole, tmp_path):
     """Saved while training goes on and buffers are donated; keys of two kinds."""
     seen = {}

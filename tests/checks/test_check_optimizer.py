@@ -375,6 +375,7 @@ def test_float16_underflow_of_eps_is_found():
     assert report["trajectory"].passed is None
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("_standard_promotion")
 def test_what_is_asked_decides():
     """Two that are equal are no worse for what both do to float16, unless that is asked for."""

@@ -113,6 +113,7 @@ def test_a_cotangent_that_varies_too_much_is_named_with_what_mends_it():
     assert "kernels.as_cotangent(value, primal)" in explicit
 
 
+@pytest.mark.integration
 def test_wrong_numbers_are_found_on_every_kind():
     report = reports()["wrong"]
     assert failed("wrong") == NAMES[:3]
@@ -121,11 +122,13 @@ def test_wrong_numbers_are_found_on_every_kind():
     assert "gradient of s, taken around" in report["sharding/2/shard_map"].message
 
 
+@pytest.mark.integration
 def test_a_sum_that_is_forgotten_over_the_parts_is_found():
     assert {f"sharding/{n}/auto" for n in (2, 4, 8)} <= {*failed("per_shard")}
     assert "params.w" in reports()["per_shard"]["sharding/2/auto"].where
 
 
+@pytest.mark.integration
 def test_what_plain_cannot_do_on_a_mesh_does_not_count():
     report = reports()["similarities"]
     assert report.ok
@@ -139,11 +142,13 @@ def test_what_plain_cannot_do_on_a_mesh_does_not_count():
     assert "all-gather" in notes[0]
 
 
+@pytest.mark.integration
 def test_a_rule_without_a_batch_runs_whole_on_every_device():
     report = reports()["alone"].raise_if_bad()
     assert [check.name for check in report if check.passed] == NAMES[:6]
 
 
+@pytest.mark.integration
 def test_check_rule_takes_a_mesh():
     report = reports()["of check_rule"].raise_if_bad()
     assert [check.name for check in report] == ["cotangent", *NAMES[-3:]]

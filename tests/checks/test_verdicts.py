@@ -22,6 +22,7 @@ BY_DEFAULT = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", by_default(STRANGERS, BY_DEFAULT))
 def test_each_rule_gets_the_verdict_that_it_deserves(name: str):
     deserves, f, args, options = STRANGERS[name]

@@ -49,6 +49,7 @@ def test_the_command_makes_the_same_of_the_folder(run, tmp_path, capsys):
     assert page.with_suffix(".json").read_bytes() == (run / "report.json").read_bytes()
 
 
+@pytest.mark.integration
 def test_the_latest_run_is_the_default(run, here, capsys):
     for age, name in enumerate(("new", "old")):
         folder = copied(run, here / "runs" / name)

@@ -32,6 +32,7 @@ def distinct_images(n=16, shape=(12, 10, 3), dtype=np.float32):
     return values.reshape(n, *shape).astype(dtype)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "dtype",  # as images are stored, and as they are preprocessed
     [

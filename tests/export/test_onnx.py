@@ -127,6 +127,7 @@ SOME = {"three_layer_convnet", "norm, pool, norm", "around a transposition", "re
 SOME |= {"fully_connected, layer norm", "fully_connected, batch norm"}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", by_default(NETS, SOME))
 def test_nets_compute_the_same_in_onnxruntime(name, tmp_path, rng):
     check(made(*NETS[name]), tmp_path / "net.onnx", rng)

@@ -30,6 +30,7 @@ from tests.support.optimizer_table import (
 INT32_MAX = np.iinfo(np.int32).max
 
 
+@pytest.mark.integration
 @table(PLAIN)
 def test_zero_gradients_move_nothing(name):
     """Zero gradient, moments and parameters: an update of exactly 0 in four dtypes, never NaN."""
