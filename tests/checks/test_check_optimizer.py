@@ -329,6 +329,7 @@ LIKE_OTHERS = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("_standard_promotion")
 @pytest.mark.parametrize("case", by_default(DIFFERENT, {*DIFFERENT} - LIKE_OTHERS), ids=str)
 def test_first_divergence_and_its_cause(case: str):

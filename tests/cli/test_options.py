@@ -128,6 +128,7 @@ def test_annotations_are_told_to_type_checkers():
 # --- Options
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", nets.NETWORKS)
 def test_every_net_is_built_by_default(name):
     options = parsed(f"funcnet train --net {name}")

@@ -63,6 +63,7 @@ def test_without_arguments_it_learns_digits(default_run):
     assert default_run.seconds < 60
 
 
+@pytest.mark.integration
 def test_the_folder_holds_the_whole_run(default_run):
     assert {path.name for path in default_run.folder.iterdir()} == FILES
     assert re.fullmatch(r"digits-fully_connected-\d{8}-\d{6}", default_run.folder.name)
@@ -78,6 +79,7 @@ def test_the_folder_holds_the_whole_run(default_run):
     assert (default_run.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.integration
 def test_what_it_reports_is_what_it_delivers(default_run):
     options = parsed(default_run.config["command"])
     dataset = data.load("digits")
@@ -91,6 +93,7 @@ def test_what_it_reports_is_what_it_delivers(default_run):
         assert measured["loss"] == default_run.result[f"{name}_loss"]
 
 
+@pytest.mark.integration
 def test_best_parameters_have_readable_names(default_run):
     with np.load(default_run.folder / "best.npz") as arrays:
         names = set(arrays)
@@ -98,12 +101,14 @@ def test_best_parameters_have_readable_names(default_run):
     assert {"preprocessing.mean", "preprocessing.scale"} <= names
 
 
+@pytest.mark.integration
 def test_the_curves_are_drawn_from_the_files(default_run):
     figure = plots.curves(default_run.folder / "history.jsonl")
     raw = figure.axes[0].lines[0].get_ydata()
     np.testing.assert_array_equal(raw, default_run.losses.astype(np.float64))
 
 
+@pytest.mark.integration
 def test_the_configuration_is_complete_and_goes_round(default_run):
     config = default_run.config
     options = parsed(config["command"])
@@ -130,6 +135,7 @@ def test_its_command_repeats_a_run(here):
     assert new["val_accuracy"] == old["val_accuracy"]
 
 
+@pytest.mark.integration
 def test_a_pipe_gets_tables_and_a_line_an_epoch(default_run):
     lines = default_run.out.splitlines()
     epochs = [line for line in lines if line.startswith("epoch ")]

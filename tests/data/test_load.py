@@ -241,6 +241,7 @@ def real(name, folder, **options):
     return data.load(name, folder, download=False, **options)
 
 
+@pytest.mark.integration
 @pytest.mark.courses("0-2", "1-2", "2-1", "4-11", "4-25", "4-43")
 @pytest.mark.parametrize("row", ["0-2", "1-2", "2-1", "4-11", "4-25", "4-43"])
 def test_cifar10_as_the_courses_cut_it(row, data_dir):
