@@ -383,13 +383,9 @@ def resolved(options: Options, own: data.Dataset | None = None) -> Options:
     if optimizer.name in (None, recipe.optimizer.name):
         optimizer = _merged(optimizer, recipe.optimizer)
     else:
-        optimizer = dataclasses.replace(
-            optimizer,
-            learning_rate=_either(
-                optimizer.learning_rate, OPTIMIZERS[optimizer.name].learning_rate
-            ),
-            lr_decay=_either(optimizer.lr_decay, recipe.optimizer.lr_decay),
-        )
+        rate = _either(optimizer.learning_rate, OPTIMIZERS[optimizer.name].learning_rate)
+        decay = _either(optimizer.lr_decay, recipe.optimizer.lr_decay)
+        optimizer = dataclasses.replace(optimizer, learning_rate=rate, lr_decay=decay)
     rule = OPTIMIZERS[optimizer.name or ""].make
     return Options(
         options.data,

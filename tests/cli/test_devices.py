@@ -94,7 +94,8 @@ def test_the_four_commands_of_the_guide(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert not done.stderr, done.stderr
+    fewer = "funcnet train: warning: device: count 1, was 2: bits may differ\n"
+    assert done.stderr == fewer  # of the last command, which goes on with one process
     rows = (tmp_path / "runs" / "two" / "history.jsonl").read_text().splitlines()
     assert [json.loads(row)["epoch"] for row in rows] == [0, 1, 2, 3, 4, 5]
     assert done.stdout.count("epoch 2/4") == 1  # of process 0 alone

@@ -209,6 +209,7 @@ OTHERS = {
         **{"epochs": "1", "batch_size": "7", "loss": "hinge", "label_smoothing": "0.1"},
         **{"reg": "0.1", "preprocessing": "none", "augment": "flip", "seed": "5"},
         **{"compute_dtype": "bfloat16", "precision": "high", "sampling": "full"},
+        "accumulate": "2",
     },
     "search": {"seeds": "2"},
 }
