@@ -25,27 +25,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes import free_port
+from tests.support.processes import commands
 
 LONGEST_SECONDS = 60.0
-TRAIN = [sys.executable, "-m", "funcnet", "train", "--hidden", "16", "--batch-size", "64"]
+TRAIN = ["train", "--hidden", "16", "--batch-size", "64"]
 
 
 def started(folder: Path, *words: str) -> list[subprocess.Popen[str]]:
     """The two processes of a run into a folder."""
-    port = free_port()
-    flags = "--xla_backend_optimization_level=0"
-    where = ["--out", str(folder), "--coordinator", f"127.0.0.1:{port}", "--processes", "2"]
-    return [
-        subprocess.Popen(
-            [*TRAIN, *where, "--process", str(number), *words],
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
+    each = [*TRAIN, "--out", str(folder), *words]
+    return commands(each, each, XLA_FLAGS="--xla_backend_optimization_level=0")
 
 
 def child_of(pid: int) -> int:
@@ -194,7 +183,7 @@ def kill(folder: Path, number: int) -> dict[str, Any]:
 def alone(folder: Path) -> subprocess.Popen[str]:
     """One process that resumes."""
     return subprocess.Popen(
-        [*TRAIN, "--out", str(folder), "--resume"],
+        [sys.executable, "-m", "funcnet", *TRAIN, "--out", str(folder), "--resume"],
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

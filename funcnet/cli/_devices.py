@@ -84,8 +84,10 @@ class DeviceOptions:
                 "processes."
             )
         if axes and math.prod(axes.values()) != count:
+            asked = ",".join(f"{name}={size}" for name, size in axes.items())
             raise CommandError(
-                f"--mesh is of {math.prod(axes.values())} devices, but --devices asks for {count}."
+                f"--mesh is {asked}, of {math.prod(axes.values())} devices, but --devices asks "
+                f"for {count}."
             )
         if count == 1 and not axes and not self.several:
             return None

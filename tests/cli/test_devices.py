@@ -7,10 +7,9 @@ import sys
 
 import pytest
 
-from funcnet._machine import quick_compile_flags
 from funcnet.cli._command import CommandError
 from funcnet.cli._devices import _LOG, DeviceOptions, _axes
-from tests.support.processes import ROOT, USERS_ENVIRONMENT, free_port, run_python
+from tests.support.processes import ROOT, USERS_ENVIRONMENT, device_flags, free_port, run_python
 from tools import peers
 
 
@@ -50,7 +49,6 @@ def test_the_runtimes_log_is_told_from_what_we_say():
 @pytest.mark.integration
 def test_eight_devices_of_one_process(tmp_path):
     """Said, refused and used, by one process of the command."""
-    flags = f"--xla_force_host_platform_device_count=8 {quick_compile_flags()}"
     out = run_python(
         f"""
 from funcnet import cli
@@ -66,7 +64,7 @@ assert cli.main([*quick, *many, "--out", {str(tmp_path / "four")!r}]) == 0
 more = ["train", "--resume", "--epochs", "2", "--batch-size", "40"]
 assert cli.main([*more, "--out", {str(tmp_path / "four")!r}]) == 0
 """,
-        XLA_FLAGS=flags,
+        XLA_FLAGS=device_flags(8),
     )
     assert not (tmp_path / "no").exists()
     assert "1 of 8 devices is used, --devices all uses them all" in out

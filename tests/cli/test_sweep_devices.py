@@ -8,14 +8,9 @@ import time
 
 import pytest
 
-from funcnet._machine import quick_compile_flags
-from tests.support.processes import ROOT, USERS_ENVIRONMENT, free_port, run_python
+from tests.support.processes import ROOT, USERS_ENVIRONMENT, commands, device_flags, run_python
 
 WORDS = ["sweep", "--data", "synthetic", "--net", "softmax", "--learning-rate", "1e-3", "1e-2"]
-
-
-def flags(devices):
-    return f"--xla_force_host_platform_device_count={devices} {quick_compile_flags()}"
 
 
 @pytest.mark.integration
@@ -30,7 +25,7 @@ assert cli.main([*words, "--process", "1", "--out", folder + "/no"]) == 2
 assert cli.main([*words, "--out", folder + "/one"]) == 0
 assert cli.main([*words, "--devices", "2", "--out", folder + "/two"]) == 0
 """,
-        XLA_FLAGS=flags(3),
+        XLA_FLAGS=device_flags(3),
     )
     assert not (tmp_path / "no").exists()
     assert "1 of 3 devices is used, --devices all uses them all" in out
@@ -40,29 +35,13 @@ assert cli.main([*words, "--devices", "2", "--out", folder + "/two"]) == 0
     assert len(one.splitlines()) == 3
 
 
-def started(*each, devices=2):
-    """The command in a process for each list of words."""
-    port, environment = free_port(), {**USERS_ENVIRONMENT, "XLA_FLAGS": flags(devices)}
-    several = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(len(each))]
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "funcnet", *words, *several, "--process", str(number)],
-            env={**environment, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number, words in enumerate(each)
-    ]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_to_one_process_ends_all_and_one_process_does_the_rest(tmp_path, signum, code):
     """Eight members over two processes of two devices, four at once."""
     folder = tmp_path / "swept"
     words = [*WORDS, "--seeds", "4", "--epochs", "400", "--how", "loop", "--out", str(folder)]
-    children = started(words, words)
+    children = commands(words, words, XLA_FLAGS=device_flags(2))
     try:
         limit = time.monotonic() + 200
         while not (folder / "0003.json").exists() and time.monotonic() < limit:
@@ -89,7 +68,7 @@ def test_a_signal_to_one_process_ends_all_and_one_process_does_the_rest(tmp_path
 @pytest.mark.slow
 def test_processes_that_are_asked_for_other_sweeps_end_with_a_line(tmp_path):
     words = [*WORDS, "--epochs", "1", "--out", str(tmp_path / "swept")]
-    children = started(words, [*words, "--epochs", "2"], devices=1)
+    children = commands(words, [*words, "--epochs", "2"])
     said = [child.communicate(timeout=200) for child in children]
     assert [child.returncode for child in children] == [1, 2], said
     assert "holds another sweep (epochs: 1 there, 2 here" in said[1][1]

@@ -12,12 +12,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from funcnet import kernels
-from funcnet._machine import quick_compile_flags
 from funcnet.kernels._conv import conv_k
 from funcnet.kernels._types import cuts
-from tests.support.processes import run_python
-
-EIGHT_DEVICES = "--xla_force_host_platform_device_count=8 " + quick_compile_flags()
+from tests.support.processes import device_flags, run_python
 
 
 def test_on_one_device_a_cotangent_is_itself_in_its_primals_dtype():
@@ -213,7 +210,7 @@ for rule, p, sums in (
 print("done")
 """,
         JAX_ENABLE_X64="1",
-        XLA_FLAGS=EIGHT_DEVICES,
+        XLA_FLAGS=device_flags(8),
     )
     assert out.split()[-1] == "done"
 
@@ -282,7 +279,7 @@ for kind in (AxisType.Auto, AxisType.Explicit):
 print("done")
 """,
         JAX_ENABLE_X64="1",
-        XLA_FLAGS=EIGHT_DEVICES,
+        XLA_FLAGS=device_flags(8),
     )
     assert out.split()[-1] == "done"
 

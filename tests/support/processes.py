@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 
+from funcnet._machine import quick_compile_flags
+
 # Flags of the suite, which compile fast, are not the flags of users.
 USERS_ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
 
@@ -32,6 +34,27 @@ def python(*arguments: str, cwd: pathlib.Path = ROOT, **environment: str) -> str
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout
+
+
+def device_flags(count: int) -> str:
+    """XLA_FLAGS of a process with so many devices, whose programs are compiled as the suite's."""
+    return f"--xla_force_host_platform_device_count={count} {quick_compile_flags()}"
+
+
+def commands(*each: list[str], **environment: str) -> list[subprocess.Popen[str]]:
+    """`funcnet`, with these words each, in processes that know of each other."""
+    several = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(len(each))]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "funcnet", *words, *several, "--process", str(number)],
+            env={**USERS_ENVIRONMENT, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+            | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, words in enumerate(each)
+    ]
 
 
 def free_port() -> int:

@@ -18,8 +18,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from funcnet import data, nets, optimizers, sweep, train
-from funcnet._machine import quick_compile_flags
-from tests.support.processes import ROOT, USERS_ENVIRONMENT, free_port
+from tests.support.processes import ROOT, USERS_ENVIRONMENT, device_flags, free_port
 
 DATA = data.synthetic(shape=(6, 6, 1), sizes=(400, 100, 50), classes=3)
 RULES = [(r"affine1\.w", P(None, "model")), (r"affine2\.w", P("model", None))]
@@ -126,8 +125,7 @@ def main(out: str, *cases: str) -> None:
 def spread(out, cases, devices=8, processes=1):
     """What `tests.support.spread_runs` finds, by so many processes that have so many devices."""
     port = free_port()
-    flags = f"--xla_force_host_platform_device_count={devices} {quick_compile_flags()}"
-    environment = {**USERS_ENVIRONMENT, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    environment = {**USERS_ENVIRONMENT, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": device_flags(devices)}
     words = [sys.executable, "-m", "tests.support.spread_runs", os.fspath(out), *cases]
     children = [
         subprocess.Popen(

@@ -11,11 +11,9 @@ import optax
 import pytest
 
 from funcnet import losses, nets, optimizers, train
-from funcnet._machine import quick_compile_flags
-from tests.support.processes import run_python
+from tests.support.processes import device_flags, run_python
 from tests.support.spread_runs import spread
 
-EIGHT = "--xla_force_host_platform_device_count=8 " + quick_compile_flags()
 TOLERANCE = 1e-12
 
 
@@ -164,7 +162,7 @@ for options, error, words in (
     with pytest.raises(error, match=words):
         fit(**options)
 """,
-        XLA_FLAGS=EIGHT,
+        XLA_FLAGS=device_flags(8),
     )
 
 
