@@ -25,7 +25,6 @@ PACKAGE = "funcnet"
 # The last is of several devices, where tests/kernels/test_meshes.py proves it.
 LEFT_ALONE = ("funcnet._validate", "funcnet.layers._params", "funcnet.kernels._types")
 LEFT_ALONE_CALLS = ("_validate.", "hyperparameter", "_check_", "check_", "_bands")
-MUST_ALL_DIE = ("sign", "factor", "axis", "cotangent", "order", "count", "sum_mean")
 COTANGENTS = {"dy", "dloss", "dx_hat", "dz", "g"}
 SMALL = {"eps", "tiny", "eps_root"}
 ORDERLESS = {"where", "maximum", "minimum", "zip", "isinstance", "result_type", "promote_types"}

@@ -22,7 +22,7 @@ import sys
 import time
 import tomllib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import conftest  # noqa: F401  (sets jax up as the tests do, so it comes first)
@@ -42,7 +42,8 @@ from tools.mutation import Mutant, mutants_of, planted, reached
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EQUIVALENT = ROOT / "tools" / "mutants_equivalent.toml"
 WHOLE_LEAF, SINGLE_ENTRY = 1e-12, 1e-9  # the least errors that must be noticed, in float64
-PAUSE = 200  # mutants between two looks at the right code
+PARTS = 40  # that processes share: some mutants take a hundred times as long as others
+PAUSE = 100  # mutants between two looks at the right code
 DEAREST_FOR = 4  # rules that a mutant of a shared function meets in the dearest stage
 
 
@@ -56,6 +57,7 @@ class Fate(NamedTuple):
     seconds: float
 
 
+@functools.cache
 def all_mutants() -> list[tuple[Mutant, list[str]]]:
     """Every mutant with the rules or optimizers that reach it, in the order of the sources."""
     reaching: dict[int, list[str]] = collections.defaultdict(list)
@@ -72,14 +74,15 @@ def all_mutants() -> list[tuple[Mutant, list[str]]]:
 
 
 def fate_of(mutant: Mutant, names: Sequence[str]) -> Fate:
-    """Plants a mutant and runs the proofs of whoever reaches it until one notices."""
-    stages = max(len(mutation_checks.subjects()[name].stages) for name in names)
+    """Plants a mutant and runs the proofs of whoever reaches it until one notices.
+
+    The maps below the rules come first: their proofs call functions, where a rule's compile them.
+    """
     started, spent = time.perf_counter(), 0.0
     forget(mutant)
-    for stage in range(stages):
-        dearest = stage == stages - 1
+    for stage, those in _in_turn(names):
         done: set[int] = set()
-        for name in _spread(names) if dearest else names:
+        for name in those:
             prepared = time.perf_counter()
             proofs = [p for p in mutation_checks.proofs(name, stage) if id(p) not in done]
             spent += time.perf_counter() - prepared  # the truths are shared
@@ -91,6 +94,16 @@ def fate_of(mutant: Mutant, names: Sequence[str]) -> Fate:
                     return Fate(mutant, names[0], name, stage, seconds)
     forget(mutant)
     return Fate(mutant, names[0], "", -1, time.perf_counter() - started - spent)
+
+
+def _in_turn(names: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+    """The stages from cheap to dear, each with whose proofs it takes."""
+    maps = [name for name in names if name == mutation_checks.MAPS]
+    rules = [name for name in names if name != mutation_checks.MAPS]
+    for those in (maps, rules):
+        stages = max((len(mutation_checks.subjects()[name].stages) for name in those), default=0)
+        for stage in range(stages):
+            yield stage, _spread(those) if stage == stages - 1 else those
 
 
 def forget(mutant: Mutant) -> None:
@@ -161,21 +174,24 @@ def survey(mutants: Iterable[tuple[Mutant, list[str]]], log: Any = None) -> list
     return fates
 
 
-def surveyed(part: int, parts: int, log: pathlib.Path | None) -> list[tuple]:
+def surveyed(part: int, log: pathlib.Path | None) -> list[tuple]:
     """The fates of one part of all mutants, without the mutants, which no process can hand on."""
-    mutants = all_mutants()
-    first, last = (len(mutants) * n // parts for n in (part, part + 1))
     with contextlib.ExitStack() as stack:
-        name = log and log.with_name(f"{log.name}.{part}" if parts > 1 else log.name)
-        file = stack.enter_context(name.open("w")) if name else None
-        return [fate[1:] for fate in survey(mutants[first:last], file)]
+        file = stack.enter_context(log.open("a")) if log else None
+        return [fate[1:] for fate in survey(part_of(all_mutants(), part), file)]
+
+
+def part_of(mutants: Sequence[Any], part: int) -> Sequence[Any]:
+    """The part-th of as many parts as processes share."""
+    first, last = (len(mutants) * n // PARTS for n in (part, part + 1))
+    return mutants[first:last]
 
 
 def survey_of_all(jobs: int, log: pathlib.Path | None = None) -> list[Fate]:
-    """The fates of all mutants, by so many processes."""
+    """The fates of all mutants, by so many processes, each of which takes the next part."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(jobs, context) as pool:
-        parts = list(pool.map(surveyed, range(jobs), [jobs] * jobs, [log] * jobs))
+        parts = list(pool.map(surveyed, range(PARTS), [log] * PARTS))
     found = itertools.chain(*parts)
     return [Fate(mutant, *fate) for (mutant, _), fate in zip(all_mutants(), found, strict=True)]
 
@@ -356,7 +372,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=["mutants", "checkers", "thresholds", "all"])
-    parser.add_argument("--log", type=pathlib.Path, help="a line of JSON for each mutant")
+    parser.add_argument("--log", type=pathlib.Path, help="a line of JSON more for each mutant")
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the mutants")
     options = parser.parse_args()
 
