@@ -8,6 +8,12 @@ faster implementation takes a map's place here and nowhere else.
 
 from funcnet._homes import at_home
 from funcnet.kernels._conv import conv, conv_bias, conv_input_gradient, conv_kernel_gradient
+from funcnet.kernels._conv_pool import (
+    NO_CELL,
+    conv_pool,
+    conv_pool_kernel_gradient,
+    of_winners,
+)
 from funcnet.kernels._conv_xla import Pads as Pads
 from funcnet.kernels._entries import entries_of, with_entries
 from funcnet.kernels._flops import flops
@@ -25,9 +31,6 @@ from funcnet.kernels._norms import (
 from funcnet.kernels._pools import (
     Axis,
     cells_held,
-    first_winner,
-    tile_cells,
-    to_tiles,
     window_max,
     window_max_gradient,
     window_mean,
@@ -47,6 +50,7 @@ from funcnet.kernels._types import (
 )
 
 __all__ = [
+    "NO_CELL",
     "Axis",
     "as_cotangent",
     "average",
@@ -55,11 +59,12 @@ __all__ = [
     "conv_bias",
     "conv_input_gradient",
     "conv_kernel_gradient",
+    "conv_pool",
+    "conv_pool_kernel_gradient",
     "cut_as",
     "devices_along",
     "emptied",
     "entries_of",
-    "first_winner",
     "flops",
     "gelu",
     "gelu_gradient",
@@ -72,14 +77,13 @@ __all__ = [
     "normalise",
     "normalise_gradient",
     "not_cut_as",
+    "of_winners",
     "once",
     "per_channel",
     "reshape",
     "scale_and_shift",
     "scaled",
     "sigmoids",
-    "tile_cells",
-    "to_tiles",
     "total",
     "use_native",
     "whole",

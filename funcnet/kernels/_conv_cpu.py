@@ -325,9 +325,7 @@ def cpu_conv(x: Array, w: Array, *, groups: int, **where: Any) -> Array:
 
 def cpu_kernel_gradient(x: Array, dy: Array, *, size: Pair, groups: int, **where: Any) -> Array:
     """The faster way on a CPU: native, else patches unless the cotangent is small or one row."""
-    kernel = (*size, x.shape[3] // groups, dy.shape[3])
-    kind = "conv_kernel_gradient"
-    if native := _native_for(kind, x, x.shape, kernel, dy.shape, groups=groups, **where):
+    if native := native_for_kernel_gradient(x, dy.shape, size, groups=groups, **where):
         options = as_native(groups=groups, **where)
         return native.conv_kernel_gradient(wide(x), wide(dy), size, **options)
     if groups > 1:
@@ -368,6 +366,11 @@ def as_native(**where: Any) -> dict[str, Any]:
 def native_for_conv(x: Array, w: Array, **where: Any) -> Any:
     y = jax.eval_shape(functools.partial(xla_conv, **where), x, w)
     return _native_for("conv", x, x.shape, w.shape, y.shape, **where)
+
+
+def native_for_kernel_gradient(x: Array, output: Any, size: Pair, **where: Any) -> Any:
+    kernel = (*size, x.shape[3] // where["groups"], output[3])
+    return _native_for("conv_kernel_gradient", x, x.shape, kernel, output, **where)
 
 
 def _native_for(kind: str, operand: Array, *shapes: Any, **where: Any) -> Any:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from funcnet import _validate
 from funcnet.kernels._lowering import wide_dtype
 
-INTERFACE = 3  # of the package, as the code here calls it
+INTERFACE = 4  # of the package, as the code here calls it
 
 _switched: list[bool] = []  # what `use_native` was last told
 _filtering: list[int] = []  # and of Winograd's filtering

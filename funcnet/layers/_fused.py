@@ -14,12 +14,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from funcnet.kernels import (
+    NO_CELL,
     as_cotangent,
-    first_winner,
+    conv_pool,
+    conv_pool_kernel_gradient,
     normalise,
     normalise_gradient,
-    tile_cells,
-    to_tiles,
+    of_winners,
 )
 from funcnet.layers._geometry import Padding, Pixels, resolve
 from funcnet.layers._linear import (
@@ -30,7 +31,6 @@ from funcnet.layers._linear import (
     conv_arguments,
     conv_cotangents,
     conv_sum,
-    positive,
 )
 from funcnet.layers._norms import (
     AxisName,
@@ -260,22 +260,14 @@ def conv_relu_pool(
     return y
 
 
-_NO_CELL = 4
-
-
 def _conv_relu_pool(params, x, stride, padding, dilation, groups):
     """The output, and which cell of each window has won: 0 to 3, or none."""
     options = stride, padding, dilation, groups
     params, x, where, dtype = conv_arguments("conv_relu_pool", params, x, *options)
-    z = conv_sum(params, x, where)
-    rows, columns = _pool_axes(z.shape[1:3])
-    top, winner = first_winner(tile_cells(z, rows, columns))
-    winner = jnp.where(top > 0, winner, jnp.asarray(_NO_CELL, winner.dtype))
-    return positive(top).astype(dtype), winner
-
-
-def _pool_axes(size):
-    return resolve("conv_relu_pool", size, (2, 2), (2, 2), "VALID").axes
+    size = jax.eval_shape(partial(conv_sum, where=where), params, x).shape[1:3]
+    resolve("conv_relu_pool", size, (2, 2), (2, 2), "VALID")
+    y, winner = conv_pool(x, *params, **where)
+    return y.astype(dtype), winner
 
 
 def _conv_relu_pool_fwd(params, x, *options):
@@ -285,10 +277,10 @@ def _conv_relu_pool_fwd(params, x, *options):
 
 def _conv_relu_pool_bwd(stride, padding, dilation, groups, residuals, dy):
     params, x, winner = residuals  # as conv2d's, and (n, ph, pw, cout)
-    _, ph, pw, _ = winner.shape
-    dy = jnp.where(winner < _NO_CELL, dy, jnp.zeros_like(dy))
-    dz = to_tiles(dy, winner, (2, 2), (2 * ph, 2 * pw))  # a last odd row or column got nothing
-    return conv_cotangents(params, x, dz, stride, padding, dilation, groups, dy)
+    dy = jnp.where(winner < NO_CELL, dy, jnp.zeros_like(dy))
+    kernel_gradient = partial(conv_pool_kernel_gradient, dy=dy, winner=winner)
+    options = stride, padding, dilation, groups
+    return conv_cotangents(params, x, of_winners(dy, winner), *options, dy, kernel_gradient)
 
 
 conv_relu_pool.defvjp(_conv_relu_pool_fwd, _conv_relu_pool_bwd)

@@ -283,12 +283,15 @@ def _conv2d_bwd(stride, padding, dilation, groups, residuals, dy):
     return conv_cotangents(params, x, dy, stride, padding, dilation, groups)
 
 
-def conv_cotangents(params, x, dy, stride, padding, dilation, groups, dy_sum=None):
-    """`dy_sum` is what db is the sum of, where that is less than dy."""
+def conv_cotangents(
+    params, x, dy, stride, padding, dilation, groups, dy_sum=None, kernel_gradient=None
+):
+    """By `kernel_gradient`, if given, for dw; db the sum of `dy_sum`, where that is less than dy."""
     options = stride, padding, dilation, groups
     params, x, where, _ = conv_arguments("conv2d", params, x, *options)
     dy = jnp.asarray(dy)  # it may have been NumPy's
-    dw = kernels.conv_kernel_gradient(x, dy, params.w.shape[:2], **where)
+    kernel_gradient = kernel_gradient or partial(kernels.conv_kernel_gradient, dy=dy)
+    dw = kernel_gradient(x, size=params.w.shape[:2], **where)
     dx = kernels.conv_input_gradient(dy, params.w, x.shape[1:3], **where)
     db = _bias_cotangent(params.b, dy if dy_sum is None else dy_sum)
     return kernels.as_cotangent((ConvParams(dw, db), dx), (params, x))

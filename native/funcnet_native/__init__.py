@@ -41,6 +41,8 @@ __all__ = [
     "conv",
     "conv_input_gradient",
     "conv_kernel_gradient",
+    "conv_pool",
+    "conv_pool_kernel_gradient",
     "gelu",
     "gelu_gradient",
     "implementation",
@@ -52,12 +54,14 @@ __all__ = [
     "supports",
 ]
 
-INTERFACE = 3  # counts up with the targets and their attributes; funcnet asks for its own
+INTERFACE = 4  # counts up with the targets and their attributes; funcnet asks for its own
 
 TARGETS = (
     "funcnet_conv",
     "funcnet_conv_kernel_gradient",
     "funcnet_conv_input_gradient",
+    "funcnet_conv_pool",
+    "funcnet_conv_pool_kernel_gradient",
     "funcnet_matmul",
     "funcnet_norm",
     "funcnet_norm_gradient",
@@ -256,6 +260,14 @@ def _attributes(
     return dict(zip(_ATTRIBUTES, map(np.int64, numbers), strict=True))
 
 
+def _output_size(image: Pair, kernel: Pair, stride: Pair, pads: Pads, dilation: Pair) -> Pair:
+    height, width = (
+        max((size + sum(pad) - (taps - 1) * gap - 1) // step + 1, 0)
+        for size, taps, gap, step, pad in zip(image, kernel, dilation, stride, pads, strict=True)
+    )
+    return height, width
+
+
 def conv(
     x: Array,
     w: Array,
@@ -290,12 +302,7 @@ def conv(
     Returns:
       (n, oh, ow, cout), oh being (h + above + below - (kh - 1) d_h - 1) // s_h + 1.
     """
-    sizes = (
-        max((size + sum(pad) - (kernel - 1) * gap - 1) // step + 1, 0)
-        for size, kernel, gap, step, pad in zip(
-            x.shape[1:3], w.shape[:2], dilation, stride, pads, strict=True
-        )
-    )
+    sizes = _output_size(x.shape[1:3], w.shape[:2], stride, pads, dilation)
     out = jax.ShapeDtypeStruct((x.shape[0], *sizes, w.shape[3]), x.dtype)
     operands = (x, w) if bias is None else (x, w, bias)
     return jax.ffi.ffi_call("funcnet_conv", out)(
@@ -364,6 +371,80 @@ def conv_input_gradient(
     out = jax.ShapeDtypeStruct((dy.shape[0], *size, groups * w.shape[2]), dy.dtype)
     return jax.ffi.ffi_call("funcnet_conv_input_gradient", out)(
         dy, w, **_attributes(stride, pads, dilation, groups, winograd)
+    )
+
+
+def conv_pool(
+    x: Array,
+    w: Array,
+    *,
+    stride: Pair,
+    pads: Pads,
+    bias: Array | None = None,
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    winograd: Winograd = 2,
+) -> tuple[Array, Array]:
+    r"""`conv` through a ReLU, and of its output the maximum of each window of 2 by 2.
+
+    The output itself is never written; a last odd row or column of it is dropped.
+
+    Args:
+      x: images (n, h, w, cin).
+      w: a kernel (kh, kw, cin // groups, cout).
+      stride: as in `conv`; so are pads, dilation, groups and winograd.
+      pads: pixels padded.
+      bias: (cout,), or None.
+      dilation: the step from tap to tap.
+      groups: of channels.
+      winograd: outputs a side.
+
+    Returns:
+      The maxima (n, oh // 2, ow // 2, cout), and which of its four cells in row-major order has it
+      first, uint8 of that shape: 0 to 3, or 4 where it is not above 0. A NaN wins over numbers.
+    """
+    height, width = _output_size(x.shape[1:3], w.shape[:2], stride, pads, dilation)
+    shape = (x.shape[0], height // 2, width // 2, w.shape[3])
+    out = jax.ShapeDtypeStruct(shape, x.dtype), jax.ShapeDtypeStruct(shape, jnp.uint8)
+    operands = (x, w) if bias is None else (x, w, bias)
+    y, winner = jax.ffi.ffi_call("funcnet_conv_pool", out)(
+        *operands, **_attributes(stride, pads, dilation, groups, winograd)
+    )
+    return y, winner
+
+
+def conv_pool_kernel_gradient(
+    x: Array,
+    dy: Array,
+    winner: Array,
+    size: Pair,
+    stride: Pair,
+    pads: Pads,
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    winograd: Winograd = 2,
+) -> Array:
+    r"""The gradient of $\langle dy, y \rangle$ by w, with y and winner as `conv_pool` gave them.
+
+    Not by Winograd's filtering.
+
+    Args:
+      x: images (n, h, w, cin).
+      dy: the cotangent of the maxima, (n, oh // 2, ow // 2, cout).
+      winner: uint8 of dy's shape; where it is 4 or more, dy goes nowhere.
+      size: the kernel's (height, width).
+      stride: as in `conv`; so are pads, dilation and groups.
+      pads: pixels padded; below and right are not read.
+      dilation: the step from tap to tap.
+      groups: of channels.
+      winograd: is not read.
+
+    Returns:
+      (kh, kw, cin // groups, cout).
+    """
+    out = jax.ShapeDtypeStruct((*size, x.shape[3] // groups, dy.shape[3]), x.dtype)
+    return jax.ffi.ffi_call("funcnet_conv_pool_kernel_gradient", out)(
+        x, dy, winner, **_attributes(stride, pads, dilation, groups, winograd)
     )
 
 

@@ -143,13 +143,17 @@ void for_each_chunk(Pool& pool, Kind kind, const Geometry& g, const Geometry& in
   });
 }
 
-}  // namespace
+Buffer& output_buffer() {
+  thread_local Buffer buffer;
+  return buffer;
+}
 
-void conv(Pool& pool, const Geometry& g, const float* x, const float* w, const float* bias,
-          bool relu, float* y, int64_t winograd) {
+// The convolution, written whole or pooled.
+void conv_to(Results to, Pool& pool, const Geometry& g, const float* x, const float* w,
+             const float* bias, bool relu, int64_t winograd) {
   if (g.n == 0 || g.oh == 0 || g.ow == 0) return;
   if (const auto outputs = winograd_outputs(Kind::kForward, g, winograd)) {
-    return winograd_conv(outputs, pool, g, x, w, bias, relu, y);
+    return winograd_conv(outputs, pool, g, x, w, bias, relu, to);
   }
   const bool direct = fits(g);
   const Geometry inner = direct ? g : windowed(g);
@@ -158,15 +162,32 @@ void conv(Pool& pool, const Geometry& g, const float* x, const float* w, const f
     const Plan& plan = *prepared.plan;
     const float* source = x + first * g.h * g.w * g.cin;
     if (!direct) source = to_window(of_images(g, images), source, window_buffer());
-    float* target = y + first * g.oh * g.ow * g.cout;
+    const int64_t image = g.oh * g.ow * g.cout;
+    float* target = to.winner ? output_buffer().floats(images * image) : to.y + first * image;
     std::unordered_map<int, memory> arguments{
         {DNNL_ARG_SRC, memory_at(plan.x, source)},
         {DNNL_ARG_WEIGHTS, memory_at(plan.w, prepared.w)},
         {DNNL_ARG_DST, memory_at(plan.y, target)}};
     if (bias) arguments.emplace(DNNL_ARG_BIAS, memory_at(plan.bias, bias));
     execute(plan.primitive, plan.scratch, std::move(arguments));
-    if (relu) relu_in_place(target, images * g.oh * g.ow * g.cout);
+    if (to.winner) {
+      pool_images(g, first, images, target, to);
+    } else if (relu) {
+      relu_in_place(target, images * image);
+    }
   });
+}
+
+}  // namespace
+
+void conv(Pool& pool, const Geometry& g, const float* x, const float* w, const float* bias,
+          bool relu, float* y, int64_t winograd) {
+  conv_to({y}, pool, g, x, w, bias, relu, winograd);
+}
+
+void conv_pool(Pool& pool, const Geometry& g, const float* x, const float* w, const float* bias,
+               float* y, uint8_t* winner, int64_t winograd) {
+  conv_to({y, winner}, pool, g, x, w, bias, true, winograd);
 }
 
 void conv_input_gradient(Pool& pool, const Geometry& g, const float* dy, const float* w,
@@ -196,16 +217,15 @@ void conv_input_gradient(Pool& pool, const Geometry& g, const float* dy, const f
   });
 }
 
-void conv_kernel_gradient(Pool& pool, const Geometry& g, const float* x, const float* dy,
-                          float* dw, int64_t winograd) {
+namespace {
+
+// The kernel's gradient, but for filtering's.
+void kernel_gradient(Pool& pool, const Geometry& g, const float* x, Cotangents from, float* dw) {
   if (g.n == 0 || g.oh == 0 || g.ow == 0) {
     std::fill_n(dw, g.kernel_floats(), 0.0f);
     return;
   }
-  if (const auto outputs = winograd_outputs(Kind::kKernelGradient, g, winograd)) {
-    return winograd_kernel_gradient(outputs, pool, g, x, dy, dw);
-  }
-  if (takes_patches(Kind::kKernelGradient, g)) return patches_kernel_gradient(pool, g, x, dy, dw);
+  if (takes_patches(Kind::kKernelGradient, g)) return patches_kernel_gradient(pool, g, x, from, dw);
   const bool direct = fits(g);
   const Geometry inner = direct ? g : windowed(g);
   const int64_t threads = worthwhile_threads(pool, g.flops());
@@ -243,7 +263,7 @@ void conv_kernel_gradient(Pool& pool, const Geometry& g, const float* x, const f
                                : static_cast<float*>(relaid_buffer.bytes(plan->w.get_size()));
       const float* source = x + first * g.h * g.w * g.cin;
       if (!direct) source = to_window(of_images(g, images), source, window_buffer());
-      const float* cotangent = dy + first * g.oh * g.ow * g.cout;
+      const float* cotangent = from.images(g, first, images, output_buffer());
       execute(plan->primitive, plan->scratch,
               {{DNNL_ARG_SRC, memory_at(plan->x, source)},
                {DNNL_ARG_DIFF_DST, memory_at(plan->y, cotangent)},
@@ -266,6 +286,20 @@ void conv_kernel_gradient(Pool& pool, const Geometry& g, const float* x, const f
   } else {
     std::copy_n(sums, kernel_floats, dw);
   }
+}
+
+}  // namespace
+
+void conv_kernel_gradient(Pool& pool, const Geometry& g, const float* x, const float* dy,
+                          float* dw, int64_t winograd) {
+  const auto outputs = g.n > 0 ? winograd_outputs(Kind::kKernelGradient, g, winograd) : 0;
+  if (outputs) return winograd_kernel_gradient(outputs, pool, g, x, dy, dw);
+  kernel_gradient(pool, g, x, {dy}, dw);
+}
+
+void conv_pool_kernel_gradient(Pool& pool, const Geometry& g, const float* x, const float* dy,
+                               const uint8_t* winner, float* dw) {
+  kernel_gradient(pool, g, x, {dy, winner}, dw);
 }
 
 std::string conv_implementation(Kind kind, const Geometry& geometry, int64_t winograd) {

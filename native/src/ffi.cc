@@ -1,4 +1,5 @@
 // The XLA side: what comes is checked here, before oneDNN sees it.
+#include <array>
 #include <cstdio>
 #include <initializer_list>
 
@@ -175,6 +176,77 @@ ffi::Error ConvInputGradient(ffi::ThreadPool threads, Tensor dy, Tensor w, ffi::
   });
 }
 
+using Bytes = ffi::Buffer<ffi::U8, 4>;
+
+// Whether y and the winners are of a whole output's windows of 2 by 2.
+template <typename Y, typename Winner>
+ffi::Error windows_fit(const char* name, const Geometry& g, Y y, Winner winner) {
+  const std::array<int64_t, 4> wanted{g.n, g.oh / 2, g.ow / 2, g.cout};
+  for (const auto& found : {y, winner}) {
+    if (!std::equal(found.begin(), found.end(), wanted.begin(), wanted.end())) {
+      return invalid(name, ": outputs of ", g.oh, " by ", g.ow, " have windows ", shape(wanted),
+                     ", not ", shape(found));
+    }
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error ConvPool(ffi::ThreadPool threads, Tensor x, Tensor w, ffi::RemainingArgs rest,
+                    ffi::Result<Tensor> y, ffi::Result<Bytes> winner, int64_t stride_h,
+                    int64_t stride_w, int64_t pad_top, int64_t pad_bottom, int64_t pad_left,
+                    int64_t pad_right, int64_t dilation_h, int64_t dilation_w, int64_t groups,
+                    int64_t winograd) {
+  const Attributes a{stride_h,  stride_w,   pad_top,    pad_bottom, pad_left,
+                     pad_right, dilation_h, dilation_w, groups,     winograd};
+  const auto xs = x.dimensions(), ws = w.dimensions();
+  const std::array<int64_t, 4> whole{
+      xs[0], out_size(xs[1], (ws[0] - 1) * dilation_h + 1, stride_h, pad_top, pad_bottom),
+      out_size(xs[2], (ws[1] - 1) * dilation_w + 1, stride_w, pad_left, pad_right), ws[3]};
+  Geometry g;
+  if (auto error = geometry_of("funcnet_conv_pool", xs, ws, whole, a, &g); error.failure()) {
+    return error;
+  }
+  if (auto error = windows_fit("funcnet_conv_pool", g, y->dimensions(), winner->dimensions());
+      error.failure()) {
+    return error;
+  }
+  const float* bias;
+  if (auto error = optional_bias("funcnet_conv_pool", rest, g.cout, &bias); error.failure()) {
+    return error;
+  }
+  XlaPool pool(threads);
+  return guarded([&] {
+    conv_pool(pool, g, x.typed_data(), w.typed_data(), bias, y->typed_data(),
+              winner->typed_data(), winograd);
+  });
+}
+
+ffi::Error ConvPoolKernelGradient(ffi::ThreadPool threads, Tensor x, Tensor dy, Bytes winner,
+                                  ffi::Result<Tensor> dw, int64_t stride_h, int64_t stride_w,
+                                  int64_t pad_top, int64_t pad_bottom, int64_t pad_left,
+                                  int64_t pad_right, int64_t dilation_h, int64_t dilation_w,
+                                  int64_t groups, int64_t winograd) {
+  const Attributes a{stride_h,  stride_w,   pad_top,    pad_bottom, pad_left,
+                     pad_right, dilation_h, dilation_w, groups,     winograd};
+  const auto dys = dy.dimensions();
+  const std::array<int64_t, 4> whole{dys[0], 2 * dys[1], 2 * dys[2], dys[3]};
+  Geometry g;
+  if (auto error = geometry_of("funcnet_conv_pool_kernel_gradient", x.dimensions(),
+                               dw->dimensions(), whole, a, &g);
+      error.failure()) {
+    return error;
+  }
+  if (auto error = windows_fit("funcnet_conv_pool_kernel_gradient", g, dys, winner.dimensions());
+      error.failure()) {
+    return error;
+  }
+  XlaPool pool(threads);
+  return guarded([&] {
+    conv_pool_kernel_gradient(pool, g, x.typed_data(), dy.typed_data(), winner.typed_data(),
+                              dw->typed_data());
+  });
+}
+
 ffi::Error Matmul(ffi::ThreadPool threads, Matrix a, Matrix b, ffi::RemainingArgs rest,
                   ffi::Result<Matrix> y, bool transpose_a, bool transpose_b, bool relu) {
   const auto as = a.dimensions(), bs = b.dimensions(), ys = y->dimensions();
@@ -297,6 +369,23 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
                                  .Ctx<ffi::ThreadPool>()
                                  .Arg<funcnet::Tensor>()
                                  .Arg<funcnet::Tensor>()
+                                 .Ret<funcnet::Tensor>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    funcnet_conv_pool, funcnet::ConvPool,
+    funcnet::with_attributes(ffi::Ffi::Bind()
+                                 .Ctx<ffi::ThreadPool>()
+                                 .Arg<funcnet::Tensor>()
+                                 .Arg<funcnet::Tensor>()
+                                 .RemainingArgs()
+                                 .Ret<funcnet::Tensor>()
+                                 .Ret<funcnet::Bytes>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    funcnet_conv_pool_kernel_gradient, funcnet::ConvPoolKernelGradient,
+    funcnet::with_attributes(ffi::Ffi::Bind()
+                                 .Ctx<ffi::ThreadPool>()
+                                 .Arg<funcnet::Tensor>()
+                                 .Arg<funcnet::Tensor>()
+                                 .Arg<funcnet::Bytes>()
                                  .Ret<funcnet::Tensor>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(funcnet_matmul, funcnet::Matmul,
                               ffi::Ffi::Bind()

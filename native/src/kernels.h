@@ -34,15 +34,41 @@ void conv_kernel_gradient(Pool& pool, const Geometry& geometry, const float* x, 
 // dx = the same by x.
 void conv_input_gradient(Pool& pool, const Geometry& geometry, const float* dy, const float* w,
                          float* dx, int64_t winograd = 0);
+// y (n, oh / 2, ow / 2, cout) = the maximum of each 2 by 2 window of relu(conv(x, w) + bias), and which
+// of its four cells has it first, or 4 where it is not above 0. A NaN wins over numbers, and is not
+// above 0; a last odd row or column is dropped.
+void conv_pool(Pool& pool, const Geometry& geometry, const float* x, const float* w,
+               const float* bias, float* y, uint8_t* winner, int64_t winograd = 0);
+// dw, where each window's dy went to its winner and nothing to other cells. Not by filtering.
+void conv_pool_kernel_gradient(Pool& pool, const Geometry& geometry, const float* x,
+                               const float* dy, const uint8_t* winner, float* dw);
 // The name of the implementation: Winograd's ("winograd 2x2"), "patches", or oneDNN's for one image
 // ("brgconv:avx512_core", "ref", ...).
 std::string conv_implementation(Kind kind, const Geometry& geometry, int64_t winograd);
+
+// What the maps have of images of conv's output: they write them, or the maxima of their windows;
+// they read them, or what windows have for their winners. `winner` is null where there are no windows.
+struct Results {
+  float* y;
+  uint8_t* winner = nullptr;
+};
+struct Cotangents {
+  const float* dy;
+  const uint8_t* winner = nullptr;
+  // Images from the `first` on, laid out in the buffer if they are not there.
+  const float* images(const Geometry& geometry, int64_t first, int64_t count, Buffer& buffer) const;
+};
+// The maxima of images of outputs, from the `first` on.
+void pool_images(const Geometry& geometry, int64_t first, int64_t count, const float* z, Results to);
+// Of windows side by side, whose upper and lower cells lie so.
+void pool_row(const float* upper, const float* lower, int64_t windows, int64_t channels, float* y,
+              uint8_t* winner);
 
 // The same maps by Winograd's filtering, and how many by how many outputs it had best take at once,
 // up to `most`; 0 where it is no cheaper, or cannot be done.
 int64_t winograd_outputs(Kind kind, const Geometry& geometry, int64_t most);
 void winograd_conv(int64_t outputs, Pool& pool, const Geometry& geometry, const float* x,
-                   const float* w, const float* bias, bool relu, float* y);
+                   const float* w, const float* bias, bool relu, Results to);
 void winograd_kernel_gradient(int64_t outputs, Pool& pool, const Geometry& geometry,
                               const float* x, const float* dy, float* dw);
 void winograd_input_gradient(int64_t outputs, Pool& pool, const Geometry& geometry,
@@ -51,8 +77,8 @@ void winograd_input_gradient(int64_t outputs, Pool& pool, const Geometry& geomet
 // The gradients as products over patches (the pixels under a kernel, laid out side by side), and
 // whether they are the faster way.
 bool takes_patches(Kind kind, const Geometry& geometry);
-void patches_kernel_gradient(Pool& pool, const Geometry& geometry, const float* x, const float* dy,
-                             float* dw);
+void patches_kernel_gradient(Pool& pool, const Geometry& geometry, const float* x,
+                             Cotangents from, float* dw);
 void patches_input_gradient(Pool& pool, const Geometry& geometry, const float* dy, const float* w,
                             float* dx);
 // Primitives in the cache, and the most that it holds.

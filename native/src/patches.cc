@@ -33,7 +33,7 @@ void for_each_run(const Geometry& g, const Bands& bands, Float* window, int64_t 
 }
 
 struct Buffers {
-  Buffer window, patches;
+  Buffer window, patches, cotangent;
 };
 Buffers& buffers() {
   thread_local Buffers buffers;
@@ -53,8 +53,8 @@ bool takes_patches(Kind kind, const Geometry& g) {
   return slow && g.groups == 1 && g.cin <= 4 && g.kh * g.kw > 1 && g.dilation_w == 1;
 }
 
-void patches_kernel_gradient(Pool& pool, const Geometry& geometry, const float* x, const float* dy,
-                             float* dw) {
+void patches_kernel_gradient(Pool& pool, const Geometry& geometry, const float* x,
+                             Cotangents from, float* dw) {
   const Geometry g = of_images(windowed(geometry), 1);
   const Bands bands(g);
   const int64_t threads = worthwhile_threads(pool, geometry.flops());
@@ -65,13 +65,14 @@ void patches_kernel_gradient(Pool& pool, const Geometry& geometry, const float* 
     float* patches = buffers().patches.floats(bands.rows * g.ow * bands.taps);
     for (int64_t i = geometry.n * share / shares; i < geometry.n * (share + 1) / shares; ++i) {
       const float* window = to_window(image, x + i * image.h * image.w * g.cin, buffers().window);
+      const float* dy = from.images(image, i, 1, buffers().cotangent);
       for (int64_t first = 0; first < g.oh; first += bands.rows) {
         const int64_t rows = std::min(bands.rows, g.oh - first);
         for_each_run(g, bands, window, first, rows, patches, [&](const float* run, float* patch) {
           std::copy_n(run, bands.run, patch);
         });
         sgemm(true, false, bands.taps, g.cout, rows * g.ow, patches, bands.taps,
-              dy + (i * g.oh + first) * g.ow * g.cout, g.cout, /*adding=*/true,
+              dy + first * g.ow * g.cout, g.cout, /*adding=*/true,
               sums.data() + share * numbers, g.cout);
       }
     }

@@ -224,9 +224,23 @@ struct Winograd {
     });
   }
 
+  // The windows of a tile of outputs: one, or two rows of two.
+  static void pool_tile(const Geometry& g, int64_t number, const float* tile, Results to) {
+    const int64_t across = ceil_div(g.ow, m), down = ceil_div(g.oh, m), ph = g.oh / 2, pw = g.ow / 2;
+    const int64_t place = number % (down * across), column = place % across * (m / 2);
+    for (int64_t i = 0; i < m / 2; ++i) {
+      const int64_t row = place / across * (m / 2) + i;
+      if (row >= ph) break;
+      const int64_t at = ((number / (down * across) * ph + row) * pw + column) * g.cout;
+      const float* upper = tile + 2 * i * m * g.cout;
+      pool_row(upper, upper + m * g.cout, std::min<int64_t>(m / 2, pw - column), g.cout, to.y + at,
+               to.winner + at);
+    }
+  }
+
   // y = finish(conv(x, w)), the kernel's planes being (cin, cout), or (cout, cin) transposed.
   static void conv(Pool& pool, const Geometry& g, const float* x, const float* w, bool turned,
-                   const float* bias, bool relu, float* y) {
+                   const float* bias, bool relu, Results to) {
     const int64_t threads = worthwhile_threads(pool, g.flops());
     const Planes kernel = turned ? Planes{kFrequencies, g.cout, g.cin}
                                  : Planes{kFrequencies, g.cin, g.cout};
@@ -241,21 +255,27 @@ struct Winograd {
     products.lay(filters, laid);
     const std::vector<float> zeros(std::max(g.cin, g.cout));
     for_each_share(pool, threads, blocks.count, [&](int64_t block) {
-      thread_local Buffer in_buffer, out_buffer, outside_buffer;
+      thread_local Buffer in_buffer, out_buffer, outside_buffer, tile_buffer;
       float* in_data = in_buffer.floats(in.floats());
       float* out_data = out_buffer.floats(out.floats());
+      float* tile = tile_buffer.floats(m * m * g.cout);
       const int64_t first = block * blocks.size;
       to_planes<Inputs>(tiles(g, x, zeros.data()), first, blocks.size, in, in_data);
       products.run(in_data, laid, out_data);
-      const auto squares = outputs<float>(g, y, outside_buffer.floats(g.cout));
-      const auto finish = !relu ? transform<Outputs, Finish::kBias>
+      const auto squares = outputs<float>(g, to.y, outside_buffer.floats(g.cout));
+      const auto finish = !relu || to.winner ? transform<Outputs, Finish::kBias>
                                 : transform<Outputs, Finish::kBiasRelu>;
       for (int64_t i = 0; i < std::min(blocks.size, count(g) - first); ++i) {
         float* places[kFrequencies];
         float* pixels[m * m];
         out.locate(out_data, i, places);
-        squares.locate(first + i, pixels);
+        if (to.winner) {
+          for (int k = 0; k < m * m; ++k) pixels[k] = tile + k * g.cout;
+        } else {
+          squares.locate(first + i, pixels);
+        }
         finish(places, pixels, g.cout, bias ? bias : zeros.data());
+        if (to.winner) pool_tile(g, first + i, tile, to);
       }
     });
   }
@@ -345,15 +365,15 @@ int64_t winograd_outputs(Kind kind, const Geometry& geometry, int64_t most) {
 }
 
 void winograd_conv(int64_t outputs, Pool& pool, const Geometry& g, const float* x, const float* w,
-                   const float* bias, bool relu, float* y) {
+                   const float* bias, bool relu, Results to) {
   const auto run = outputs == 2 ? Winograd<2>::conv : Winograd<4>::conv;
-  run(pool, g, x, w, /*turned=*/false, bias, relu, y);
+  run(pool, g, x, w, /*turned=*/false, bias, relu, to);
 }
 
 void winograd_input_gradient(int64_t outputs, Pool& pool, const Geometry& g, const float* dy,
                              const float* w, float* dx) {
   const auto run = outputs == 2 ? Winograd<2>::conv : Winograd<4>::conv;
-  run(pool, turned(g), dy, w, /*turned=*/true, nullptr, false, dx);
+  run(pool, turned(g), dy, w, /*turned=*/true, nullptr, false, {dx});
 }
 
 void winograd_kernel_gradient(int64_t outputs, Pool& pool, const Geometry& g, const float* x,

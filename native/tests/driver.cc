@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <deque>
@@ -167,7 +168,61 @@ struct Case {
   }
 
   void run(Pool& pool) const {
-    for (const bool at_end : {true, false}) run(pool, at_end);
+    for (const bool at_end : {true, false}) {
+      run(pool, at_end);
+      if (g.oh > 1 && g.ow > 1) run_pooled(pool, at_end);
+    }
+  }
+
+  bool can_filter() const {
+    return g.kh == 3 && g.kw == 3 && g.stride_h == 1 && g.stride_w == 1 && g.dilation_h == 1 &&
+           g.dilation_w == 1 && g.groups == 1 && g.cin % 16 == 0 && g.cout % 16 == 0 && g.n &&
+           g.h && g.w && g.oh && g.ow;
+  }
+
+  // The four cells of a window, as places in y.
+  std::array<int64_t, 4> cells(int64_t window) const {
+    const int64_t ph = g.oh / 2, pw = g.ow / 2, o = window % g.cout, place = window / g.cout;
+    const int64_t image = place / (ph * pw), row = place / pw % ph, column = place % pw;
+    const int64_t first = ((image * g.oh + 2 * row) * g.ow + 2 * column) * g.cout + o;
+    return {first, first + g.cout, first + g.ow * g.cout, first + (g.ow + 1) * g.cout};
+  }
+
+  void run_pooled(Pool& pool, bool at_end) const {
+    const int64_t windows = g.n * (g.oh / 2) * (g.ow / 2) * g.cout;
+    const Guarded x(this->x, at_end), w(this->w, at_end), bias(this->bias, at_end);
+    const Guarded top(windows, at_end), dw_got(dw.size(), at_end);
+    const Guarded cotangent(Floats(dy.begin(), dy.begin() + windows), at_end);
+    std::vector<uint8_t> winner(windows);
+    std::vector<double> want(windows);
+    for (int64_t i = 0; i < windows; ++i) {
+      for (const int64_t cell : cells(i)) want[i] = std::max(want[i], y[cell]);
+    }
+    for (const int64_t m : {0, 2, 4}) {
+      if (m > 0 && !can_filter()) break;
+      const Results to{top.data(), winner.data()};
+      if (m > 0) {
+        winograd_conv(m, pool, g, x.data(), w.data(), bias.data(), true, to);
+      } else {
+        conv_pool(pool, g, x.data(), w.data(), bias.data(), to.y, to.winner);
+      }
+      const double terms = std::max<int64_t>(m * m, 1) * g.kh * g.kw * g.cin;
+      expect_close("pooled", top, want, terms);
+      std::vector<double> at_winner(windows);
+      for (int64_t i = 0; i < windows; ++i) {
+        at_winner[i] = winner[i] < 4 ? y[cells(i)[winner[i]]] : 0.0;
+      }
+      expect_close("winner", top, at_winner, terms);
+    }
+    std::vector<double> dz(y.size()), dw_want(dw.size());
+    for (int64_t i = 0; i < windows; ++i) {
+      if (winner[i] < 4) dz[cells(i)[winner[i]]] = cotangent[i];
+    }
+    for_each_product(g, [&](int64_t at_x, int64_t at_w, int64_t at_y) {
+      dw_want[at_w] += this->x[at_x] * dz[at_y];
+    });
+    conv_pool_kernel_gradient(pool, g, x.data(), cotangent.data(), winner.data(), dw_got.data());
+    expect_close("kernel gradient of winners", dw_got, dw_want, g.n * g.oh * g.ow);
   }
 
   void run(Pool& pool, bool at_end) const {
@@ -184,11 +239,9 @@ struct Case {
     };
     expect(1);
     // Winograd's filtering, of whatever shape it can do, cheaper or not.
-    if (g.kh != 3 || g.kw != 3 || g.stride_h != 1 || g.stride_w != 1) return;
-    if (g.dilation_h != 1 || g.dilation_w != 1 || g.groups != 1) return;
-    if (g.cin % 16 || g.cout % 16 || !g.n || !g.h || !g.w || !g.oh || !g.ow) return;
+    if (!can_filter()) return;
     for (const int64_t m : {2, 4}) {
-      winograd_conv(m, pool, g, x.data(), w.data(), bias.data(), true, y_got.data());
+      winograd_conv(m, pool, g, x.data(), w.data(), bias.data(), true, {y_got.data()});
       winograd_kernel_gradient(m, pool, g, x.data(), dy.data(), dw_got.data());
       winograd_input_gradient(m, pool, g, dy.data(), w.data(), dx_got.data());
       expect(m * m);
