@@ -7,8 +7,9 @@ ReLU, 32 to 256 channels, about 100 million operations an image forward. Batches
 from CIFAR-10's uint8 images and standardised. Each side has a process of its own, is warmed up, and
 then goes once through the 49,000 training images: funcnet by `train.fit` with native kernels and
 with XLA's, Flax (linen, optax) by a jitted and donated step, torch (channels last, fused optimizer)
-eagerly. funcnet's step also measures accuracy and the gradient's norm and
-refuses updates that are not finite.
+eagerly. "4x4" takes four by four outputs of a convolution at once (Winograd's filtering). Beside
+the seconds stands the memory that comes to be resident beyond libraries and images. funcnet's step
+also measures accuracy and the gradient's norm and refuses updates that are not finite.
 
 Seconds an epoch, one epoch each, on two AVX-512 cores with nothing else running (the convolutional
 nets with the mean image taken off instead, which takes as long):
@@ -55,7 +56,14 @@ NETS = ("modern_convnet", "course_004_convnet", "three_conv", "fc100x5", "fc500x
 BATCH = 100
 KIND: Any = "standardised"
 WARM_UP = 5  # steps before the clock starts
-NEEDS = {"native": "funcnet_native", "pure": "funcnet", "flax": "flax", "torch": "torch"}
+NEEDS = {
+    "native": "funcnet_native",
+    "4x4": "funcnet_native",
+    "pure": "funcnet",
+    "flax": "flax",
+    "torch": "torch",
+}
+SETTINGS = {"4x4": {"FUNCNET_WINOGRAD": "4"}, "pure": {"FUNCNET_NATIVE": "0"}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +71,7 @@ class Options(_study.Options):
     """Who is measured, and over how many images."""
 
     sides: tuple[str, ...] = tuple(NEEDS)
-    """Some of native, pure, flax, torch; one that is not installed is left out."""
+    """Some of native, 4x4, pure, flax, torch; one that is not installed is left out."""
     nets: tuple[str, ...] = NETS
     """Nets of the scorecard."""
     rows: int = 49000
@@ -159,13 +167,28 @@ def _timed(go: Callable[[np.ndarray], list[float]], rows: int) -> dict[str, Any]
 
 
 def alone(net: str, side: str, rows: int, smoke: bool) -> None:
-    """Measures one side in this process and prints what it took, as JSON."""
+    """Measures one side in this process and prints what it took, as JSON.
+
+    Memory is what comes to be resident beyond libraries and images.
+    """
     dataset = _study.load("cifar10", smoke)
     images, labels = (np.asarray(a[:rows]) for a in dataset.train)
     run = {"flax": of_flax, "torch": of_torch}.get(side, of_funcnet)
     spec = _cases.STEPS[net]
     images = images.reshape(-1, *spec.input_shape)
-    print(json.dumps(run(spec, images, labels) | {"kernels": kernels.native_status()}))
+    del dataset
+    importlib.import_module(NEEDS[side])
+    kernels.keep_memory()  # as `funcnet train` does
+    before = _megabytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    result = run(spec, images, labels) | {"kernels": kernels.native_status()}
+    print(json.dumps(result | {"peak_mb": _megabytes("VmHWM") - before}))
+
+
+def _megabytes(name: str) -> float:
+    """A line of Linux's account of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(x.split()[1]) * 1024 / 1e6 for x in lines if x.startswith(f"{name}:"))
 
 
 def measure(options: Options) -> Iterator[_study.Record]:
@@ -181,7 +204,7 @@ def measure(options: Options) -> Iterator[_study.Record]:
             done = subprocess.run(
                 [sys.executable, "-c", f"from experiments import epoch; epoch.alone({asked})"],
                 stdout=subprocess.PIPE,
-                env={**os.environ, "FUNCNET_NATIVE": str(int(side != "pure"))},
+                env={**os.environ, "FUNCNET_NATIVE": "1", **SETTINGS.get(side, {})},
                 check=True,
             )
             result = json.loads(done.stdout.splitlines()[-1])
@@ -197,6 +220,8 @@ def draw(records: _study.Rows, folder: Path) -> None:
     for row in records:
         net, side, rows = (row["config"][name] for name in ("net", "side", "rows"))
         seconds.setdefault(net, {})[side] = rows / row["result"]["images_per_second"]
+    for row in records:
+        print(f"{row['config']['net']}, {row['config']['side']}: {row['result']['peak_mb']:.0f} MB")
     for net, times in seconds.items():
         ours = times.get("native", times.get("pure", float("nan")))
         beside = ", ".join(f"{side} {t:.2f} s ({ours / t:.2f})" for side, t in times.items())
@@ -207,7 +232,7 @@ def draw(records: _study.Rows, folder: Path) -> None:
         there = [(n, times[side]) for n, times in enumerate(seconds.values()) if side in times]
         if there:
             axes.bar(
-                [n + 0.2 * (i - 1.5) for n, _ in there], [t for _, t in there], 0.2, label=side
+                [n + 0.16 * (i - 2) for n, _ in there], [t for _, t in there], 0.16, label=side
             )
     axes.set_xticks(range(len(seconds)), [net.replace("_", "\n") for net in seconds])
     axes.set(ylabel="seconds an epoch", yscale="log")
