@@ -43,6 +43,9 @@ class Problem(Programs):
         super().__init__(f, args, **options)
         self.looser = looser or {}
         self.grain: float | None = None
+        self.off: float | None = (
+            None  # a part of a derivative, which the arguments' rounding excuses
+        )
         sizes = [np.size(x) for x in self.diff] + [math.prod(s.shape) for s in self.out_shapes]
         self.k = reduction if reduction is not None else max([1, *sizes])
         self._analyses: dict[str, Analysis] = {}

@@ -212,7 +212,7 @@ class Run:
         errors = [check.worst or 0.0 for check in found if check.name in compared]
         if p.grain is not None and p.itself:  # what differences are certain to is all that is known
             errors += [check.tolerance or 0.0 for check in found if check.name == "numerical"]
-        precision = None if p.grain is None else p.grain * max(errors, default=0.0)
+        precision = None if p.grain is None else p.off or p.grain * max(errors, default=0.0)
         return RuleReport(
             name=p.name,
             checks=tuple(found),
@@ -281,7 +281,8 @@ def _notes(p: Problem, precision: float | None) -> list[str]:
         )
     if precision is not None:
         narrow = p.body.narrowest
-        why = "iterates to a tolerance" if narrow is None else f"computes in {narrow}"
+        why = "iterates to a tolerance" if p.iterates else "is no more precise than its arguments"
+        why = why if narrow is None else f"computes in {narrow}"
         notes.append(f"right to {precision:.1e} of a leaf's largest entry: the function {why}")
     if p.neighbours.note:
         notes.append(f"{p.neighbours.note}: so are the neighbours it is judged at")

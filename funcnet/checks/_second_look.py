@@ -44,9 +44,10 @@ def look_again(p: Problem, found: Sequence[Check], again: Callable[[str], Check]
         silent = any(c.name == "numerical" and c.passed is None for c in found)
         return silent and p.iterates and p.itself and _differences_say(p, again)
     # Differences that are as certain as they were say that it is wrong in any unit.
-    if not suspects or off_by_differences(p, found) > MOST_UNCERTAIN:
+    off = off_by_differences(p, found)
+    if not suspects or off > MOST_UNCERTAIN:
         return False
-    return _coarser(p, lambda: all(again(n).passed is not False for n in suspects))
+    return _coarser(p, off, lambda: all(again(n).passed is not False for n in suspects))
 
 
 def _differences_say(p: Problem, again: Callable[[str], Check]) -> bool:
@@ -87,11 +88,18 @@ def _worst(result: Result, truth: Result) -> float:
     return worst
 
 
-def _coarser(p: Problem, all_pass: Callable[[], bool]) -> bool:
-    """Takes the finest unit in which all is right, if the body has no finer one."""
-    for grain in _grains(p):
+def _coarser(p: Problem, off: float, all_pass: Callable[[], bool]) -> bool:
+    """Takes the finest unit in which all is right, if the body has no finer one.
+
+    A function that differences alone judge may be as precise as its arguments are: off by no more
+    than these round, as a slope of its own is beside values from a table of so many digits.
+    """
+    own = max(cmp.eps(x.dtype) for x in p.original)
+    rounds = [own] if p.itself and p.eps < own and 0 < off <= own else []
+    for grain in sorted(rounds + _grains(p)):
         back = p.judge(grain=grain)
         if value(p).passed and cotangent(p).passed and all_pass():
+            p.off = off if grain in rounds else None
             return True
         back()
     return False

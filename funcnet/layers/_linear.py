@@ -286,7 +286,7 @@ def _conv2d_bwd(stride, padding, dilation, groups, residuals, dy):
 def conv_cotangents(
     params, x, dy, stride, padding, dilation, groups, dy_sum=None, kernel_gradient=None
 ):
-    """By `kernel_gradient`, if given, for dw; db the sum of `dy_sum`, where that is less than dy."""
+    """By `kernel_gradient`, if given, for dw; db is of `dy_sum`, where that is less than dy."""
     options = stride, padding, dilation, groups
     params, x, where, _ = conv_arguments("conv2d", params, x, *options)
     dy = jnp.asarray(dy)  # it may have been NumPy's

@@ -57,6 +57,25 @@ def test_a_float32_core_is_imprecise_in_a_float64_rule():
     assert checks.check_rule(f, *wide, precise=True, **options).verdict == "wrong"
 
 
+@pytest.mark.parametrize(("off", "verdict"), [(2e-8, "imprecise"), (1e-5, "wrong")])
+def test_a_slope_beside_values_of_so_many_digits_is_as_precise_as_its_arguments(off, verdict):
+    """The exact function's slope, of a function that differences alone judge."""
+
+    @jax.custom_jvp
+    def f(x):
+        return (1 + off) * jnp.sin(x)
+
+    f.defjvps(lambda dx, y, x: dx * jnp.cos(x))
+    f = jax.vmap(f)  # else it is a rule itself
+    report = checks.check_rule(f, np.float32([0.3, 1.1]), checks=["cotangent", "numerical"])
+    assert report.verdict == verdict, str(report)
+    if verdict == "imprecise":
+        assert off / 4 < report.precision < 4 * off
+        assert "no more precise than its arguments" in " ".join(report.notes)
+        wide = checks.check_rule(f, np.array([0.3, 1.1]), checks=["cotangent", "numerical"])
+        assert wide.verdict == "wrong"
+
+
 def test_a_rule_that_gives_another_gradient_than_expected_is_wrong():
     _, f, args, options = STRANGERS["half_expected"]
     report = checks.check_rule(f, *args, checks=["cotangent"], **options)
