@@ -350,9 +350,9 @@ int64_t winograd_outputs(Kind kind, const Geometry& geometry, int64_t most) {
   const bool right_kernel = geometry.kh == 3 && geometry.kw == 3 && geometry.stride_h == 1 &&
                             geometry.stride_w == 1 && geometry.dilation_h == 1 &&
                             geometry.dilation_w == 1;
-  if (!right_kernel || geometry.groups > 1 || geometry.cin % 16 != 0 || geometry.cout % 16 != 0) return 0;
+  if (!right_kernel || geometry.groups > 1) return 0;
   const Geometry g = kind == Kind::kInputGradient ? turned(geometry) : geometry;
-  if (g.oh < 4 || g.ow < 4) return 0;
+  if (g.cin % 8 != 0 || g.cout % 16 != 0 || g.oh < 4 || g.ow < 4) return 0;
   int64_t best = 0;
   double least = 0.9 * g.flops();  // what is hardly cheaper is not worth its rounding
   for (const int64_t m : {2, 4}) {

@@ -75,6 +75,25 @@ def test_the_three_maps(name, m):
         assert off.max() <= 16 * ERROR[m] * size  # and none is a number of another place
 
 
+@pytest.mark.parametrize("cin", [24, 40])
+def test_eights_of_channels_may_come_in(cin):
+    """But sixteens go out: the images' gradient of these is the sum."""
+    rng = np.random.default_rng(0)
+    shapes = (3, 31, 30, cin), (3, 3, cin, 64), (3, 31, 30, 64)
+    x, w, dy = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+    pads = ((1, 1), (1, 1))
+    kinds = ("conv", "conv_kernel_gradient", "conv_input_gradient")
+    taken = [
+        native.implementation(kind, x.shape, w.shape, dy.shape, (1, 1), pads, winograd=4)
+        for kind in kinds
+    ]
+    assert taken[:2] == ["winograd 4x4"] * 2
+    assert "winograd" not in taken[2]
+    for got, want in zip(_native_maps(x, w, dy, pads, 4), _maps(x, w, dy, pads), strict=True):
+        off = np.asarray(got, np.float64) - want
+        assert np.sqrt(np.mean(off**2)) <= ERROR[4] * np.sqrt(np.mean(want**2))
+
+
 @pytest.mark.parametrize("m", [0, 2, 4])
 def test_bias_and_relu_come_with_it(m):
     x, w, _, pads = _drawn("31-by-15")
