@@ -112,7 +112,7 @@ def handed_on(net: nets.Net) -> nets.Net:
         if w.ndim != 4 or w.shape[2] > w.shape[3]:
             return w
         cin = w.shape[2]
-        return w.at[..., :cin].set(0).at[1, 1, range(cin), range(cin)].set(1)
+        return w.at[..., :cin].set(0).at[1, 1, :, :cin].set(jnp.eye(cin))
 
     def init(key: jax.Array, shape: Any) -> Any:
         params, state = net.init(key, shape)
