@@ -10,6 +10,7 @@ from funcnet._homes import at_home
 from funcnet.kernels._conv import conv, conv_bias, conv_input_gradient, conv_kernel_gradient
 from funcnet.kernels._conv_pool import (
     NO_CELL,
+    TILE,
     conv_pool,
     conv_pool_kernel_gradient,
     of_winners,
@@ -51,6 +52,7 @@ from funcnet.kernels._types import (
 
 __all__ = [
     "NO_CELL",
+    "TILE",
     "Axis",
     "as_cotangent",
     "average",

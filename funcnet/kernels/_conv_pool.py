@@ -20,7 +20,8 @@ from funcnet.kernels._lowering import make_composite, promoted, wide, wide_dtype
 from funcnet.kernels._pools import Axis, first_winner, tile_cells, to_tiles
 from funcnet.kernels._types import explicit_mesh
 
-TILE = (2, 2)
+EDGE = 2
+TILE = (EDGE, EDGE)
 NO_CELL = 4  # the winner of a tile whose maximum is not above 0
 
 
@@ -56,10 +57,8 @@ def conv_pool(
     [3.0, 3]
     """
     x, w = promoted(x, w)
-    bias = () if b is None else (b.astype(wide_dtype(x.dtype)),)
-    top, winner = conv_pool_k(
-        x, w, *bias, stride=stride, pads=pads, dilation=dilation, groups=groups
-    )
+    operands = (x, w) if b is None else (x, w, b)
+    top, winner = conv_pool_k(*operands, stride=stride, pads=pads, dilation=dilation, groups=groups)
     return top, winner
 
 
@@ -111,7 +110,7 @@ def of_winners(dy: Array, winner: Array) -> Array:
 
 def _pooled(x: Array, w: Array, *bias: Array, **where: Any) -> tuple[Array, Array]:
     z = conv_bias(x, w, bias[0], **where) if bias else conv(x, w, **where)
-    rows, columns = (Axis(size, 2, 2, (0, 0), size // 2) for size in z.shape[1:3])
+    rows, columns = (Axis(size, EDGE, EDGE, (0, 0), size // EDGE) for size in z.shape[1:3])
     top, winner = first_winner(tile_cells(z, rows, columns))
     winner = jnp.where(top > 0, winner, jnp.asarray(NO_CELL, winner.dtype))
     return jnp.maximum(top, jnp.zeros((), top.dtype)), winner
@@ -128,7 +127,7 @@ def _cpu_pooled(x: Array, w: Array, *bias: Array, **where: Any) -> tuple[Array, 
     native = native_for_conv(x, w, **where)
     if native is None:
         return _pooled(x, w, *bias, **where)
-    b = bias[0] if bias else None
+    b = bias[0].astype(wide_dtype(x.dtype)) if bias else None
     return native.conv_pool(wide(x), wide(w), bias=b, **as_native(**where))
 
 

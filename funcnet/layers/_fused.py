@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from funcnet.kernels import (
     NO_CELL,
+    TILE,
     as_cotangent,
     conv_pool,
     conv_pool_kernel_gradient,
@@ -265,7 +266,7 @@ def _conv_relu_pool(params, x, stride, padding, dilation, groups):
     options = stride, padding, dilation, groups
     params, x, where, dtype = conv_arguments("conv_relu_pool", params, x, *options)
     size = jax.eval_shape(partial(conv_sum, where=where), params, x).shape[1:3]
-    resolve("conv_relu_pool", size, (2, 2), (2, 2), "VALID")
+    resolve("conv_relu_pool", size, TILE, TILE, "VALID")  # there is room for one
     y, winner = conv_pool(x, *params, **where)
     return y.astype(dtype), winner
 
