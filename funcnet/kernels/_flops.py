@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
+import jax
+
 from funcnet._jaxprs import opened, sub_jaxprs
 from funcnet.kernels._conv import conv_bias_k, conv_k, input_gradient_k
+from funcnet.kernels._conv_pool import conv_pool_k
 from funcnet.kernels._products import AXES, product_bias_k, product_k
 
 
@@ -44,6 +48,10 @@ def flops(jaxpr: Any) -> int:
         elif name == input_gradient_k.name:  # of a transposed convolution's images
             images, kernel = (v.aval for v in equation.invars)
             total += 2 * images.size * (kernel.size // kernel.shape[-1])
+        elif name == conv_pool_k.name:  # whose output says nothing of a last odd row
+            where = {k: v for k, v in options.items() if k != "precision"}
+            definition = functools.partial(conv_pool_k.definition, **where)
+            total += flops(jax.make_jaxpr(definition)(*(v.aval for v in equation.invars)))
         elif name == "cond":
             total += max(flops(branch) for branch in options["branches"])
         else:
