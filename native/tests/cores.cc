@@ -15,7 +15,7 @@
 namespace funcnet {
 namespace {
 
-constexpr double kWake = 20e-6;  // seconds: what XLA's pool takes on the machine of the scorecard
+constexpr double kWake = 20e-6;  // seconds, assumed
 constexpr int kTurns = 5;        // the fastest is taken, share by share
 
 double now() {
