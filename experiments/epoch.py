@@ -220,8 +220,8 @@ def draw(records: _study.Rows, folder: Path) -> None:
     for row in records:
         net, side, rows = (row["config"][name] for name in ("net", "side", "rows"))
         seconds.setdefault(net, {})[side] = rows / row["result"]["images_per_second"]
-    for row in records:
-        print(f"{row['config']['net']}, {row['config']['side']}: {row['result']['peak_mb']:.0f} MB")
+        if "peak_mb" in row["result"]:  # older records have none
+            print(f"{net}, {side}: {row['result']['peak_mb']:.0f} MB")
     for net, times in seconds.items():
         ours = times.get("native", times.get("pure", float("nan")))
         beside = ", ".join(f"{side} {t:.2f} s ({ours / t:.2f})" for side, t in times.items())

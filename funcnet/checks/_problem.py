@@ -43,9 +43,7 @@ class Problem(Programs):
         super().__init__(f, args, **options)
         self.looser = looser or {}
         self.grain: float | None = None
-        self.off: float | None = (
-            None  # a part of a derivative, which the arguments' rounding excuses
-        )
+        self.off: float | None = None  # how far, where the arguments' rounding excuses that
         sizes = [np.size(x) for x in self.diff] + [math.prod(s.shape) for s in self.out_shapes]
         self.k = reduction if reduction is not None else max([1, *sizes])
         self._analyses: dict[str, Analysis] = {}
